@@ -1,0 +1,1 @@
+//! nftables: the table `inet warren`, as a typed model, applied in atomic batches.

@@ -1,0 +1,87 @@
+//! The tables of an agent's store: which row type, which key, which one writer.
+//!
+//! | table | row | writer |
+//! |---|---|---|
+//! | `nodes` | [`Node`] | source |
+//! | `pods` | [`Pod`] | source |
+//! | `cluster` | [`ClusterConfig`] | source, or the agent from flags |
+//! | `local_node` | [`LocalNode`] | agent |
+//! | `attachments` | [`Attachment`] | ipam |
+//! | `peer_endpoints` | [`PeerEndpoint`] | overlay |
+//! | `keys` | [`NodeKeys`] | agent |
+
+use crate::Record;
+use serde::{Deserialize, Serialize};
+use warren_types::{Attachment, AttachmentKey, ClusterConfig, LocalNode, Node, NodeId, NodeName, PeerEndpoint, Pod, PodKey, Secret, SecretKey};
+
+/// The secrets and the identity of this node. Table `keys`, one row.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NodeKeys {
+    /// Random identity, made at first start.
+    pub node_id: NodeId,
+    /// WireGuard private key.
+    pub private_key: SecretKey,
+    /// Random password that keeps others from joining under this node's name.
+    pub node_password: Secret,
+}
+
+/// Key of tables with one row.
+pub const ONLY: &str = "self";
+
+impl Record for Node {
+    const TABLE: &'static str = "nodes";
+    fn key(&self) -> String {
+        node_key(&self.name)
+    }
+}
+/// Key in `nodes`.
+#[must_use]
+pub fn node_key(name: &NodeName) -> String {
+    name.to_string()
+}
+impl Record for Pod {
+    const TABLE: &'static str = "pods";
+    fn key(&self) -> String {
+        pod_key(&self.key)
+    }
+}
+/// Key in `pods`.
+#[must_use]
+pub fn pod_key(key: &PodKey) -> String {
+    key.to_string()
+}
+impl Record for ClusterConfig {
+    const TABLE: &'static str = "cluster";
+    fn key(&self) -> String {
+        ONLY.into()
+    }
+}
+impl Record for LocalNode {
+    const TABLE: &'static str = "local_node";
+    fn key(&self) -> String {
+        ONLY.into()
+    }
+}
+impl Record for Attachment {
+    const TABLE: &'static str = "attachments";
+    fn key(&self) -> String {
+        attachment_key(&self.key)
+    }
+}
+/// Key in `attachments`.
+#[must_use]
+pub fn attachment_key(key: &AttachmentKey) -> String {
+    key.to_string()
+}
+impl Record for PeerEndpoint {
+    const TABLE: &'static str = "peer_endpoints";
+    fn key(&self) -> String {
+        self.public_key.to_string()
+    }
+}
+impl Record for NodeKeys {
+    const TABLE: &'static str = "keys";
+    fn key(&self) -> String {
+        ONLY.into()
+    }
+}

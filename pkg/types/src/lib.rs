@@ -1,0 +1,30 @@
+//! Warren's vocabulary: validated newtypes and the records that subsystems exchange through the store.
+//!
+//! Job: make an invalid value impossible to hold. Everything that enters Warren (Kubernetes objects, CNI
+//! requests, configuration, flags) is converted into these types once, at the door; behind the door nothing
+//! is checked again.
+//! Inputs: strings and numbers from outside. Outputs: values that are valid by construction.
+//! Owns: the table of ownership marks ([`marks`]) and the fixed addresses and defaults ([`defaults`]).
+//! No I/O, no tokio, no clock.
+
+pub mod attachment;
+pub mod cidr;
+pub mod cluster;
+pub mod defaults;
+pub mod health;
+pub mod keys;
+pub mod marks;
+pub mod name;
+pub mod node;
+pub mod peer;
+pub mod pod;
+
+pub use attachment::{Attachment, AttachmentKey, AttachmentPhase};
+pub use cidr::{Family, PodCidrs};
+pub use cluster::ClusterConfig;
+pub use health::{HealthCell, HealthReport, HealthState};
+pub use keys::{PublicKey, Secret, SecretKey};
+pub use name::{BootId, ContainerId, IfName, InvalidName, Namespace, NodeId, NodeName, PodKey, PodName};
+pub use node::{LocalNode, Node};
+pub use peer::PeerEndpoint;
+pub use pod::Pod;

@@ -1,0 +1,55 @@
+//! Nodes: what every node knows of every other, and what a node says of itself.
+
+use crate::{NodeId, NodeName, PodCidrs, PublicKey};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+/// Annotation on a Node: the node's WireGuard public key, base64.
+pub const ANNOTATION_PUBLIC_KEY: &str = "warren.dev/public-key";
+/// Annotation on a Node: comma-separated `address:port` list where its tunnel listens.
+pub const ANNOTATION_ENDPOINTS: &str = "warren.dev/endpoints";
+/// Annotation on a Node: the node's random identity.
+pub const ANNOTATION_NODE_ID: &str = "warren.dev/node-id";
+
+/// A node of the cluster, from its Node object. Table `nodes`, written by `source`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    /// `metadata.name`.
+    pub name: NodeName,
+    /// `metadata.uid`, as opaque text.
+    pub uid: String,
+    /// Annotation [`ANNOTATION_NODE_ID`]; none while the node's agent has not published it.
+    pub node_id: Option<NodeId>,
+    /// Annotation [`ANNOTATION_PUBLIC_KEY`]; none while the node's agent has not published it.
+    pub public_key: Option<PublicKey>,
+    /// Annotation [`ANNOTATION_ENDPOINTS`]: where the node's tunnel can be tried, best first.
+    pub endpoints: Vec<SocketAddr>,
+    /// `status.addresses` of type InternalIP.
+    pub internal_ips: Vec<IpAddr>,
+    /// `spec.podCIDRs`.
+    pub pod_cidrs: PodCidrs,
+    /// `metadata.labels`.
+    pub labels: BTreeMap<String, String>,
+    /// Whether the Ready condition is True.
+    pub ready: bool,
+}
+
+/// What this node says of itself. Table `local_node`, one row, written by the agent; `source` brings it to the API.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LocalNode {
+    /// This node's name.
+    pub name: NodeName,
+    /// This node's identity.
+    pub node_id: NodeId,
+    /// This node's WireGuard public key.
+    pub public_key: PublicKey,
+    /// Where this node's tunnel listens, best first.
+    pub endpoints: Vec<SocketAddr>,
+    /// This node's own addresses (InternalIP).
+    pub internal_ips: Vec<IpAddr>,
+    /// Whether the agent can attach pods; becomes the Ready condition where the agent registers its Node.
+    pub ready: bool,
+    /// Why not, in one line; empty when ready.
+    pub message: String,
+}
