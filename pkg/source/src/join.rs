@@ -1,0 +1,1 @@
+//! Joining a server with a token.
