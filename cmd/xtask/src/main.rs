@@ -1,2 +1,69 @@
-//! xtask
-fn main() {}
+//! Developers' verbs: `cargo xtask check | build | test | e2e | bench | lab`.
+
+mod bench;
+mod build;
+mod check;
+mod edges;
+mod needs;
+mod run;
+mod test;
+mod vm;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Developers' verbs of Warren.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Builds the release binary (static) and prints its path.
+    Build,
+    /// Builds the release binary and brings up a three-node cluster on this machine.
+    Lab {
+        /// Passed on to `warren lab up`, for example `--nodes 5 --topology nat --dual-stack`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Every test: unit, property, and end to end in namespaces and in a virtual machine. Needs root.
+    Test,
+    /// The end-to-end tests only. Needs root.
+    E2e {
+        /// Passed on to the test runner, for example a test's name.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// The end-to-end tests of the kernel WireGuard backend, inside a QEMU machine. Needs root.
+    Vm,
+    /// fmt, clippy, docs, dependency edges.
+    Check,
+    /// A benchmark beside its peer, in one run. Needs root.
+    Bench {
+        /// What to measure.
+        what: bench::What,
+    },
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().verb {
+        Verb::Build => build::release().map(|p| println!("{}", p.display())),
+        Verb::Lab { args } => build::lab(&args),
+        Verb::Test => test::all(),
+        Verb::E2e { args } => test::e2e(&args),
+        Verb::Vm => vm::run_tests(),
+        Verb::Check => check::all(),
+        Verb::Bench { what } => bench::run(what),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! What the tests need from the machine, said all at once.
+
+use anyhow::{Result, bail};
+use std::path::Path;
+
+/// Programs the tests use, and the Debian package of each. Warren itself needs none of them.
+const PROGRAMS: &[(&str, &str)] = &[
+    ("ip", "iproute2"),
+    ("nft", "nftables"),
+    ("ping", "iputils-ping"),
+    ("busybox", "busybox-static"),
+    ("containerd", "containerd"),
+    ("runc", "runc"),
+    ("qemu-system-x86_64", "qemu-system-x86"),
+];
+
+/// Programs the benchmarks use besides.
+const PEERS: &[(&str, &str)] = &[("wireguard-go", "wireguard-go"), ("wg", "wireguard-tools"), ("iperf3", "iperf3")];
+
+/// Fails unless run by root.
+pub(crate) fn root() -> Result<()> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let uid = status.lines().find_map(|l| l.strip_prefix("Uid:")).and_then(|l| l.split_whitespace().nth(1));
+    if uid != Some("0") {
+        bail!("network namespaces need root; run it again with sudo (as: sudo -E env \"PATH=$PATH\" cargo xtask ...)");
+    }
+    Ok(())
+}
+
+/// Fails with one `apt-get` line for everything that is missing.
+pub(crate) fn for_tests() -> Result<()> {
+    missing(PROGRAMS)
+}
+
+/// As [`for_tests`], for benchmarks.
+pub(crate) fn for_benchmarks() -> Result<()> {
+    missing(PEERS)
+}
+
+fn missing(programs: &[(&str, &str)]) -> Result<()> {
+    let absent: Vec<&str> = programs.iter().filter(|(p, _)| !on_path(p)).map(|(_, package)| *package).collect();
+    if !absent.is_empty() {
+        bail!("missing on this machine; type: apt-get install -y --no-install-recommends {}", absent.join(" "));
+    }
+    Ok(())
+}
+
+fn on_path(program: &str) -> bool {
+    let path = std::env::var("PATH").unwrap_or_default();
+    path.split(':').chain(["/usr/sbin", "/sbin"]).any(|dir| Path::new(dir).join(program).is_file())
+}

@@ -1,0 +1,27 @@
+//! The tests, from unit to end to end.
+
+use crate::build::{release, static_cargo};
+use crate::needs;
+use crate::run::{cargo, run};
+use anyhow::Result;
+
+/// Everything.
+pub(crate) fn all() -> Result<()> {
+    needs::root()?;
+    needs::for_tests()?;
+    run("unit and property tests", cargo().args(["test", "--workspace", "--exclude", "warren-e2e"]))?;
+    e2e(&[])?;
+    crate::vm::run_tests()
+}
+
+/// The end-to-end tests, against the release binary. One at a time: each has a cluster of its own, and figures such as
+/// the length of a gap mean nothing on a machine that runs three clusters.
+pub(crate) fn e2e(args: &[String]) -> Result<()> {
+    needs::root()?;
+    needs::for_tests()?;
+    let binary = release()?;
+    let mut tests = static_cargo("test")?;
+    tests.args(["--package", "warren-e2e"]).env("WARREN_BIN", binary);
+    tests.arg("--").arg("--test-threads=1").args(args);
+    run("end-to-end tests", &mut tests)
+}
