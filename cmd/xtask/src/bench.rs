@@ -22,7 +22,8 @@ pub(crate) fn run(what: What) -> Result<()> {
         What::Overlay => "overlay",
     };
     let mut bench = build::static_cargo("run")?;
-    bench.args(["--quiet", "--package", "warren-e2e", "--bin", "bench", "--", name]).env("WARREN_BIN", binary);
+    bench
+        .args(["--quiet", "--package", "warren-e2e", "--bin", "bench", "--", name])
+        .env("WARREN_BIN", binary);
     crate::run::run(&format!("bench {name}"), &mut bench)
 }
-

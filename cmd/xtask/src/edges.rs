@@ -24,10 +24,12 @@ fn parse(text: &str) -> Result<Edges> {
     let mut edges = Edges::new();
     for row in table.lines().filter(|l| l.starts_with("| `")) {
         let cells: Vec<&str> = row.split('|').collect();
-        let names = |cell: &str| cell.split('`').skip(1).step_by(2).map(str::to_owned).collect::<BTreeSet<_>>();
+        let names =
+            |cell: &str| cell.split('`').skip(1).step_by(2).map(str::to_owned).collect::<BTreeSet<_>>();
         let Some(name) = cells.get(1).and_then(|c| names(c).pop_first()) else { continue };
         let uses = cells.get(2).copied().unwrap_or_default();
-        let uses = if uses.contains("all of the above") { edges.keys().cloned().collect() } else { names(uses) };
+        let uses =
+            if uses.contains("all of the above") { edges.keys().cloned().collect() } else { names(uses) };
         edges.insert(name, uses);
     }
     Ok(edges)
@@ -74,6 +76,9 @@ mod tests {
             ("d".into(), BTreeSet::new()),
         ]
         .into();
-        assert_eq!(compare(&allowed, &actual), ["a must not use b", "d is not in ARCHITECTURE.md", "c does not exist"]);
+        assert_eq!(
+            compare(&allowed, &actual),
+            ["a must not use b", "d is not in ARCHITECTURE.md", "c does not exist"]
+        );
     }
 }

@@ -15,14 +15,17 @@ const PROGRAMS: &[(&str, &str)] = &[
 ];
 
 /// Programs the benchmarks use besides.
-const PEERS: &[(&str, &str)] = &[("wireguard-go", "wireguard-go"), ("wg", "wireguard-tools"), ("iperf3", "iperf3")];
+const PEERS: &[(&str, &str)] =
+    &[("wireguard-go", "wireguard-go"), ("wg", "wireguard-tools"), ("iperf3", "iperf3")];
 
 /// Fails unless run by root.
 pub(crate) fn root() -> Result<()> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let uid = status.lines().find_map(|l| l.strip_prefix("Uid:")).and_then(|l| l.split_whitespace().nth(1));
     if uid != Some("0") {
-        bail!("network namespaces need root; run it again with sudo (as: sudo -E env \"PATH=$PATH\" cargo xtask ...)");
+        bail!(
+            "network namespaces need root; run it again with sudo (as: sudo -E env \"PATH=$PATH\" cargo xtask ...)"
+        );
     }
     Ok(())
 }
@@ -38,9 +41,13 @@ pub(crate) fn for_benchmarks() -> Result<()> {
 }
 
 fn missing(programs: &[(&str, &str)]) -> Result<()> {
-    let absent: Vec<&str> = programs.iter().filter(|(p, _)| !on_path(p)).map(|(_, package)| *package).collect();
+    let absent: Vec<&str> =
+        programs.iter().filter(|(p, _)| !on_path(p)).map(|(_, package)| *package).collect();
     if !absent.is_empty() {
-        bail!("missing on this machine; type: apt-get install -y --no-install-recommends {}", absent.join(" "));
+        bail!(
+            "missing on this machine; type: apt-get install -y --no-install-recommends {}",
+            absent.join(" ")
+        );
     }
     Ok(())
 }

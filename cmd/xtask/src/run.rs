@@ -20,7 +20,8 @@ pub(crate) fn cargo() -> Command {
 /// Runs `command` to its end, showing what is run.
 pub(crate) fn run(step: &str, command: &mut Command) -> Result<()> {
     eprintln!("==> {step}");
-    let status = command.status().with_context(|| format!("{step}: cannot start {:?}", command.get_program()))?;
+    let status =
+        command.status().with_context(|| format!("{step}: cannot start {:?}", command.get_program()))?;
     if !status.success() {
         bail!("{step}: {status}; repeat it with: {}", line(command));
     }
@@ -29,9 +30,9 @@ pub(crate) fn run(step: &str, command: &mut Command) -> Result<()> {
 
 /// The command as one could type it.
 fn line(command: &Command) -> String {
-    let envs = command.get_envs().filter_map(|(k, v)| {
-        v.map(|v| format!("{}={:?} ", k.to_string_lossy(), v.to_string_lossy()))
-    });
+    let envs = command
+        .get_envs()
+        .filter_map(|(k, v)| v.map(|v| format!("{}={:?} ", k.to_string_lossy(), v.to_string_lossy())));
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     envs.collect::<String>() + &words.map(|w| w.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }

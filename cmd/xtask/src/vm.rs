@@ -64,12 +64,16 @@ fn boot(kernel: &kernel::Kernel, image: &Path, role: &str) -> Result<()> {
                     if code.trim() == "0" {
                         return Ok(());
                     }
-                    bail!("the tests in the machine failed (exit code {code}); see above; repeat: cargo xtask vm");
+                    bail!(
+                        "the tests in the machine failed (exit code {code}); see above; repeat: cargo xtask vm"
+                    );
                 }
                 eprintln!("    | {}", line.trim_end());
             }
             Err(mpsc::RecvTimeoutError::Timeout) => bail!("the machine gave no report within {LIMIT:?}"),
-            Err(mpsc::RecvTimeoutError::Disconnected) => bail!("the machine ended without a report; see above"),
+            Err(mpsc::RecvTimeoutError::Disconnected) => {
+                bail!("the machine ended without a report; see above")
+            }
         }
     }
 }
@@ -83,7 +87,18 @@ struct Machine {
 impl Machine {
     fn start(kernel: &kernel::Kernel, image: &Path, role: &str) -> Result<Self> {
         let mut command = Command::new("qemu-system-x86_64");
-        command.args(["-accel", "tcg,thread=multi", "-smp", "2", "-m", "3072", "-cpu", "max", "-nographic", "-no-reboot"]);
+        command.args([
+            "-accel",
+            "tcg,thread=multi",
+            "-smp",
+            "2",
+            "-m",
+            "3072",
+            "-cpu",
+            "max",
+            "-nographic",
+            "-no-reboot",
+        ]);
         command.arg("-kernel").arg(&kernel.vmlinuz).arg("-initrd").arg(image);
         let append = format!("console=ttyS0 quiet panic=-1 warren.role={role}");
         command.args(["-nic", "none", "-append", &append]).current_dir(root());

@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// Module directories taken along; the kernel asks for single modules by name when it needs them.
-const MODULES: &[&str] = &["kernel/net", "kernel/drivers/net", "kernel/crypto", "kernel/lib", "kernel/arch/x86/crypto"];
+const MODULES: &[&str] =
+    &["kernel/net", "kernel/drivers/net", "kernel/crypto", "kernel/lib", "kernel/arch/x86/crypto"];
 
 /// Programs of the tests (not of Warren), taken along with the libraries they load.
 const PROGRAMS: &[&str] = &["ip", "tc", "nft", "ping"];
@@ -23,7 +24,21 @@ pub(super) fn build(dir: &Path, kernel: &Kernel, warren: &Path, tests: &[PathBuf
     if tree.exists() {
         fs::remove_dir_all(&tree)?;
     }
-    for sub in ["bin", "sbin", "usr/bin", "usr/sbin", "etc", "proc", "sys", "dev", "run", "tmp", "var/lib", "tests", "opt/cni/bin"] {
+    for sub in [
+        "bin",
+        "sbin",
+        "usr/bin",
+        "usr/sbin",
+        "etc",
+        "proc",
+        "sys",
+        "dev",
+        "run",
+        "tmp",
+        "var/lib",
+        "tests",
+        "opt/cni/bin",
+    ] {
         fs::create_dir_all(tree.join(sub))?;
     }
     executable(&busybox()?, &tree.join("bin/busybox"))?;
@@ -48,7 +63,10 @@ fn busybox() -> Result<PathBuf> {
 }
 
 fn on_path(program: &str) -> Option<PathBuf> {
-    ["/usr/sbin", "/usr/bin", "/sbin", "/bin"].iter().map(|d| Path::new(d).join(program)).find(|p| p.is_file())
+    ["/usr/sbin", "/usr/bin", "/sbin", "/bin"]
+        .iter()
+        .map(|d| Path::new(d).join(program))
+        .find(|p| p.is_file())
 }
 
 fn executable(from: &Path, to: &Path) -> Result<()> {
@@ -75,7 +93,8 @@ fn modules(kernel: &Kernel, tree: &Path) -> Result<()> {
     let (from, to) = (kernel.modules_root.join(&base), tree.join(&base));
     for sub in MODULES.iter().filter(|s| from.join(s).is_dir()) {
         fs::create_dir_all(to.join(sub))?;
-        let (source, target) = (format!("{}/.", from.join(sub).display()), to.join(sub).display().to_string());
+        let (source, target) =
+            (format!("{}/.", from.join(sub).display()), to.join(sub).display().to_string());
         quiet(tree, "cp", &["-r", &source, &target])?;
     }
     for list in ["modules.builtin", "modules.order", "modules.builtin.modinfo"] {

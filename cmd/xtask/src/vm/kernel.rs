@@ -35,7 +35,10 @@ pub(super) fn fetch(dir: &Path) -> Result<Kernel> {
 
 /// The package that `linux-image-cloud-amd64` stands for today.
 fn package_name() -> Result<String> {
-    let out = Command::new("apt-cache").args(["depends", "linux-image-cloud-amd64"]).output().context("apt-cache")?;
+    let out = Command::new("apt-cache")
+        .args(["depends", "linux-image-cloud-amd64"])
+        .output()
+        .context("apt-cache")?;
     let text = String::from_utf8_lossy(&out.stdout).into_owned();
     let name = text.lines().find_map(|l| l.trim().strip_prefix("Depends: linux-image-"));
     match name {
@@ -49,7 +52,11 @@ fn find(tree: &Path) -> Result<Kernel> {
     for entry in boot {
         let entry = entry?;
         if let Some(release) = entry.file_name().to_string_lossy().strip_prefix("vmlinuz-") {
-            return Ok(Kernel { release: release.to_owned(), vmlinuz: entry.path(), modules_root: tree.to_owned() });
+            return Ok(Kernel {
+                release: release.to_owned(),
+                vmlinuz: entry.path(),
+                modules_root: tree.to_owned(),
+            });
         }
     }
     bail!("no kernel in {}", tree.display())

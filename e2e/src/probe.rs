@@ -1,0 +1,115 @@
+//! A probe at 1 kHz between two namespaces, over UDP sockets of the test's own: how long was nothing heard?
+
+use crate::netns;
+use anyhow::{Context as _, Result};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// What a probe measured.
+#[derive(Debug, Clone, Copy)]
+pub struct Gap {
+    /// Datagrams sent.
+    pub sent: u64,
+    /// Answers heard.
+    pub heard: u64,
+    /// The longest time between two answers.
+    pub longest: Duration,
+}
+
+impl Gap {
+    /// Datagrams without an answer.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        self.sent.saturating_sub(self.heard)
+    }
+}
+
+/// A running probe.
+pub struct Probe {
+    stop: Arc<AtomicBool>,
+    asker: JoinHandle<Result<Gap>>,
+    answerer: JoinHandle<Result<()>>,
+}
+
+impl Probe {
+    /// Starts an answerer on `to` in the namespace `to_ns`, and an asker in `from_ns` bound to `from`.
+    ///
+    /// # Errors
+    /// When a namespace or a socket cannot be had, or the first answer does not come within 5 s.
+    pub fn start(from_ns: &Path, from: IpAddr, to_ns: &Path, to: IpAddr) -> Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let bind = |addr: IpAddr| {
+            move || {
+                let socket =
+                    UdpSocket::bind(SocketAddr::new(addr, 0)).with_context(|| format!("bind {addr}"))?;
+                socket.set_read_timeout(Some(Duration::from_millis(50)))?;
+                Ok(socket)
+            }
+        };
+        let server = netns::run(to_ns, bind(to))?;
+        let target = server.local_addr()?;
+        let client = netns::run(from_ns, bind(from))?;
+        client.connect(target)?;
+        let (stop_answerer, stop_asker) = (Arc::clone(&stop), Arc::clone(&stop));
+        let answerer = std::thread::spawn(move || {
+            let mut buffer = [0; 64];
+            while !stop_answerer.load(Ordering::Relaxed) {
+                if let Ok((length, peer)) = server.recv_from(&mut buffer) {
+                    // Unreachable routes answer with an error while a node is away: that is a loss, not an end.
+                    let _ = server.send_to(buffer.get(..length).unwrap_or_default(), peer);
+                }
+            }
+            Ok(())
+        });
+        crate::eventually(Duration::from_secs(5), || {
+            client.send(&u64::MAX.to_be_bytes())?;
+            client.recv(&mut [0; 64]).context("no answer from the other end")
+        })?;
+        let asker = std::thread::spawn(move || ask(&client, &stop_asker));
+        Ok(Self { stop, asker, answerer })
+    }
+
+    /// Stops and returns what was measured.
+    ///
+    /// # Errors
+    /// When a thread of the probe failed.
+    pub fn finish(self) -> Result<Gap> {
+        self.stop.store(true, Ordering::Relaxed);
+        let gap = netns::join(self.asker)?;
+        netns::join(self.answerer)?;
+        Ok(gap)
+    }
+}
+
+fn ask(socket: &UdpSocket, stop: &AtomicBool) -> Result<Gap> {
+    const TICK: Duration = Duration::from_millis(1);
+    socket.set_nonblocking(true)?;
+    let (mut next, mut last) = (Instant::now(), Instant::now());
+    let mut gap = Gap { sent: 0, heard: 0, longest: Duration::ZERO };
+    let mut buffer = [0; 64];
+    let mut hear = |gap: &mut Gap| {
+        while let Ok(length) = socket.recv(&mut buffer) {
+            if buffer.get(..length) == Some(u64::MAX.to_be_bytes().as_slice()) {
+                continue;
+            }
+            gap.heard += 1;
+            gap.longest = gap.longest.max(last.elapsed());
+            last = Instant::now();
+        }
+    };
+    while !stop.load(Ordering::Relaxed) {
+        let _ = socket.send(&gap.sent.to_be_bytes());
+        gap.sent += 1;
+        next += TICK;
+        std::thread::park_timeout(next.saturating_duration_since(Instant::now()));
+        hear(&mut gap);
+    }
+    // The last answers are still under way.
+    std::thread::park_timeout(Duration::from_millis(300));
+    hear(&mut gap);
+    Ok(gap)
+}

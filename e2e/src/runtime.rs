@@ -1,0 +1,208 @@
+//! A container runtime's part of CNI: namespaces, and calls of the real plugin with environment and stdin.
+
+use crate::lab::{Lab, warren_bin};
+use crate::netns;
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::sched::{CloneFlags, unshare};
+use serde::Deserialize;
+use std::collections::VecDeque;
+use std::fmt;
+use std::fs::File;
+use std::io::Write as _;
+use std::net::IpAddr;
+use std::os::fd::AsRawFd as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Runs the plugin for containers of one node, whose sockets it reaches through the node's file system.
+pub struct Runtime {
+    plugin: PathBuf,
+    config: String,
+    /// One network namespace a container, held open by the descriptor.
+    namespaces: Mutex<Vec<Option<File>>>,
+}
+
+/// What ADD answered.
+#[derive(Debug, Clone)]
+pub struct Added {
+    /// The addresses given.
+    pub ips: Vec<IpAddr>,
+}
+
+/// Latencies of many calls.
+pub struct Latencies(Vec<Duration>);
+
+impl Latencies {
+    /// The duration below which `share` (0 to 1) of the calls stayed.
+    #[must_use]
+    pub fn quantile(&self, share: f64) -> Duration {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            clippy::cast_precision_loss,
+            reason = "an index"
+        )]
+        let at = ((self.0.len() as f64 - 1.0) * share) as usize;
+        self.0.get(at).copied().unwrap_or_default()
+    }
+}
+
+impl From<Vec<Duration>> for Latencies {
+    fn from(mut all: Vec<Duration>) -> Self {
+        all.sort_unstable();
+        Self(all)
+    }
+}
+
+impl fmt::Display for Latencies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ms = |q| self.quantile(q).as_secs_f64() * 1000.0;
+        write!(f, "p50 {:.1} ms, p99 {:.1} ms, max {:.1} ms", ms(0.5), ms(0.99), ms(1.0))
+    }
+}
+
+#[derive(Deserialize)]
+struct CniResult {
+    ips: Vec<CniIp>,
+}
+
+#[derive(Deserialize)]
+struct CniIp {
+    address: ipnet::IpNet,
+}
+
+/// Runs a CNI plugin once, with `config` on its stdin.
+///
+/// # Errors
+/// When it cannot be started.
+pub fn call(plugin: &Path, env: &[(&str, &str)], config: &[u8]) -> Result<Output> {
+    let mut command = Command::new(plugin);
+    command.env_clear().envs(env.iter().copied());
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    // A plugin may refuse before it has read everything: a broken pipe is its right.
+    let _ = child.stdin.take().context("the plugin has no stdin")?.write_all(config);
+    Ok(child.wait_with_output()?)
+}
+
+impl Runtime {
+    /// A runtime on `node`.
+    ///
+    /// # Errors
+    /// When the node does not run or has no CNI configuration.
+    pub fn new(lab: &Lab, node: &str) -> Result<Self> {
+        let status = lab.status()?;
+        let pid = status
+            .nodes
+            .iter()
+            .find(|n| n.name == node)
+            .and_then(|n| n.pid)
+            .context("the node does not run")?;
+        let conflist = lab.exec(node, &["cat", "/etc/cni/net.d/10-warren.conflist"])?;
+        let list: serde_json::Value = serde_json::from_str(&conflist)?;
+        let mut config = list.pointer("/plugins/0").context("an empty conflist")?.clone();
+        for field in ["cniVersion", "name"] {
+            config[field] = list[field].clone();
+        }
+        // The test runs outside of the node's mount namespace: it names the node's files through /proc.
+        for field in ["socket", "queueDir"] {
+            if let Some(path) = config[field].as_str() {
+                config[field] = format!("/proc/{pid}/root{path}").into();
+            }
+        }
+        Ok(Self { plugin: warren_bin(), config: config.to_string(), namespaces: Mutex::default() })
+    }
+
+    /// Adds `count` containers, `concurrency` at a time.
+    ///
+    /// # Errors
+    /// The first failed ADD.
+    pub fn add_many(&self, count: usize, concurrency: usize) -> Result<(Vec<Added>, Latencies)> {
+        let fresh: Vec<Option<File>> = (0..count).map(|_| fresh_netns().map(Some)).collect::<Result<_>>()?;
+        *self.namespaces.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
+        let answers = self.many("ADD", count, concurrency)?;
+        let (outputs, times): (Vec<_>, Vec<_>) = answers.into_iter().unzip();
+        let parse = |out: &String| -> Result<Added> {
+            let result: CniResult = serde_json::from_str(out).with_context(|| out.clone())?;
+            Ok(Added { ips: result.ips.iter().map(|ip| ip.address.addr()).collect() })
+        };
+        Ok((outputs.iter().map(parse).collect::<Result<_>>()?, times.into()))
+    }
+
+    /// Deletes the first `count` containers, `concurrency` at a time, and lets their namespaces go.
+    ///
+    /// # Errors
+    /// The first failed DEL.
+    pub fn del_many(&self, count: usize, concurrency: usize) -> Result<Latencies> {
+        let answers = self.many("DEL", count, concurrency)?;
+        self.namespaces
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter_mut()
+            .take(count)
+            .for_each(|n| *n = None);
+        Ok(answers.into_iter().map(|(_, took)| took).collect::<Vec<_>>().into())
+    }
+
+    fn many(&self, verb: &str, count: usize, concurrency: usize) -> Result<Vec<(String, Duration)>> {
+        let work: Mutex<VecDeque<usize>> = Mutex::new((0..count).collect());
+        let next = || work.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+        let worker = || -> Result<Vec<(String, Duration)>> {
+            let mut done = Vec::new();
+            while let Some(n) = next() {
+                let start = Instant::now();
+                let out = self.one(verb, n)?;
+                done.push((out, start.elapsed()));
+            }
+            Ok(done)
+        };
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..concurrency).map(|_| scope.spawn(worker)).collect();
+            let mut all = Vec::new();
+            for worker in workers {
+                match worker.join() {
+                    Ok(done) => all.extend(done?),
+                    Err(_) => bail!("a worker panicked"),
+                }
+            }
+            Ok(all)
+        })
+    }
+
+    fn one(&self, verb: &str, n: usize) -> Result<String> {
+        let fd = {
+            let namespaces = self.namespaces.lock().unwrap_or_else(PoisonError::into_inner);
+            namespaces.get(n).and_then(Option::as_ref).map(|f| f.as_raw_fd())
+        };
+        let netns = fd.map(|fd| format!("/proc/{}/fd/{fd}", std::process::id())).unwrap_or_default();
+        let id = format!("churn-{n}");
+        let args = format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={id}");
+        let env = [
+            ("CNI_COMMAND", verb),
+            ("CNI_CONTAINERID", &id),
+            ("CNI_IFNAME", "eth0"),
+            ("CNI_PATH", "/opt/cni/bin"),
+            ("CNI_ARGS", &args),
+            ("CNI_NETNS", &netns),
+        ];
+        let out = call(&self.plugin, &env, self.config.as_bytes())?;
+        let stdout = String::from_utf8_lossy(&out.stdout).into_owned();
+        ensure!(
+            out.status.success(),
+            "{verb} {id}: {}: {stdout}{}",
+            out.status,
+            String::from_utf8_lossy(&out.stderr)
+        );
+        Ok(stdout)
+    }
+}
+
+/// A new network namespace that lives as long as the file.
+fn fresh_netns() -> Result<File> {
+    let made = std::thread::spawn(|| -> Result<File> {
+        unshare(CloneFlags::CLONE_NEWNET)?;
+        Ok(File::open("/proc/thread-self/ns/net")?)
+    });
+    netns::join(made)
+}

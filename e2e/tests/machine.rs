@@ -1,0 +1,50 @@
+//! What only a machine with WireGuard and netem in its kernel can show: `cargo xtask vm` builds these with the feature `vm`
+//! and runs them inside QEMU.
+#![cfg(feature = "vm")]
+
+use anyhow::{Result, ensure};
+use std::time::Duration;
+use warren_e2e::{Lab, scenario};
+
+fn kernel_lab(test: &str) -> Result<Lab> {
+    let lab = Lab::up(test, &["--dual-stack"])?;
+    for node in ["node-1", "node-2", "node-3"] {
+        let status = lab.agent_status(node)?;
+        let backend = status.pointer("/overlay/backend").and_then(|b| b.as_str());
+        ensure!(backend == Some("kernel"), "{node} runs the backend {backend:?}");
+    }
+    scenario::connectivity(&lab)?;
+    Ok(lab)
+}
+
+#[test]
+fn kernel_wireguard_connects_and_leaks_nothing() -> Result<()> {
+    let lab = kernel_lab("vm-leak")?;
+    scenario::sources_are_kept(&lab)?;
+    scenario::no_clear_packet(&lab)?;
+    scenario::no_tunnel_no_packet(&lab)?;
+    lab.done()
+}
+
+#[test]
+fn kernel_wireguard_outlives_agents_and_server() -> Result<()> {
+    let lab = kernel_lab("vm-restart")?;
+    scenario::agent_restarts(&lab, 2, Duration::from_millis(500))?;
+    scenario::server_loss(&lab)?;
+    scenario::cold_boot_without_the_api(&lab)?;
+    lab.done()
+}
+
+#[test]
+fn a_bad_line_slows_but_does_not_stop() -> Result<()> {
+    let lab = kernel_lab("vm-netem")?;
+    for node in ["node-2", "node-3"] {
+        let netem = ["tc", "qdisc", "add", "dev", "eth0", "root", "netem"];
+        let line =
+            ["delay", "40ms", "10ms", "loss", "5%", "reorder", "25%", "duplicate", "2%", "limit", "10000"];
+        lab.exec(node, &[netem.as_slice(), line.as_slice()].concat())?;
+    }
+    let took = lab.check_within(Duration::from_secs(60))?;
+    println!("5 % loss, 40 ms delay, 25 % reorder: full connectivity after {} ms", took.as_millis());
+    lab.done()
+}
