@@ -1,3 +1,217 @@
-//! source
+//! A Kubernetes API into the store, and what this node has to say back to it.
+//!
+//! Job: follow Nodes, Pods and the cluster's ConfigMap for ever, through any loss of the API; write this node's Node,
+//! Lease and (where the agent registers its Node) its Pods.
+//! Inputs: an API, reached by a kubeconfig or a service account; tables `local_node` and `attachments`.
+//! Outputs: tables `nodes`, `pods`, `cluster`; objects in the API; [`SourceStatus`].
+//! Owns: annotations under `warren.dev/` of its own Node; with registration the whole Node, its Lease, and the Pods of
+//! this node that carry `warren.dev/container-id`.
+//! Ordering: a list replaces a table at once, when it is complete; nothing is deleted from the API before the first
+//! complete list and the first load of `attachments`. It does not know which kind of API it talks to.
+//! Failure modes: API away: rows stay, tries go on every two seconds at most; API refuses a write: named in the status,
+//! retried with backoff; malformed object: the field is refused and named.
 
+pub mod backoff;
+pub mod client;
+pub mod convert;
+mod follow;
 pub mod join;
+mod lease;
+mod node;
+mod observed;
+pub mod pods;
+pub mod status;
+
+pub use client::{ApiAccess, ApiClient};
+pub use status::{Refusal, SourceReport, SourceStatus};
+
+use follow::{Follow, Nobody};
+use kube::api::{Api, ApiResource};
+use kube::core::DynamicObject;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use warren_store::tables::{ONLY, node_key};
+use warren_store::{Store, StoreError};
+use warren_types::cluster::CONFIG_MAP_NAMESPACE;
+use warren_types::{ClusterConfig, HealthCell, HealthState, NodeName};
+
+/// What the source needs to know.
+#[derive(Debug, Clone)]
+pub struct SourceConfig {
+    /// Where the API is.
+    pub access: ApiAccess,
+    /// This node.
+    pub node_name: NodeName,
+    /// Whether this agent makes and keeps its Node, Lease and Pods (there is no kubelet).
+    pub register_node: bool,
+    /// Whether table `cluster` is the agent's own, from flags: then the ConfigMap is not read.
+    pub cluster_from_flags: bool,
+}
+
+/// Why the source cannot go on. A missing API is no reason.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SourceError {
+    /// The kubeconfig or service account cannot be used.
+    #[error("{what}: {reason}")]
+    Access {
+        /// Which.
+        what: String,
+        /// Why.
+        reason: String,
+    },
+    /// The store refused a write.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A task of the source ended by panic.
+    #[error("source: {0}")]
+    Task(String),
+}
+
+type Task = Pin<Box<dyn Future<Output = Result<(), SourceError>> + Send>>;
+
+/// Follows the API and writes back until `stop`.
+///
+/// # Errors
+/// [`SourceError`]; never because the API is away.
+pub async fn run(
+    config: SourceConfig,
+    store: Store,
+    status: SourceStatus,
+    health: HealthCell,
+    stop: CancellationToken,
+) -> Result<(), SourceError> {
+    let api = config.access.client(&status).await?;
+    tracing::info!(api = %api.address, node = %config.node_name, register_node = config.register_node, "source started");
+    let stop = stop.child_token();
+    let _ends_with_us = stop.clone().drop_guard();
+    let mut tasks: JoinSet<Result<(), SourceError>> = JoinSet::new();
+    for task in tasks_of(&config, &store, &api, &status, &stop) {
+        tasks.spawn(task);
+    }
+    let mut tick = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        tokio::select! {
+            ended = tasks.join_next() => match ended {
+                Some(Ok(Ok(()))) if stop.is_cancelled() => {}
+                None => return Ok(()),
+                Some(Ok(Ok(()))) => return Err(SourceError::Task("a task ended early".into())),
+                Some(Ok(Err(e))) => return Err(e),
+                Some(Err(e)) => return Err(SourceError::Task(e.to_string())),
+            },
+            _ = tick.tick() => say(&status.report(), &health),
+        }
+    }
+}
+
+fn tasks_of(
+    config: &SourceConfig,
+    store: &Store,
+    api: &ApiClient,
+    status: &SourceStatus,
+    stop: &CancellationToken,
+) -> Vec<Task> {
+    let client = &api.client;
+    let (own_node, own_pods) = (
+        Arc::new(observed::OwnNode::new(&config.node_name)),
+        Arc::new(pods::OwnPods::new(&config.node_name)),
+    );
+    let nodes = Follow {
+        kind: "Node",
+        api: Api::all_with(client.clone(), &resource::<k8s_openapi::api::core::v1::Node>()),
+        table: store.table(),
+        convert: |o| convert::node(&o.metadata, &o.data),
+        key: |o| NodeName::new(o.metadata.name.clone()?).ok().map(|n| node_key(&n)),
+        observer: observed::NodeObserver(own_node.clone()),
+        status: status.clone(),
+    };
+    let pods = Follow {
+        kind: "Pod",
+        api: Api::all_with(client.clone(), &resource::<k8s_openapi::api::core::v1::Pod>()),
+        table: store.table(),
+        convert: |o| convert::pod(&o.metadata, &o.data),
+        key: |o| {
+            convert::pod(&o.metadata, &serde_json::Value::Null)
+                .row
+                .map(|p| warren_store::tables::pod_key(&p.key))
+        },
+        observer: pods::PodObserver::new(own_pods.clone()),
+        status: status.clone(),
+    };
+    let mut tasks: Vec<Task> = vec![Box::pin(nodes.run(stop.clone())), Box::pin(pods.run(stop.clone()))];
+    if !config.cluster_from_flags {
+        let follow = Follow::<ClusterConfig, _> {
+            kind: "ConfigMap",
+            api: Api::namespaced_with(
+                client.clone(),
+                CONFIG_MAP_NAMESPACE,
+                &resource::<k8s_openapi::api::core::v1::ConfigMap>(),
+            ),
+            table: store.table(),
+            convert: |o| convert::cluster(&o.metadata, &o.data),
+            key: |o| {
+                let ours = o.metadata.name.as_deref() == Some(warren_types::cluster::CONFIG_MAP_NAME);
+                ours.then(|| ONLY.to_owned())
+            },
+            observer: Nobody,
+            status: status.clone(),
+        };
+        tasks.push(Box::pin(follow.run(stop.clone())));
+    }
+    let publisher = node::Publisher::new(config, client.clone(), store.table(), own_node, status.clone());
+    tasks.push(Box::pin(publisher.run(stop.clone())));
+    if config.register_node {
+        tasks.push(Box::pin(lease::keep(
+            client.clone(),
+            config.node_name.clone(),
+            status.clone(),
+            stop.clone(),
+        )));
+        let pods = pods::Publisher::new(config, client.clone(), store.table(), own_pods, status.clone());
+        tasks.push(Box::pin(pods.run(stop.clone())));
+    }
+    tasks
+}
+
+/// Says how the source is, from what it knows of the API.
+fn say(report: &SourceReport, health: &HealthCell) {
+    let waiting: Vec<&str> =
+        report.synced.iter().filter(|(_, done)| !**done).map(|(k, _)| k.as_str()).collect();
+    if !report.connected && !report.error.is_empty() {
+        health.degraded(format!(
+            "the API at {} does not answer; working from the store ({})",
+            report.api, report.error
+        ));
+    } else if !report.connected {
+        health.set(HealthState::Starting, format!("connecting to {}", report.api));
+    } else if let Some((object, error)) = report.write_errors.iter().next() {
+        health.degraded(format!("{object}: {error}"));
+    } else if !waiting.is_empty() {
+        health.set(HealthState::Starting, format!("listing {}", waiting.join(", ")));
+    } else if let Some(r) = report.refused.first() {
+        health.degraded(format!("{} {}: {}: {}", r.kind, r.object, r.field, r.reason));
+    } else {
+        health.ready();
+    }
+}
+
+pub(crate) fn resource<K: kube::Resource<DynamicType = ()>>() -> ApiResource {
+    ApiResource::erase::<K>(&())
+}
+
+/// Which API error means what, for the write side.
+pub(crate) fn status_code(error: &kube::Error) -> Option<u16> {
+    match error {
+        kube::Error::Api(s) => Some(s.code),
+        _ => None,
+    }
+}
+
+pub(crate) type Object = DynamicObject;
+
+#[cfg(test)]
+mod tests;

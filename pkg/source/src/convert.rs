@@ -1,0 +1,230 @@
+//! Kubernetes objects into Warren's rows: pure, total, and the only place where the API's text is judged.
+//!
+//! A field that is malformed is left out and named in a [`Refusal`]; the object is kept. An object without a usable
+//! name is refused as a whole. Nothing here panics, whatever JSON comes in.
+
+use crate::status::Refusal;
+use kube::core::ObjectMeta;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use warren_types::cluster::{CONFIG_MAP_KEY, CONFIG_MAP_NAME};
+use warren_types::node::{ANNOTATION_ENDPOINTS, ANNOTATION_NODE_ID, ANNOTATION_PUBLIC_KEY};
+use warren_types::{
+    ClusterConfig, Namespace, Node, NodeId, NodeName, Pod, PodCidrs, PodKey, PodName, PublicKey,
+};
+
+/// At most this many endpoints of one node are kept: each is tried in turn.
+const MAX_ENDPOINTS: usize = 8;
+/// At most this many addresses of one object are kept.
+const MAX_ADDRESSES: usize = 16;
+
+/// A row, if there can be one, and what was left out of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Converted<R> {
+    /// The row; none when the object as a whole was refused.
+    pub row: Option<R>,
+    /// What was refused, each with the object's name.
+    pub refused: Vec<Refusal>,
+}
+
+/// Collects what is refused of one object.
+struct Door {
+    kind: &'static str,
+    object: String,
+    refused: Vec<Refusal>,
+}
+
+impl Door {
+    fn new(kind: &'static str, meta: &ObjectMeta) -> Self {
+        let name = meta.name.as_deref().unwrap_or("(no name)");
+        let object = match meta.namespace.as_deref() {
+            Some(ns) if kind != "Node" => format!("{}/{}", cut(ns), cut(name)),
+            _ => cut(name),
+        };
+        Self { kind, object, refused: Vec::new() }
+    }
+    fn refuse(&mut self, field: &str, reason: impl std::fmt::Display) {
+        self.refused.push(Refusal {
+            kind: self.kind.into(),
+            object: self.object.clone(),
+            field: field.into(),
+            reason: cut(&reason.to_string()),
+        });
+    }
+    fn keep<T, E: std::fmt::Display>(&mut self, field: &str, value: Result<T, E>) -> Option<T> {
+        value.map_err(|e| self.refuse(field, e)).ok()
+    }
+}
+
+fn cut(s: &str) -> String {
+    s.chars().filter(|c| !c.is_control()).take(200).collect()
+}
+
+fn text<'a>(value: &'a Value, pointer: &str) -> Option<&'a str> {
+    value.pointer(pointer).and_then(Value::as_str).filter(|s| !s.is_empty())
+}
+
+fn list<'a>(value: &'a Value, pointer: &str) -> &'a [Value] {
+    value.pointer(pointer).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+}
+
+/// A Node object into a row of table `nodes`.
+#[must_use]
+pub fn node(meta: &ObjectMeta, data: &Value) -> Converted<Node> {
+    let mut door = Door::new("Node", meta);
+    let Some(name) = door.keep("metadata.name", NodeName::new(meta.name.clone().unwrap_or_default())) else {
+        return Converted { row: None, refused: door.refused };
+    };
+    let annotation = |key: &str| meta.annotations.as_ref().and_then(|a| a.get(key)).filter(|v| !v.is_empty());
+    let node_id =
+        annotation(ANNOTATION_NODE_ID).and_then(|v| door.keep(ANNOTATION_NODE_ID, NodeId::new(v.clone())));
+    let public_key =
+        annotation(ANNOTATION_PUBLIC_KEY).and_then(|v| door.keep(ANNOTATION_PUBLIC_KEY, PublicKey::parse(v)));
+    let endpoints = annotation(ANNOTATION_ENDPOINTS).map(|v| endpoints(&mut door, v)).unwrap_or_default();
+    let pod_cidrs = pod_cidrs(&mut door, data);
+    let mut internal_ips = Vec::new();
+    for address in list(data, "/status/addresses").iter().filter(|a| text(a, "/type") == Some("InternalIP")) {
+        if let Some(ip) = ip(&mut door, "status.addresses", text(address, "/address").unwrap_or_default())
+            && internal_ips.len() < MAX_ADDRESSES
+            && !internal_ips.contains(&ip)
+        {
+            internal_ips.push(ip);
+        }
+    }
+    let ready = list(data, "/status/conditions")
+        .iter()
+        .any(|c| text(c, "/type") == Some("Ready") && text(c, "/status") == Some("True"));
+    let row = Node {
+        name,
+        uid: meta.uid.clone().unwrap_or_default(),
+        node_id,
+        public_key,
+        endpoints,
+        internal_ips,
+        pod_cidrs,
+        labels: meta.labels.clone().unwrap_or_default(),
+        ready,
+    };
+    Converted { row: Some(row), refused: door.refused }
+}
+
+/// `spec.podCIDRs`, or `spec.podCIDR` where only that is set. All or none: half a plan is no plan.
+fn pod_cidrs(door: &mut Door, data: &Value) -> PodCidrs {
+    let many = list(data, "/spec/podCIDRs");
+    let texts: Vec<String> = if many.is_empty() {
+        text(data, "/spec/podCIDR").map(str::to_owned).into_iter().collect()
+    } else {
+        many.iter().map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned)).collect()
+    };
+    door.keep("spec.podCIDRs", PodCidrs::parse(texts)).unwrap_or_default()
+}
+
+fn endpoints(door: &mut Door, value: &str) -> Vec<SocketAddr> {
+    let mut out = Vec::new();
+    for part in value.split(',').map(str::trim).filter(|p| !p.is_empty()).take(MAX_ENDPOINTS) {
+        match part.parse::<SocketAddr>() {
+            Ok(e) if e.port() == 0 || !usable(e.ip()) => {
+                door.refuse(
+                    ANNOTATION_ENDPOINTS,
+                    format_args!("{part:?} cannot be reached from another node"),
+                );
+            }
+            Ok(e) if !out.contains(&e) => out.push(e),
+            Ok(_) => {}
+            Err(_) => door.refuse(ANNOTATION_ENDPOINTS, format_args!("{:?} is not address:port", cut(part))),
+        }
+    }
+    out
+}
+
+fn ip(door: &mut Door, field: &str, value: &str) -> Option<IpAddr> {
+    match value.parse::<IpAddr>() {
+        Ok(ip) if usable(ip) => Some(ip),
+        Ok(ip) => {
+            door.refuse(field, format_args!("{ip} cannot be another host's address"));
+            None
+        }
+        Err(_) => {
+            door.refuse(field, format_args!("{:?} is not an IP address", cut(value)));
+            None
+        }
+    }
+}
+
+/// Whether `ip` can be the address of another host.
+#[must_use]
+pub fn usable(ip: IpAddr) -> bool {
+    let special = ip.is_unspecified() || ip.is_loopback() || ip.is_multicast();
+    let other = match ip {
+        IpAddr::V4(v4) => v4.is_broadcast() || v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local() || v6.to_ipv4_mapped().is_some(),
+    };
+    !special && !other
+}
+
+fn pod_key(door: &mut Door, meta: &ObjectMeta) -> Option<PodKey> {
+    let namespace =
+        door.keep("metadata.namespace", Namespace::new(meta.namespace.clone().unwrap_or_default()))?;
+    let name = door.keep("metadata.name", PodName::new(meta.name.clone().unwrap_or_default()))?;
+    Some(PodKey { namespace, name })
+}
+
+/// A Pod object into a row of table `pods`.
+#[must_use]
+pub fn pod(meta: &ObjectMeta, data: &Value) -> Converted<Pod> {
+    let mut door = Door::new("Pod", meta);
+    let Some(key) = pod_key(&mut door, meta) else {
+        return Converted { row: None, refused: door.refused };
+    };
+    let node = text(data, "/spec/nodeName").and_then(|n| door.keep("spec.nodeName", NodeName::new(n)));
+    let mut texts: Vec<&str> = list(data, "/status/podIPs").iter().filter_map(|v| text(v, "/ip")).collect();
+    if texts.is_empty() {
+        texts.extend(text(data, "/status/podIP"));
+    }
+    let mut ips = Vec::new();
+    for t in texts.into_iter().take(MAX_ADDRESSES) {
+        if let Some(ip) = ip(&mut door, "status.podIPs", t)
+            && !ips.contains(&ip)
+        {
+            ips.push(ip);
+        }
+    }
+    let row = Pod {
+        key,
+        uid: meta.uid.clone().unwrap_or_default(),
+        node,
+        ips,
+        host_network: data.pointer("/spec/hostNetwork").and_then(Value::as_bool).unwrap_or(false),
+        labels: meta.labels.clone().unwrap_or_default(),
+        finished: matches!(text(data, "/status/phase"), Some("Succeeded" | "Failed")),
+    };
+    Converted { row: Some(row), refused: door.refused }
+}
+
+/// The ConfigMap of the cluster's ranges into the row of table `cluster`. Another ConfigMap gives nothing.
+#[must_use]
+pub fn cluster(meta: &ObjectMeta, data: &Value) -> Converted<ClusterConfig> {
+    let mut door = Door::new("ConfigMap", meta);
+    if meta.name.as_deref() != Some(CONFIG_MAP_NAME) {
+        return Converted { row: None, refused: Vec::new() };
+    }
+    let field = format!("data[{CONFIG_MAP_KEY:?}]");
+    let row = match data.get("data").and_then(|d| d.get(CONFIG_MAP_KEY)).and_then(Value::as_str) {
+        None => {
+            door.refuse(&field, "missing");
+            None
+        }
+        Some(json) => door.keep(&field, serde_json::from_str::<ClusterConfig>(json)),
+    };
+    Converted { row, refused: door.refused }
+}
+
+/// Labels of an object, for comparing.
+#[must_use]
+pub(crate) fn labels(meta: &ObjectMeta) -> BTreeMap<String, String> {
+    meta.labels.clone().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;

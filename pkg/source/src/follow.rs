@@ -1,0 +1,227 @@
+//! Following one kind of object: list, watch, relist, for ever.
+
+use crate::backoff::Backoff;
+use crate::client::chain;
+use crate::status::{Refusal, SourceStatus};
+use crate::{SourceError, convert::Converted};
+use futures::{FutureExt as _, StreamExt as _};
+use kube::api::Api;
+use kube::core::DynamicObject;
+use kube::runtime::watcher::{self, Event, watcher};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+use warren_store::{Change, Durability, Record, Table};
+
+/// Most events that one commit carries.
+const BATCH: usize = 256;
+/// Seconds after which the server ends a watch and it is begun again; five more and the client gives it up.
+const WATCH_SECONDS: u32 = 60;
+/// Longest wait while the API cannot be reached: short, because a healed network must be found within seconds.
+const CEILING_UNREACHABLE: Duration = Duration::from_secs(2);
+/// Longest wait while the API answers with errors.
+const CEILING_REFUSED: Duration = Duration::from_secs(30);
+
+/// How a watch is asked for.
+pub(crate) fn config() -> watcher::Config {
+    watcher::Config::default().timeout(WATCH_SECONDS).page_size(500)
+}
+
+/// What sees every raw object of a kind besides the table: the write-back side compares with it.
+pub(crate) trait Observer: Send {
+    /// An object exists like this.
+    fn seen(&mut self, object: &DynamicObject);
+    /// The object with this namespace and name is gone.
+    fn gone(&mut self, object: &DynamicObject);
+    /// A list begins: what is seen until [`Observer::listed`] is all there is.
+    fn begin(&mut self);
+    /// The list is complete.
+    fn listed(&mut self);
+}
+
+/// An observer that does not care.
+pub(crate) struct Nobody;
+impl Observer for Nobody {
+    fn seen(&mut self, _: &DynamicObject) {}
+    fn gone(&mut self, _: &DynamicObject) {}
+    fn begin(&mut self) {}
+    fn listed(&mut self) {}
+}
+
+/// One kind of object on its way into one table.
+pub(crate) struct Follow<R: Record, O> {
+    pub(crate) kind: &'static str,
+    pub(crate) api: Api<DynamicObject>,
+    pub(crate) table: Table<R>,
+    pub(crate) convert: fn(&DynamicObject) -> Converted<R>,
+    /// The table's key of an object that has no row (deleted, or refused as a whole).
+    pub(crate) key: fn(&DynamicObject) -> Option<String>,
+    pub(crate) observer: O,
+    pub(crate) status: SourceStatus,
+}
+
+/// What has been heard and not yet committed.
+struct Pending<R> {
+    list: Option<(BTreeMap<String, R>, BTreeSet<String>)>,
+    changes: Vec<Change<R>>,
+}
+
+impl<R: Record, O: Observer> Follow<R, O> {
+    /// Follows until `stop`.
+    ///
+    /// # Errors
+    /// Only the store's: an API that is away is waited for.
+    pub(crate) async fn run(mut self, stop: CancellationToken) -> Result<(), SourceError> {
+        self.status.synced(self.kind, false);
+        let mut backoff = Backoff::new(Duration::from_millis(200), CEILING_REFUSED);
+        while !stop.is_cancelled() {
+            self.once(&stop, &mut backoff).await?;
+        }
+        Ok(())
+    }
+
+    /// One life of a watcher: from a list until it cannot go on from where it was.
+    async fn once(&mut self, stop: &CancellationToken, backoff: &mut Backoff) -> Result<(), SourceError> {
+        let mut events = watcher(self.api.clone(), config()).boxed();
+        let mut pending = Pending { list: None, changes: Vec::new() };
+        loop {
+            let mut next = tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                e = events.next() => e,
+            };
+            let mut failed = None;
+            for _ in 0..BATCH {
+                match next {
+                    Some(Ok(event)) => {
+                        if !matches!(event, Event::Init) {
+                            backoff.reset();
+                        }
+                        self.take(event, &mut pending).await?;
+                    }
+                    Some(Err(e)) => {
+                        failed = Some(e);
+                        break;
+                    }
+                    None => return Ok(()),
+                }
+                match events.next().now_or_never() {
+                    Some(more) => next = more,
+                    None => break,
+                }
+            }
+            self.flush(&mut pending).await?;
+            let Some(error) = failed else { continue };
+            let relist = must_relist(&error);
+            let ceiling = if unreachable(&error) { CEILING_UNREACHABLE } else { CEILING_REFUSED };
+            let wait = backoff.next_wait_below(ceiling);
+            tracing::debug!(kind = self.kind, error = %chain(&error), ?wait, relist, "watch failed");
+            if !unreachable(&error) && !relist {
+                self.status.write_result(&format!("watch {}", self.kind), Some(chain(&error)));
+            }
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                () = tokio::time::sleep(wait) => {}
+            }
+            if relist {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn take(
+        &mut self,
+        event: Event<DynamicObject>,
+        pending: &mut Pending<R>,
+    ) -> Result<(), SourceError> {
+        match event {
+            Event::Init => {
+                self.flush(pending).await?;
+                pending.list = Some((BTreeMap::new(), BTreeSet::new()));
+                self.observer.begin();
+            }
+            Event::InitApply(object) => {
+                self.observer.seen(&object);
+                let (id, row) = self.door(&object);
+                if let Some((rows, alive)) = &mut pending.list {
+                    alive.insert(id);
+                    if let Some(row) = row.or_else(|| self.last_known(&object)) {
+                        rows.insert(row.key(), row);
+                    }
+                }
+            }
+            Event::InitDone => {
+                let (rows, alive) = pending.list.take().unwrap_or_default();
+                let count = rows.len();
+                self.table.replace(rows.into_values().collect(), Durability::Cached).await?;
+                self.status.retain_refusals(self.kind, &alive);
+                self.status.synced(self.kind, true);
+                self.status.write_result(&format!("watch {}", self.kind), None);
+                self.observer.listed();
+                tracing::debug!(kind = self.kind, count, "list complete");
+            }
+            Event::Apply(object) => {
+                self.observer.seen(&object);
+                let (_, row) = self.door(&object);
+                if let Some(row) = row {
+                    pending.changes.push(Change::Put(row));
+                }
+            }
+            Event::Delete(object) => {
+                self.observer.gone(&object);
+                self.status.refuse(self.kind, &identity(&object), Vec::new());
+                if let Some(key) = (self.key)(&object) {
+                    pending.changes.push(Change::Delete(key));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Converts, and notes what is refused.
+    fn door(&self, object: &DynamicObject) -> (String, Option<R>) {
+        let Converted { row, refused } = (self.convert)(object);
+        let id = identity(object);
+        for Refusal { kind, object, field, reason } in self.status.refuse(self.kind, &id, refused) {
+            tracing::warn!(%kind, %object, %field, %reason, "refused; the rest of the object is used");
+        }
+        (id, row)
+    }
+
+    /// The row that a now unreadable object had: an edit that went wrong must not take the cluster down.
+    fn last_known(&self, object: &DynamicObject) -> Option<R> {
+        (self.key)(object).and_then(|k| self.table.get(&k)).map(|row| R::clone(&row))
+    }
+
+    async fn flush(&self, pending: &mut Pending<R>) -> Result<(), SourceError> {
+        if !pending.changes.is_empty() {
+            self.table.commit(std::mem::take(&mut pending.changes), Durability::Cached).await?;
+        }
+        Ok(())
+    }
+}
+
+/// `namespace/name`, or the name.
+pub(crate) fn identity(object: &DynamicObject) -> String {
+    let name = object.metadata.name.as_deref().unwrap_or_default();
+    object.metadata.namespace.as_deref().map_or_else(|| name.to_owned(), |ns| format!("{ns}/{name}"))
+}
+
+/// Whether a watch cannot be continued from its resourceVersion: it is too old (410), unknown or ahead of a server
+/// that was restored (400, 504).
+fn must_relist(error: &watcher::Error) -> bool {
+    match error {
+        watcher::Error::WatchStartFailed(kube::Error::Api(s)) => matches!(s.code, 400 | 404 | 410 | 504),
+        watcher::Error::WatchError(s) => matches!(s.code, 400 | 410 | 504),
+        watcher::Error::NoResourceVersion => true,
+        _ => false,
+    }
+}
+
+fn unreachable(error: &watcher::Error) -> bool {
+    match error {
+        watcher::Error::InitialListFailed(e)
+        | watcher::Error::WatchStartFailed(e)
+        | watcher::Error::WatchFailed(e) => !matches!(e, kube::Error::Api(_)),
+        _ => false,
+    }
+}

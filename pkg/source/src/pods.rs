@@ -1,0 +1,369 @@
+//! Pods of a node that has no kubelet: what the runtime attached, shown as Pod objects.
+//!
+//! Desired: the attachments in phase Live that name a pod. Observed: the API's Pods of this node. Level-triggered: the
+//! difference is computed anew from both whenever one changes. Only Pods with our annotation are ever deleted.
+
+use crate::backoff::Backoff;
+use crate::client::chain;
+use crate::follow::Observer;
+use crate::{Object, SourceConfig, SourceError, SourceStatus, convert, resource, status_code};
+use futures::StreamExt as _;
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use serde_json::json;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use warren_store::{Snapshot, StoreError, Table};
+use warren_types::{Attachment, AttachmentPhase, NodeName, PodKey};
+
+/// Marks a Pod as made from an attachment; its value is the container id.
+pub const ANNOTATION_CONTAINER_ID: &str = "warren.dev/container-id";
+/// Writes under way at once.
+const CONCURRENCY: usize = 8;
+/// Least time between two looks at the difference.
+const MIN_GAP: Duration = Duration::from_millis(50);
+/// How long a write may take to show in the watch before it is tried again.
+const SETTLE: Duration = Duration::from_secs(3);
+
+/// A Pod as it should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct DesiredPod {
+    labels: BTreeMap<String, String>,
+    ips: Vec<IpAddr>,
+    container_id: String,
+}
+
+/// A Pod of this node as the API shows it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct ObservedPod {
+    uid: String,
+    labels: BTreeMap<String, String>,
+    ips: Vec<IpAddr>,
+    container_id: Option<String>,
+    running: bool,
+}
+
+/// What to do about one Pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Action {
+    /// There is none: create it, then write its status.
+    Create(DesiredPod),
+    /// Labels or annotation, or the status, differ.
+    Update { want: DesiredPod, metadata: bool, status: bool },
+    /// It is ours and has no attachment.
+    Delete { uid: String },
+}
+
+/// The Pods that the attachments call for. Of two live sandboxes of one pod the one that sorts last counts.
+pub(crate) fn desired<'a>(
+    attachments: impl IntoIterator<Item = &'a Attachment>,
+) -> BTreeMap<PodKey, DesiredPod> {
+    let mut out: BTreeMap<PodKey, DesiredPod> = BTreeMap::new();
+    for a in attachments {
+        let (Some(pod), AttachmentPhase::Live) = (&a.pod, a.phase) else { continue };
+        let id = a.key.container_id.to_string();
+        let entry = out.entry(pod.clone()).or_insert_with(|| DesiredPod {
+            labels: a.labels.clone(),
+            ips: Vec::new(),
+            container_id: id.clone(),
+        });
+        if entry.container_id < id {
+            *entry = DesiredPod { labels: a.labels.clone(), ips: a.addresses.clone(), container_id: id };
+        } else if entry.container_id == id {
+            entry
+                .ips
+                .extend(a.addresses.iter().filter(|ip| !entry.ips.contains(ip)).copied().collect::<Vec<_>>());
+        }
+    }
+    for pod in out.values_mut() {
+        pod.ips.sort_by_key(|ip| ip.is_ipv6());
+    }
+    out
+}
+
+/// What to do so that the API shows `desired`.
+pub(crate) fn plan(
+    desired: &BTreeMap<PodKey, DesiredPod>,
+    observed: &BTreeMap<PodKey, ObservedPod>,
+) -> BTreeMap<PodKey, Action> {
+    let mut out = BTreeMap::new();
+    for (key, want) in desired {
+        match observed.get(key) {
+            None => drop(out.insert(key.clone(), Action::Create(want.clone()))),
+            Some(have) => {
+                let labelled = want.labels.iter().all(|(k, v)| have.labels.get(k) == Some(v));
+                let metadata = !labelled || have.container_id.as_ref() != Some(&want.container_id);
+                let status = have.ips != want.ips || !have.running;
+                if metadata || status {
+                    out.insert(key.clone(), Action::Update { want: want.clone(), metadata, status });
+                }
+            }
+        }
+    }
+    for (key, have) in observed {
+        if !desired.contains_key(key) && have.container_id.is_some() {
+            out.insert(key.clone(), Action::Delete { uid: have.uid.clone() });
+        }
+    }
+    out
+}
+
+/// The API's Pods of this node, shared between the watch and the publisher.
+pub(crate) struct OwnPods {
+    node: String,
+    state: Mutex<(bool, BTreeMap<PodKey, ObservedPod>)>,
+    changed: Notify,
+}
+
+impl OwnPods {
+    pub(crate) fn new(node: &NodeName) -> Self {
+        Self { node: node.to_string(), state: Mutex::default(), changed: Notify::new() }
+    }
+    fn lock(&self) -> MutexGuard<'_, (bool, BTreeMap<PodKey, ObservedPod>)> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    /// The Pods; none before the first complete list.
+    fn get(&self) -> Option<BTreeMap<PodKey, ObservedPod>> {
+        let state = self.lock();
+        state.0.then(|| state.1.clone())
+    }
+}
+
+/// Feeds [`OwnPods`].
+pub(crate) struct PodObserver {
+    own: Arc<OwnPods>,
+    listing: Option<BTreeMap<PodKey, ObservedPod>>,
+}
+
+impl PodObserver {
+    pub(crate) fn new(own: Arc<OwnPods>) -> Self {
+        Self { own, listing: None }
+    }
+    fn put(&mut self, key: PodKey, pod: Option<ObservedPod>) {
+        if let Some(listing) = &mut self.listing {
+            listing.extend(pod.map(|p| (key, p)));
+            return;
+        }
+        let mut state = self.own.lock();
+        let changed = match pod {
+            Some(pod) => state.1.get(&key) != Some(&pod) && state.1.insert(key, pod).is_none_or(|_| true),
+            None => state.1.remove(&key).is_some(),
+        };
+        drop(state);
+        if changed {
+            self.own.changed.notify_one();
+        }
+    }
+}
+
+fn observe(object: &Object, node: &str) -> Option<(PodKey, Option<ObservedPod>)> {
+    let row = convert::pod(&object.metadata, &object.data).row?;
+    let annotation =
+        object.metadata.annotations.as_ref().and_then(|a| a.get(ANNOTATION_CONTAINER_ID)).cloned();
+    let running = object.data.pointer("/status/phase").is_some_and(|p| p == "Running");
+    let own = row.node.as_ref().is_some_and(|n| n.as_str() == node);
+    let pod = own.then(|| ObservedPod {
+        uid: row.uid,
+        labels: convert::labels(&object.metadata),
+        ips: row.ips,
+        container_id: annotation,
+        running,
+    });
+    Some((row.key, pod))
+}
+
+impl Observer for PodObserver {
+    fn seen(&mut self, object: &Object) {
+        if let Some((key, pod)) = observe(object, &self.own.node) {
+            self.put(key, pod);
+        }
+    }
+    fn gone(&mut self, object: &Object) {
+        if let Some((key, _)) = observe(object, "") {
+            self.put(key, None);
+        }
+    }
+    fn begin(&mut self) {
+        self.listing = Some(BTreeMap::new());
+    }
+    fn listed(&mut self) {
+        if let Some(pods) = self.listing.take() {
+            *self.own.lock() = (true, pods);
+            self.own.changed.notify_one();
+        }
+    }
+}
+
+/// When one Pod may be written again.
+struct Hold {
+    action: Action,
+    until: Instant,
+    backoff: Backoff,
+}
+
+/// Brings the attachments to Pod objects.
+pub(crate) struct Publisher {
+    client: kube::Client,
+    node: NodeName,
+    table: Table<Attachment>,
+    own: Arc<OwnPods>,
+    status: SourceStatus,
+}
+
+impl Publisher {
+    pub(crate) fn new(
+        config: &SourceConfig,
+        client: kube::Client,
+        table: Table<Attachment>,
+        own: Arc<OwnPods>,
+        status: SourceStatus,
+    ) -> Self {
+        Self { client, node: config.node_name.clone(), table, own, status }
+    }
+
+    /// Publishes until `stop`.
+    pub(crate) async fn run(self, stop: CancellationToken) -> Result<(), SourceError> {
+        let mut attachments = self.table.watch();
+        let mut holds: BTreeMap<PodKey, Hold> = BTreeMap::new();
+        // Nothing is deleted before the journal has been read.
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            first = attachments.loaded() => drop(first.ok_or(StoreError::Closed)?),
+        };
+        loop {
+            let due = self.once(&mut holds, &self.table.snapshot(), &stop).await;
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                () = self.own.changed.notified() => {}
+                update = attachments.next() => drop(update.ok_or(StoreError::Closed)?),
+                () = tokio::time::sleep(due) => {}
+            }
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                () = tokio::time::sleep(MIN_GAP) => {}
+            }
+        }
+    }
+
+    /// Does what can be done now; returns when to look again at the latest.
+    async fn once(
+        &self,
+        holds: &mut BTreeMap<PodKey, Hold>,
+        attachments: &Snapshot<Attachment>,
+        stop: &CancellationToken,
+    ) -> Duration {
+        let Some(observed) = self.own.get() else { return Duration::from_secs(60) };
+        let todo = plan(&desired(attachments.rows.values().map(AsRef::as_ref)), &observed);
+        holds.retain(|key, _| todo.contains_key(key));
+        let names: BTreeSet<String> = todo.keys().map(|k| format!("Pod {k}")).collect();
+        self.status.retain_write_errors(|name| !name.starts_with("Pod ") || names.contains(name));
+        let now = Instant::now();
+        let ready: Vec<(PodKey, Action)> = todo
+            .into_iter()
+            .filter(|(key, action)| holds.get(key).is_none_or(|h| h.until <= now || h.action != *action))
+            .collect();
+        let results: Vec<(PodKey, Action, Result<(), kube::Error>)> = tokio::select! {
+            () = stop.cancelled() => return Duration::ZERO,
+            r = futures::stream::iter(ready)
+                .map(|(key, action)| async move {
+                    let result = self.act(&key, &action).await;
+                    (key, action, result)
+                })
+                .buffer_unordered(CONCURRENCY)
+                .collect() => r,
+        };
+        for (key, action, result) in results {
+            let name = format!("Pod {key}");
+            let hold = holds.entry(key).or_insert_with(|| Hold {
+                action: action.clone(),
+                until: now,
+                backoff: Backoff::new(Duration::from_millis(200), Duration::from_secs(10)),
+            });
+            hold.action = action;
+            match result {
+                Ok(()) => {
+                    hold.backoff.reset();
+                    hold.until = Instant::now() + SETTLE;
+                    self.status.write_result(&name, None);
+                }
+                Err(error) => {
+                    hold.until = Instant::now() + hold.backoff.next_wait();
+                    tracing::debug!(object = %name, error = %chain(&error), "publishing failed");
+                    if status_code(&error).is_some() {
+                        self.status.write_result(&name, Some(chain(&error)));
+                    }
+                }
+            }
+        }
+        let next = holds.values().map(|h| h.until).min();
+        next.map_or(Duration::from_secs(60), |t| t.saturating_duration_since(Instant::now()).max(MIN_GAP))
+    }
+
+    async fn act(&self, key: &PodKey, action: &Action) -> Result<(), kube::Error> {
+        let api: Api<Object> = Api::namespaced_with(
+            self.client.clone(),
+            key.namespace.as_str(),
+            &resource::<k8s_openapi::api::core::v1::Pod>(),
+        );
+        let name = key.name.as_str();
+        match action {
+            Action::Create(want) => {
+                let body = json!({"apiVersion": "v1", "kind": "Pod",
+                    "metadata": {"name": name, "namespace": key.namespace.as_str(), "labels": want.labels,
+                                 "annotations": {ANNOTATION_CONTAINER_ID: want.container_id}},
+                    "spec": {"nodeName": self.node.as_str(), "containers": [{"name": "main", "image": "unknown"}]}});
+                let object: Object = serde_json::from_value(body).map_err(kube::Error::SerdeError)?;
+                api.create(&PostParams::default(), &object).await?;
+                tracing::debug!(pod = %key, "created");
+                self.write_status(&api, name, want).await
+            }
+            Action::Update { want, metadata, status } => {
+                if *metadata {
+                    let patch = json!({"metadata": {"labels": want.labels,
+                        "annotations": {ANNOTATION_CONTAINER_ID: want.container_id}}});
+                    api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await?;
+                }
+                if *status {
+                    self.write_status(&api, name, want).await?;
+                }
+                Ok(())
+            }
+            Action::Delete { uid } => {
+                let precondition = Preconditions { uid: Some(uid.clone()), resource_version: None };
+                let params = DeleteParams {
+                    preconditions: Some(precondition),
+                    grace_period_seconds: Some(0),
+                    ..DeleteParams::default()
+                };
+                match api.delete(name, &params).await {
+                    Ok(_) => Ok(()),
+                    Err(e) if matches!(status_code(&e), Some(404 | 409)) => Ok(()),
+                    Err(e) => Err(e),
+                }
+            }
+        }
+    }
+
+    async fn write_status(
+        &self,
+        api: &Api<Object>,
+        name: &str,
+        want: &DesiredPod,
+    ) -> Result<(), kube::Error> {
+        let ips: Vec<_> = want.ips.iter().map(|ip| json!({"ip": ip.to_string()})).collect();
+        let now = crate::node::now();
+        let started = json!({"name": "main", "image": "unknown", "imageID": "", "ready": true, "started": true,
+            "restartCount": 0, "containerID": format!("cni://{}", want.container_id),
+            "state": {"running": {"startedAt": now}}});
+        let patch = json!({"status": {"phase": "Running", "podIP": want.ips.first().map(ToString::to_string),
+            "podIPs": ips, "startTime": now, "containerStatuses": [started],
+            "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": now}]}});
+        api.patch_status(name, &PatchParams::default(), &Patch::Merge(patch)).await.map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests;
