@@ -114,6 +114,12 @@ impl Runtime {
         Ok(Self { plugin: warren_bin(), config: config.to_string(), namespaces: Mutex::default() })
     }
 
+    /// The network configuration of this node, as a plugin gets it on stdin.
+    #[must_use]
+    pub fn config(&self) -> &str {
+        &self.config
+    }
+
     /// Adds `count` containers, `concurrency` at a time.
     ///
     /// # Errors
@@ -199,7 +205,10 @@ impl Runtime {
 }
 
 /// A new network namespace that lives as long as the file.
-fn fresh_netns() -> Result<File> {
+///
+/// # Errors
+/// Without root.
+pub fn fresh_netns() -> Result<File> {
     let made = std::thread::spawn(|| -> Result<File> {
         unshare(CloneFlags::CLONE_NEWNET)?;
         Ok(File::open("/proc/thread-self/ns/net")?)

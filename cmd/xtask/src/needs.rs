@@ -15,8 +15,12 @@ const PROGRAMS: &[(&str, &str)] = &[
 ];
 
 /// Programs the benchmarks use besides.
-const PEERS: &[(&str, &str)] =
-    &[("wireguard-go", "wireguard-go"), ("wg", "wireguard-tools"), ("iperf3", "iperf3")];
+const PEERS: &[(&str, &str)] = &[
+    ("wireguard-go", "wireguard-go"),
+    ("wg", "wireguard-tools"),
+    ("iperf3", "iperf3"),
+    ("ping", "iputils-ping"),
+];
 
 /// Fails unless run by root.
 pub(crate) fn root() -> Result<()> {
