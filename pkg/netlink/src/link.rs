@@ -1,8 +1,18 @@
-//! Links and their addresses.
+//! Links.
 
+use crate::transport::Failure;
 use crate::{NetNs, Netlink, NetlinkError};
-use ipnet::IpNet;
-use std::net::IpAddr;
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{
+    InfoData, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
+};
+use nix::libc;
+use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkWireguard};
+use std::os::fd::{AsFd, AsRawFd};
+
+/// Longest name of a link, in bytes.
+pub const MAX_NAME: usize = 15;
 
 /// A link as the kernel shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,84 +54,288 @@ pub struct VethSpec<'a> {
     pub alias: &'a str,
 }
 
+/// Changes of a link, made by one request; `None` leaves a property as it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LinkChange<'a> {
+    /// Administratively up or down.
+    pub up: Option<bool>,
+    /// ARP and neighbour discovery off (`IFF_NOARP`).
+    pub noarp: Option<bool>,
+    /// MTU in bytes.
+    pub mtu: Option<u32>,
+    /// Alias.
+    pub alias: Option<&'a str>,
+}
+
+/// Names a link in a request: by index where the caller knows it, by name otherwise.
+#[derive(Debug, Clone, Copy)]
+enum Which<'a> {
+    Name(&'a str),
+    Index(u32),
+}
+
+impl std::fmt::Display for Which<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Name(name) => f.write_str(name),
+            Self::Index(index) => write!(f, "link number {index}"),
+        }
+    }
+}
+
+impl<'a> Which<'a> {
+    fn message(self) -> LinkMessage {
+        match self {
+            Self::Name(name) => LinkUnspec::new_with_name(name).build(),
+            Self::Index(index) => LinkUnspec::new_with_index(index).build(),
+        }
+    }
+}
+
 impl Netlink {
     /// All links.
     pub async fn list_links(&self) -> Result<Vec<Link>, NetlinkError> {
-        todo!()
+        let mut message = LinkMessage::default();
+        message.attributes.push(without_statistics());
+        let all = self.dump(RouteNetlinkMessage::GetLink(message)).await;
+        let all = all.map_err(|f| f.named("list", "links"))?;
+        Ok(all
+            .into_iter()
+            .filter_map(|m| if let RouteNetlinkMessage::NewLink(m) = m { Some(decode(m)) } else { None })
+            .collect())
     }
+
     /// The link with this name; `None` when there is none.
     pub async fn get_link(&self, name: &str) -> Result<Option<Link>, NetlinkError> {
-        let _ = name;
-        todo!()
+        if !is_name(name) {
+            return Ok(None); // No link can have it, and the kernel's answer would be about the request.
+        }
+        self.find(Which::Name(name)).await
     }
+
+    /// The link with this index; `None` when there is none.
+    pub async fn get_link_by_index(&self, index: u32) -> Result<Option<Link>, NetlinkError> {
+        self.find(Which::Index(index)).await
+    }
+
+    /// The index of the link with this name.
+    ///
+    /// # Errors
+    /// [`NetlinkError::NotFound`] when there is no such link.
+    pub async fn link_index(&self, name: &str) -> Result<u32, NetlinkError> {
+        let link = self.get_link(name).await?;
+        link.map(|l| l.index).ok_or_else(|| NetlinkError::NotFound { op: "find link", object: name.into() })
+    }
+
+    async fn find(&self, which: Which<'_>) -> Result<Option<Link>, NetlinkError> {
+        let mut message = which.message();
+        message.attributes.push(without_statistics());
+        match self.ask(RouteNetlinkMessage::GetLink(message)).await {
+            Ok(RouteNetlinkMessage::NewLink(m)) => Ok(Some(decode(m))),
+            Ok(_) => Err(Failure::Broken("the answer is not a link".into()).named("find link", which)),
+            Err(f) if f.errno() == Some(libc::ENODEV) => Ok(None),
+            Err(f) => Err(f.named("find link", which)),
+        }
+    }
+
     /// Makes a veth pair. EEXIST is an error: the caller decides what a leftover means.
     pub async fn add_veth(&self, spec: &VethSpec<'_>) -> Result<(), NetlinkError> {
-        let _ = spec;
-        todo!()
+        let mut peer = LinkUnspec::new_with_name(spec.peer_name).mtu(spec.mtu);
+        let mut own = LinkMessageBuilder::<LinkVeth>::new(spec.name, spec.peer_name).mtu(spec.mtu);
+        if let Some((mac, peer_mac)) = spec.macs {
+            own = own.address(mac.to_vec());
+            peer = peer.address(peer_mac.to_vec());
+        }
+        if let Some(ns) = spec.peer_ns {
+            peer = peer.setns_by_fd(ns.as_fd().as_raw_fd());
+        }
+        let own = own.set_info_data(InfoData::Veth(InfoVeth::Peer(peer.build()))).build();
+        let names = [spec.name, spec.peer_name];
+        self.add(own, &names, spec.alias).await
     }
+
     /// Makes a kernel WireGuard link; the error's errno is EOPNOTSUPP where the kernel has no WireGuard.
     pub async fn add_wireguard(&self, name: &str, mtu: u32, alias: &str) -> Result<(), NetlinkError> {
-        let _ = (name, mtu, alias);
-        todo!()
+        self.add(LinkWireguard::new(name).mtu(mtu).build(), &[name], alias).await
     }
+
     /// Makes a bridge.
     pub async fn add_bridge(&self, name: &str) -> Result<(), NetlinkError> {
-        let _ = name;
-        todo!()
+        self.add(LinkBridge::new(name).build(), &[name], "").await
     }
+
+    /// The kernel takes no alias with the request that makes a link, so it is a second one; a link that cannot get its
+    /// alias is not left behind.
+    async fn add(&self, message: LinkMessage, names: &[&str], alias: &str) -> Result<(), NetlinkError> {
+        const OP: &str = "add link";
+        for name in names {
+            check_name(OP, name)?;
+        }
+        let made = self.change(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL).await;
+        made.map_err(|f| {
+            match f {
+                // Here the missing device is not the link, but what it needs.
+                Failure::Errno { code: libc::ENODEV, text } => {
+                    Failure::Errno { code: libc::EOPNOTSUPP, text }
+                }
+                f => f,
+            }
+            .named(OP, names.join(" - "))
+        })?;
+        let Some(name) = names.first().filter(|_| !alias.is_empty()) else { return Ok(()) };
+        if let Err(e) = self.set_alias(name, alias).await {
+            if let Err(undo) = self.remove_link(name).await {
+                tracing::warn!(link = name, error = %undo, "a link without its alias is left over");
+            }
+            return Err(e);
+        }
+        Ok(())
+    }
+
     /// Makes `link` a port of bridge `master`.
     pub async fn set_master(&self, link: &str, master: &str) -> Result<(), NetlinkError> {
-        let _ = (link, master);
-        todo!()
+        let index = self.link_index(master).await?;
+        let message = LinkUnspec::new_with_name(link).controller(index).build();
+        self.set("add to bridge", message, Which::Name(link)).await
     }
+
     /// Removes a link; missing is success (returns false).
     pub async fn remove_link(&self, name: &str) -> Result<bool, NetlinkError> {
-        let _ = name;
-        todo!()
+        if !is_name(name) {
+            return Ok(false);
+        }
+        match self.change_slowly(RouteNetlinkMessage::DelLink(Which::Name(name).message())).await {
+            Ok(()) => Ok(true),
+            Err(f) if f.errno() == Some(libc::ENODEV) => Ok(false),
+            Err(f) => Err(f.named("remove link", name)),
+        }
     }
+
     /// Sets a link up or down.
     pub async fn set_up(&self, name: &str, up: bool) -> Result<(), NetlinkError> {
-        let _ = (name, up);
-        todo!()
+        let op = if up { "set up link" } else { "set down link" };
+        self.apply(op, Which::Name(name), &LinkChange { up: Some(up), ..LinkChange::default() }).await
     }
+
     /// Sets the MTU.
     pub async fn set_mtu(&self, name: &str, mtu: u32) -> Result<(), NetlinkError> {
-        let _ = (name, mtu);
-        todo!()
+        self.apply(
+            "set MTU of link",
+            Which::Name(name),
+            &LinkChange { mtu: Some(mtu), ..LinkChange::default() },
+        )
+        .await
     }
+
     /// Sets the alias.
     pub async fn set_alias(&self, name: &str, alias: &str) -> Result<(), NetlinkError> {
-        let _ = (name, alias);
-        todo!()
+        let change = LinkChange { alias: Some(alias), ..LinkChange::default() };
+        self.apply("set alias of link", Which::Name(name), &change).await
     }
+
     /// Turns ARP and neighbour discovery off on a link (`IFF_NOARP`): only permanent neighbours count.
     pub async fn set_noarp(&self, name: &str) -> Result<(), NetlinkError> {
-        let _ = name;
-        todo!()
+        let change = LinkChange { noarp: Some(true), ..LinkChange::default() };
+        self.apply("turn off ARP on link", Which::Name(name), &change).await
     }
+
+    /// Changes several properties of a link with one request.
+    pub async fn set_link(&self, name: &str, change: &LinkChange<'_>) -> Result<(), NetlinkError> {
+        self.apply("change link", Which::Name(name), change).await
+    }
+
+    /// Like [`Netlink::set_link`], for a caller that knows the link's index.
+    pub async fn set_link_at(&self, index: u32, change: &LinkChange<'_>) -> Result<(), NetlinkError> {
+        self.apply("change link", Which::Index(index), change).await
+    }
+
     /// Moves a link into another namespace.
     pub async fn move_link(&self, name: &str, ns: &NetNs) -> Result<(), NetlinkError> {
-        let _ = (name, ns);
-        todo!()
+        let fd = ns.as_fd().as_raw_fd();
+        let message = LinkUnspec::new_with_name(name).setns_by_fd(fd).build();
+        self.set("move link", message, Which::Name(name)).await
     }
-    /// Adds an address (IPv6 without duplicate address detection); present is success.
-    pub async fn ensure_address(&self, link: &str, addr: IpNet) -> Result<(), NetlinkError> {
-        let _ = (link, addr);
-        todo!()
+
+    async fn apply(
+        &self,
+        op: &'static str,
+        which: Which<'_>,
+        change: &LinkChange<'_>,
+    ) -> Result<(), NetlinkError> {
+        let mut message = which.message();
+        for (flag, wish) in [(LinkFlags::Up, change.up), (LinkFlags::Noarp, change.noarp)] {
+            if let Some(on) = wish {
+                message.header.change_mask |= flag;
+                message.header.flags.set(flag, on);
+            }
+        }
+        message.attributes.extend(change.mtu.map(LinkAttribute::Mtu));
+        message.attributes.extend(change.alias.map(|alias| LinkAttribute::IfAlias(alias.to_owned())));
+        self.set(op, message, which).await
     }
-    /// Removes an address; missing is success.
-    pub async fn remove_address(&self, link: &str, addr: IpNet) -> Result<(), NetlinkError> {
-        let _ = (link, addr);
-        todo!()
+
+    async fn set(
+        &self,
+        op: &'static str,
+        message: LinkMessage,
+        which: Which<'_>,
+    ) -> Result<(), NetlinkError> {
+        if let Which::Name(name) = which {
+            check_name(op, name)?;
+        }
+        self.change(RouteNetlinkMessage::SetLink(message), 0).await.map(drop).map_err(|f| f.named(op, which))
     }
-    /// All addresses of a link, or of every link: (ifindex, address with prefix).
-    pub async fn list_addresses(&self, link: Option<&str>) -> Result<Vec<(u32, IpNet)>, NetlinkError> {
-        let _ = link;
-        todo!()
+}
+
+/// Counters make up most of a link's description, and nobody here reads them.
+fn without_statistics() -> LinkAttribute {
+    LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])
+}
+
+/// Whether the kernel would take it as the name of a link.
+fn is_name(name: &str) -> bool {
+    let fits = (1..=MAX_NAME).contains(&name.len()) && !matches!(name, "." | "..");
+    fits && !name.contains(|c: char| c == '/' || c == ':' || c == '\0' || c.is_ascii_whitespace())
+}
+
+fn check_name(op: &'static str, name: &str) -> Result<(), NetlinkError> {
+    if is_name(name) {
+        return Ok(());
     }
-    /// Sets a permanent neighbour entry (`ip neigh replace ADDR lladdr MAC dev LINK nud permanent`).
-    pub async fn ensure_neighbour(&self, link: &str, addr: IpAddr, mac: [u8; 6]) -> Result<(), NetlinkError> {
-        let _ = (link, addr, mac);
-        todo!()
+    let reason = format!("not a link name: 1 to {MAX_NAME} bytes without '/', ':' or spaces");
+    let source = std::io::Error::new(std::io::ErrorKind::InvalidInput, reason);
+    Err(NetlinkError::Kernel { op, object: format!("{name:?}"), source })
+}
+
+fn decode(message: LinkMessage) -> Link {
+    let mut link = Link {
+        index: message.header.index,
+        name: String::new(),
+        alias: String::new(),
+        kind: String::new(),
+        mtu: 0,
+        mac: Vec::new(),
+        up: message.header.flags.contains(LinkFlags::Up),
+        master: None,
+        peer_index: None,
+    };
+    for attribute in message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name = name,
+            LinkAttribute::IfAlias(alias) => link.alias = alias,
+            LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+            LinkAttribute::Address(mac) => link.mac = mac,
+            LinkAttribute::Controller(index) => link.master = Some(index),
+            LinkAttribute::Link(index) => link.peer_index = Some(index),
+            LinkAttribute::LinkInfo(infos) => {
+                for info in infos {
+                    if let LinkInfo::Kind(kind) = info {
+                        link.kind = kind.to_string();
+                    }
+                }
+            }
+            _ => {}
+        }
     }
+    link
 }

@@ -1,0 +1,6 @@
+//! Against the kernel: each test in network namespaces of its own.
+
+mod links;
+mod routes;
+mod support;
+mod timing;
