@@ -42,9 +42,9 @@ impl Netlink {
             // IPv6 says so also when the address is there with another prefix length.
             Err(f) if f.errno() == Some(libc::EEXIST) => {
                 let present = self.addresses(index).await?.contains(&(index, addr));
-                if present { Ok(()) } else { Err(f.named("add address", addr)) }
+                if present { Ok(()) } else { Err(f.named("add address", on(addr, index))) }
             }
-            Err(f) => Err(f.named("add address", addr)),
+            Err(f) => Err(f.named("add address", on(addr, index))),
         }
     }
 
@@ -55,7 +55,7 @@ impl Netlink {
         match self.change(message, 0).await {
             Ok(_) => Ok(()),
             Err(f) if matches!(f.errno(), Some(libc::EADDRNOTAVAIL | libc::ENODEV)) => Ok(()),
-            Err(f) => Err(f.named("remove address", addr)),
+            Err(f) => Err(f.named("remove address", on(addr, link.index))),
         }
     }
 
@@ -97,7 +97,7 @@ impl Netlink {
         message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.to_vec()));
         let done =
             self.change(RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE | NLM_F_REPLACE).await;
-        done.map(drop).map_err(|f| f.named("set neighbour", addr))
+        done.map(drop).map_err(|f| f.named("set neighbour", on(addr, index)))
     }
 
     /// Removes a neighbour entry; missing is success.
@@ -106,7 +106,7 @@ impl Netlink {
         match self.change(RouteNetlinkMessage::DelNeighbour(neighbour_message(link.index, addr)), 0).await {
             Ok(_) => Ok(()),
             Err(f) if matches!(f.errno(), Some(libc::ENOENT | libc::ENODEV)) => Ok(()),
-            Err(f) => Err(f.named("remove neighbour", addr)),
+            Err(f) => Err(f.named("remove neighbour", on(addr, link.index))),
         }
     }
 
@@ -126,6 +126,11 @@ impl Netlink {
         });
         Ok(found.filter(|n| index.is_none_or(|i| n.index == i)).collect())
     }
+}
+
+/// An object of a link, in words.
+fn on(addr: impl std::fmt::Display, index: u32) -> String {
+    format!("{addr} on link number {index}")
 }
 
 pub(crate) fn family_of(addr: IpAddr) -> AddressFamily {

@@ -23,14 +23,20 @@ mod tests;
 
 pub use address::Neighbour;
 pub use error::NetlinkError;
-pub use link::{Link, LinkChange, VethSpec};
+pub use link::{Link, LinkChange, VethPair, VethSpec};
 pub use namespace::NetNs;
 pub use route::{Route, RouteLookup, RouteTarget, Rule};
 
 use netlink_packet_route::RouteNetlinkMessage;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use transport::{Answer, Channel, Failure, Reply};
+
+/// Dumps and removals that one handle has under way at most.
+const SLOW_AT_ONCE: usize = 16;
+/// Sockets for them that are kept open in between.
+const SLOW_KEPT: usize = 4;
 
 /// A route netlink handle bound to one network namespace for its life. Clones share the socket.
 #[derive(Clone)]
@@ -40,9 +46,11 @@ pub struct Netlink(Arc<Shared>);
 struct Shared {
     /// Requests that the kernel carries out at once.
     quick: tokio::sync::Mutex<Channel>,
-    /// Dumps and removals, which take their time on a thread for blocking work and keep nobody else waiting.
-    /// Opened when first needed: the handle of a pod's namespace lives for a few quick requests.
-    slow: Arc<tokio::sync::Mutex<Option<Channel>>>,
+    /// Sockets for dumps and removals, which take their time on threads for blocking work and keep nobody else
+    /// waiting. Opened as needed: the handle of a pod's namespace lives for a few quick requests.
+    idle: Mutex<Vec<Channel>>,
+    /// How many of them may be at work. Removals mostly wait inside the kernel, and their waits overlap.
+    at_work: Semaphore,
     /// The namespace, for further sockets and for resolving what is relative to it.
     namespace: NetNs,
     /// Readers of [`Netlink::changes`]; dropping the set ends them.
@@ -75,7 +83,8 @@ impl Netlink {
     fn over(quick: Channel, namespace: NetNs) -> Self {
         Self(Arc::new(Shared {
             quick: tokio::sync::Mutex::new(quick),
-            slow: Arc::default(),
+            idle: Mutex::default(),
+            at_work: Semaphore::new(SLOW_AT_ONCE),
             namespace,
             watchers: Mutex::new(JoinSet::new()),
         }))
@@ -105,17 +114,27 @@ impl Netlink {
     }
 
     async fn blocking(&self, message: RouteNetlinkMessage, answer: Answer) -> Result<Vec<Reply>, Failure> {
-        let mut slot = Arc::clone(&self.0.slow).lock_owned().await;
-        if slot.is_none() {
-            let opened = self.0.namespace.run_async(open).await.and_then(|opened| opened);
-            *slot = Some(opened.map_err(|e| Failure::Broken(e.to_string()))?);
-        }
-        let exchange = move || match slot.as_mut() {
-            Some(channel) => channel.exchange(message, 0, answer),
-            None => Err(Failure::Broken("the socket is gone".into())),
+        let lost = |e: &dyn std::error::Error| Failure::Broken(format!("the request was lost: {e}"));
+        let _permit = self.0.at_work.acquire().await.map_err(|e| lost(&e))?;
+        let kept = self.idle().pop();
+        let mut channel = match kept {
+            Some(channel) => channel,
+            None => {
+                let opened = self.0.namespace.run_async(open).await.and_then(|opened| opened);
+                opened.map_err(|e| Failure::Broken(e.to_string()))?
+            }
         };
-        let task = tokio::task::spawn_blocking(exchange);
-        task.await.map_err(|e| Failure::Broken(format!("the request was lost: {e}")))?
+        let exchange = move || (channel.exchange(message, 0, answer), channel);
+        let (result, channel) = tokio::task::spawn_blocking(exchange).await.map_err(|e| lost(&e))?;
+        let mut idle = self.idle();
+        if idle.len() < SLOW_KEPT && !matches!(result, Err(Failure::Broken(_))) {
+            idle.push(channel);
+        }
+        result
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<Channel>> {
+        self.0.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

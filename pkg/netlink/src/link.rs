@@ -2,7 +2,7 @@
 
 use crate::transport::Failure;
 use crate::{NetNs, Netlink, NetlinkError};
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_ECHO, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
     InfoData, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
@@ -52,6 +52,15 @@ pub struct VethSpec<'a> {
     pub macs: Option<([u8; 6], [u8; 6])>,
     /// Alias of the own end (`IFLA_IFALIAS`); empty for none.
     pub alias: &'a str,
+}
+
+/// Indices of the ends of a new veth pair, each valid in its own namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VethPair {
+    /// Of the end in the handle's namespace.
+    pub index: u32,
+    /// Of the other end.
+    pub peer_index: u32,
 }
 
 /// Changes of a link, made by one request; `None` leaves a property as it is.
@@ -140,6 +149,11 @@ impl Netlink {
 
     /// Makes a veth pair. EEXIST is an error: the caller decides what a leftover means.
     pub async fn add_veth(&self, spec: &VethSpec<'_>) -> Result<(), NetlinkError> {
+        self.create_veth(spec).await.map(drop)
+    }
+
+    /// Like [`Netlink::add_veth`], and tells the indices of the two ends.
+    pub async fn create_veth(&self, spec: &VethSpec<'_>) -> Result<VethPair, NetlinkError> {
         let mut peer = LinkUnspec::new_with_name(spec.peer_name).mtu(spec.mtu);
         let mut own = LinkMessageBuilder::<LinkVeth>::new(spec.name, spec.peer_name).mtu(spec.mtu);
         if let Some((mac, peer_mac)) = spec.macs {
@@ -150,46 +164,62 @@ impl Netlink {
             peer = peer.setns_by_fd(ns.as_fd().as_raw_fd());
         }
         let own = own.set_info_data(InfoData::Veth(InfoVeth::Peer(peer.build()))).build();
-        let names = [spec.name, spec.peer_name];
-        self.add(own, &names, spec.alias).await
+        let made = self.add(own, &[spec.name, spec.peer_name], spec.alias).await?;
+        // Kernels before 6.2 do not say what they made.
+        let made = match made {
+            Some(made) => Some(made),
+            None => self.get_link(spec.name).await?,
+        };
+        let pair = made.and_then(|l| Some(VethPair { index: l.index, peer_index: l.peer_index? }));
+        pair.ok_or_else(|| NetlinkError::NotFound { op: "find link", object: spec.name.into() })
     }
 
     /// Makes a kernel WireGuard link; the error's errno is EOPNOTSUPP where the kernel has no WireGuard.
     pub async fn add_wireguard(&self, name: &str, mtu: u32, alias: &str) -> Result<(), NetlinkError> {
-        self.add(LinkWireguard::new(name).mtu(mtu).build(), &[name], alias).await
+        self.add(LinkWireguard::new(name).mtu(mtu).build(), &[name], alias).await.map(drop)
     }
 
     /// Makes a bridge.
     pub async fn add_bridge(&self, name: &str) -> Result<(), NetlinkError> {
-        self.add(LinkBridge::new(name).build(), &[name], "").await
+        self.add(LinkBridge::new(name).build(), &[name], "").await.map(drop)
     }
 
-    /// The kernel takes no alias with the request that makes a link, so it is a second one; a link that cannot get its
-    /// alias is not left behind.
-    async fn add(&self, message: LinkMessage, names: &[&str], alias: &str) -> Result<(), NetlinkError> {
+    /// The link that was made, where the kernel tells. It takes no alias with the request that makes a link, so that is
+    /// a second one; a link that cannot get its alias is not left behind.
+    async fn add(
+        &self,
+        message: LinkMessage,
+        names: &[&str],
+        alias: &str,
+    ) -> Result<Option<Link>, NetlinkError> {
         const OP: &str = "add link";
         for name in names {
             check_name(OP, name)?;
         }
-        let made = self.change(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL).await;
-        made.map_err(|f| {
-            match f {
-                // Here the missing device is not the link, but what it needs.
-                Failure::Errno { code: libc::ENODEV, text } => {
-                    Failure::Errno { code: libc::EOPNOTSUPP, text }
-                }
-                f => f,
+        let flags = NLM_F_CREATE | NLM_F_EXCL | NLM_F_ECHO;
+        let echoes = match self.change(RouteNetlinkMessage::NewLink(message), flags).await {
+            Ok(echoes) => echoes,
+            // Here the missing device is not the link, but what it needs.
+            Err(Failure::Errno { code: libc::ENODEV, text }) => {
+                return Err(Failure::Errno { code: libc::EOPNOTSUPP, text }.named(OP, names.join(" - ")));
             }
-            .named(OP, names.join(" - "))
-        })?;
-        let Some(name) = names.first().filter(|_| !alias.is_empty()) else { return Ok(()) };
+            Err(f) => return Err(f.named(OP, names.join(" - "))),
+        };
+        let name = names.first().copied().unwrap_or_default();
+        let made = echoes.into_iter().find_map(|reply| match reply.message {
+            RouteNetlinkMessage::NewLink(m) => Some(decode(m)).filter(|link| link.name == name),
+            _ => None,
+        });
+        if alias.is_empty() {
+            return Ok(made);
+        }
         if let Err(e) = self.set_alias(name, alias).await {
             if let Err(undo) = self.remove_link(name).await {
                 tracing::warn!(link = name, error = %undo, "a link without its alias is left over");
             }
             return Err(e);
         }
-        Ok(())
+        Ok(made)
     }
 
     /// Makes `link` a port of bridge `master`.

@@ -170,8 +170,8 @@ impl Channel {
                 }
                 let parsed = match NetlinkMessage::<RouteNetlinkMessage>::deserialize(one) {
                     Ok(parsed) => parsed,
-                    Err(e) if expected == Answer::Dump => {
-                        // Somebody's exotic object must not hide all the others.
+                    Err(e) if expected != Answer::One => {
+                        // Somebody's exotic object must not hide all the others, nor an echo its acknowledgement.
                         tracing::debug!(error = %e, "skipping a netlink message that cannot be decoded");
                         continue;
                     }

@@ -24,7 +24,7 @@ fn veth<'a>(name: &'a str, peer_name: &'a str, peer_ns: Option<&'a NetNs>) -> Ve
 fn a_veth_pair_reaches_into_another_namespace() {
     in_fresh(|host| async move {
         let pod_ns = fresh();
-        host.add_veth(&veth("wrnp0a1b2c3d4e5", "eth0", Some(&pod_ns))).await.unwrap();
+        let pair = host.create_veth(&veth("wrnp0a1b2c3d4e5", "eth0", Some(&pod_ns))).await.unwrap();
         let own = host.get_link("wrnp0a1b2c3d4e5").await.unwrap().unwrap();
         assert_eq!(
             (own.kind.as_str(), own.alias.as_str(), own.mtu),
@@ -35,7 +35,8 @@ fn a_veth_pair_reaches_into_another_namespace() {
         assert!(pod.namespace().same(&pod_ns) && !pod.namespace().same(host.namespace()));
         let peer = pod.get_link("eth0").await.unwrap().unwrap();
         assert_eq!((peer.mac.as_slice(), peer.mtu), (&PEER_MAC[..], 1420));
-        assert_eq!(own.peer_index, Some(peer.index));
+        assert_eq!((own.index, own.peer_index), (pair.index, Some(pair.peer_index)));
+        assert_eq!(peer.index, pair.peer_index);
         assert_eq!(pod.get_link_by_index(peer.index).await.unwrap(), Some(peer));
 
         let told = ip("-j -d link show dev wrnp0a1b2c3d4e5");
@@ -179,6 +180,8 @@ fn addresses_come_and_go_any_number_of_times() {
             !left.iter().any(|(_, a)| *a == net("10.1.0.1/32") || *a == net("fd00:1::1/128")),
             "{left:?}"
         );
+        let error = nl.ensure_address_at(4242, net("10.1.0.1/32")).await.unwrap_err();
+        assert_eq!(error.to_string(), "add address 10.1.0.1/32 on link number 4242: does not exist");
         let error = nl.ensure_address("gone", net("10.1.0.1/32")).await.unwrap_err();
         assert!(error.is_not_found() && error.to_string().contains("gone"), "{error}");
     });
@@ -265,5 +268,42 @@ fn changes_are_told_and_end_with_the_handle() {
         next(&mut changes).await.unwrap();
         drop(nl);
         while next(&mut changes).await.is_ok() {}
+    });
+}
+
+#[test]
+fn listings_are_whole_while_links_come_and_go() {
+    const STEADY: usize = 120;
+    let ns = fresh();
+    runtime().block_on(async {
+        let nl = Netlink::in_namespace(&ns).await.unwrap();
+        for i in 0..STEADY {
+            nl.add_bridge(&format!("s{i}")).await.unwrap();
+        }
+        let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let stopped = stop.clone();
+        let other_ns = ns.try_clone().unwrap();
+        let churn = std::thread::spawn(move || {
+            runtime().block_on(async {
+                let nl = Netlink::in_namespace(&other_ns).await.unwrap();
+                let mut rounds = 0;
+                while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
+                    nl.add_veth(&veth("x0", "x1", None)).await.unwrap();
+                    nl.remove_link("x0").await.unwrap();
+                    rounds += 1;
+                }
+                rounds
+            })
+        });
+        for _ in 0..40 {
+            let mut names: Vec<String> = nl.list_links().await.unwrap().into_iter().map(|l| l.name).collect();
+            names.retain(|name| name.starts_with('s'));
+            names.sort();
+            let all = names.len();
+            names.dedup();
+            assert_eq!((names.len(), all), (STEADY, STEADY));
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(churn.join().unwrap() > 0);
     });
 }

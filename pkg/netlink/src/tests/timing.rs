@@ -70,10 +70,10 @@ async fn attach(clock: &mut Clock, host: &Netlink, ns: &NetNs, i: usize) {
         macs: Some((mac, peer_mac)),
         alias: "warren:pod:default/web",
     };
-    clock.time("add_veth", host.add_veth(&spec)).await.unwrap();
+    let pair = clock.time("create_veth", host.create_veth(&spec)).await.unwrap();
+    let (own, eth0) = (pair.index, pair.peer_index);
     let pod = clock.time("in_namespace", Netlink::in_namespace(ns)).await.unwrap();
     clock.time("set_up lo", pod.set_up("lo", true)).await.unwrap();
-    let eth0 = clock.time("link_index", pod.link_index("eth0")).await.unwrap();
     let up = LinkChange { up: Some(true), ..LinkChange::default() };
     clock.time("set_link_at up (pod)", pod.set_link_at(eth0, &up)).await.unwrap();
     for ip in [v4, v6] {
@@ -82,7 +82,6 @@ async fn attach(clock: &mut Clock, host: &Netlink, ns: &NetNs, i: usize) {
     for gateway in [addr("169.254.1.1"), addr("fe80::1")] {
         clock.time("ensure_neighbour_at", pod.ensure_neighbour_at(eth0, gateway, mac)).await.unwrap();
     }
-    let own = clock.time("link_index", host.link_index(&name)).await.unwrap();
     let route = |dst: &str, gateway: Option<&str>| Route {
         dst: net(dst),
         target: RouteTarget::Link { link: "eth0".into(), gateway: gateway.map(addr), onlink: false },
@@ -135,4 +134,33 @@ fn a_socket_task_beside_the_callers_thread() {
         });
     })
     .unwrap();
+}
+
+/// The kernel waits while it takes a link away; the waits of several removals overlap.
+#[test]
+fn removing_links_at_once() {
+    for at_once in [1usize, 4, 16] {
+        in_fresh(move |host| async move {
+            for i in 0..64 {
+                let (a, b) = (format!("a{i}"), format!("b{i}"));
+                let spec =
+                    VethSpec { name: &a, peer_name: &b, peer_ns: None, mtu: 1420, macs: None, alias: "" };
+                host.add_veth(&spec).await.unwrap();
+                host.set_up(&a, true).await.unwrap();
+                host.set_up(&b, true).await.unwrap();
+            }
+            let start = Instant::now();
+            let mut tasks = tokio::task::JoinSet::new();
+            for first in 0..at_once {
+                let host = host.clone();
+                tasks.spawn(async move {
+                    for i in (first..64).step_by(at_once) {
+                        assert!(host.remove_link(&format!("a{i}")).await.unwrap());
+                    }
+                });
+            }
+            tasks.join_all().await;
+            println!("{at_once:3} at once: {:?} a removal", start.elapsed() / 64);
+        });
+    }
 }
