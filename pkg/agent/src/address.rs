@@ -1,0 +1,165 @@
+//! Which addresses of this machine the other nodes reach it by.
+//!
+//! Given with `--node-ip`, else the source address the kernel would use towards the API (not the default route's: a
+//! Vagrant machine's default route leads to a NAT that no other node can reach), else the first global address.
+
+use std::net::{IpAddr, SocketAddr};
+use warren_netlink::Netlink;
+use warren_types::{Family, marks};
+
+/// What is known about a link and its addresses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkAddress {
+    /// Name of the link.
+    pub link: String,
+    /// Whether the link is up.
+    pub up: bool,
+    /// The address.
+    pub ip: IpAddr,
+}
+
+/// Chooses this node's addresses: IPv4 first, at most one a family.
+///
+/// `given` is what the user said; `towards_api` are source addresses towards the API, best first; `all` is what the
+/// machine has, in the kernel's order.
+#[must_use]
+pub fn choose(given: &[IpAddr], towards_api: &[IpAddr], all: &[LinkAddress]) -> Vec<IpAddr> {
+    if !given.is_empty() {
+        return sorted(given.to_vec());
+    }
+    let fit = |ip: &IpAddr| warren_source::convert::usable(*ip);
+    let candidates: Vec<&LinkAddress> =
+        all.iter().filter(|a| a.up && fit(&a.ip) && !a.link.starts_with(marks::LINK_PREFIX)).collect();
+    let mut out: Vec<IpAddr> = Vec::new();
+    for ip in towards_api.iter().filter(|ip| fit(ip) && candidates.iter().any(|c| c.ip == **ip)) {
+        if !out.iter().any(|o| Family::of(*o) == Family::of(*ip)) {
+            out.push(*ip);
+        }
+    }
+    // The other family's address is taken from the same link: that is the network the nodes share.
+    let link = out.first().and_then(|ip| candidates.iter().find(|c| c.ip == *ip)).map(|c| c.link.clone());
+    for family in [Family::V4, Family::V6] {
+        if out.iter().any(|o| Family::of(*o) == family) {
+            continue;
+        }
+        let mut of_family = candidates.iter().filter(|c| Family::of(c.ip) == family);
+        let found = match &link {
+            Some(link) => of_family.find(|c| c.link == *link),
+            None => of_family.next(),
+        };
+        out.extend(found.map(|c| c.ip));
+    }
+    sorted(out)
+}
+
+fn sorted(mut ips: Vec<IpAddr>) -> Vec<IpAddr> {
+    ips.sort_by_key(IpAddr::is_ipv6);
+    ips
+}
+
+/// Reads the machine and chooses. `api` are addresses of the API server, as far as they are known.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub async fn observe(
+    netlink: &Netlink,
+    given: &[IpAddr],
+    api: &[IpAddr],
+) -> Result<Vec<IpAddr>, warren_netlink::NetlinkError> {
+    if !given.is_empty() {
+        return Ok(choose(given, &[], &[]));
+    }
+    let links = netlink.list_links().await?;
+    let all: Vec<LinkAddress> = netlink
+        .list_addresses(None)
+        .await?
+        .into_iter()
+        .filter_map(|(index, net)| {
+            let link = links.iter().find(|l| l.index == index)?;
+            Some(LinkAddress { link: link.name.clone(), up: link.up, ip: net.addr() })
+        })
+        .collect();
+    let mut towards = Vec::new();
+    for ip in api {
+        // A server on this machine is reached from its own address: that address is the answer then.
+        if let Ok(route) = netlink.route_to(*ip).await {
+            towards.extend(route.src.or(Some(*ip)));
+        }
+    }
+    Ok(choose(&[], &towards, &all))
+}
+
+/// The addresses behind the host part of a URL; none when the name cannot be resolved now.
+pub async fn resolve(url: &str) -> Vec<IpAddr> {
+    let rest = url.split_once("://").map_or(url, |(_, r)| r);
+    let host = rest.split('/').next().unwrap_or_default();
+    if let Ok(address) = host.parse::<SocketAddr>() {
+        return vec![address.ip()];
+    }
+    let with_port = if host.parse::<std::net::Ipv6Addr>().is_ok() {
+        format!("[{host}]:443")
+    } else if host.contains(':') && !host.ends_with(']') {
+        host.to_owned()
+    } else {
+        format!("{host}:443")
+    };
+    let lookup = tokio::time::timeout(std::time::Duration::from_secs(3), tokio::net::lookup_host(with_port));
+    match lookup.await {
+        Ok(Ok(addresses)) => addresses.map(|a| a.ip()).collect(),
+        _ => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(s: &str) -> IpAddr {
+        s.parse().unwrap()
+    }
+    fn on(link: &str, s: &str) -> LinkAddress {
+        LinkAddress { link: link.into(), up: true, ip: ip(s) }
+    }
+    fn machine() -> Vec<LinkAddress> {
+        vec![
+            on("lo", "127.0.0.1"),
+            on("eth0", "10.0.2.15"),
+            on("eth1", "192.168.56.11"),
+            on("eth1", "fe80::1"),
+            on("eth1", "2001:db8::11"),
+            on("wrn-wg", "10.42.0.1"),
+        ]
+    }
+
+    #[test]
+    fn the_address_towards_the_api_wins_over_the_first() {
+        assert_eq!(
+            choose(&[], &[ip("192.168.56.11")], &machine()),
+            [ip("192.168.56.11"), ip("2001:db8::11")]
+        );
+        assert_eq!(choose(&[], &[], &machine()), [ip("10.0.2.15"), ip("2001:db8::11")]);
+    }
+
+    #[test]
+    fn what_was_given_is_used_as_it_is() {
+        let given = [ip("2001:db8::9"), ip("192.0.2.9")];
+        assert_eq!(choose(&given, &[ip("192.168.56.11")], &machine()), [ip("192.0.2.9"), ip("2001:db8::9")]);
+    }
+
+    #[test]
+    fn loopback_link_local_and_our_own_links_are_never_chosen() {
+        let all = [
+            on("lo", "127.0.0.1"),
+            on("eth0", "169.254.3.4"),
+            on("wrn-wg", "10.42.0.1"),
+            on("eth0", "fe80::1"),
+        ];
+        assert_eq!(choose(&[], &[ip("127.0.0.1"), ip("10.42.0.1")], &all), Vec::<IpAddr>::new());
+    }
+
+    #[tokio::test]
+    async fn addresses_in_urls_need_no_resolver() {
+        assert_eq!(resolve("https://192.0.2.1:6443").await, [ip("192.0.2.1")]);
+        assert_eq!(resolve("https://[2001:db8::1]:6443/").await, [ip("2001:db8::1")]);
+    }
+}

@@ -1,0 +1,218 @@
+//! The admin socket and the health endpoint, on a thread and a runtime of their own.
+//!
+//! `RUN_DIR/admin.sock` (0600 in a 0700 directory; peers must be root or the agent's own user): `/status`, `/ipam`,
+//! `/ipam/check`, JSON, read-only. On loopback TCP: `/livez`, `/readyz`, `/metrics`. Both answer from the [`Board`].
+
+use crate::board::Board;
+use crate::{files, metrics};
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// Connections served at once, on each of the two listeners.
+const CONNECTIONS: usize = 32;
+/// Longest life of a connection: these are short questions.
+const CONNECTION_LIMIT: Duration = Duration::from_secs(30);
+/// How long the address check may take.
+const CHECK_LIMIT: Duration = Duration::from_secs(15);
+
+/// Where the two listeners are.
+#[derive(Debug, Clone)]
+pub struct AdminConfig {
+    /// The admin socket.
+    pub socket: PathBuf,
+    /// Health and metrics.
+    pub health: SocketAddr,
+}
+
+/// Starts the thread. It ends when `stop` fires.
+///
+/// # Errors
+/// When no thread or runtime can be made.
+pub fn start(config: AdminConfig, board: Board, stop: CancellationToken) -> io::Result<JoinHandle<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name("admin".into()).spawn(move || {
+        runtime.block_on(async move {
+            let mut tasks = JoinSet::new();
+            tasks.spawn(admin(config.socket, board.clone(), stop.clone()));
+            tasks.spawn(health(config.health, board.clone(), stop.clone()));
+            let mut tick = tokio::time::interval(Duration::from_millis(500));
+            loop {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    _ = tick.tick() => board.observe(),
+                }
+            }
+        });
+    })
+}
+
+/// Keeps a listener open: a failure to bind is said once and tried again.
+async fn admin(path: PathBuf, board: Board, stop: CancellationToken) {
+    let router = Router::new()
+        .route("/status", get(|State(b): State<Board>| async move { Json(b.report()) }))
+        .route("/ipam", get(|State(b): State<Board>| async move { Json(b.ipam()) }))
+        .route("/ipam/check", get(check))
+        .with_state(board);
+    let own = own_uid();
+    let mut said = false;
+    loop {
+        match bind_unix(&path) {
+            Ok(listener) => {
+                said = false;
+                let permits = Arc::new(Semaphore::new(CONNECTIONS));
+                let mut tasks = JoinSet::new();
+                loop {
+                    let Ok(permit) = permits.clone().acquire_owned().await else { return };
+                    let stream = tokio::select! {
+                        () = stop.cancelled() => return,
+                        s = listener.accept() => s,
+                        Some(_) = tasks.join_next() => continue,
+                    };
+                    match stream {
+                        Ok((stream, _)) => match stream.peer_cred() {
+                            Ok(peer) if peer.uid() == 0 || Some(peer.uid()) == own => {
+                                tasks.spawn(serve(stream, router.clone(), permit));
+                            }
+                            Ok(peer) => {
+                                tracing::warn!(uid = peer.uid(), "refused a connection to the admin socket")
+                            }
+                            Err(error) => tracing::debug!(%error, "a peer without credentials was refused"),
+                        },
+                        Err(error) => {
+                            tracing::warn!(%error, "admin socket");
+                            break;
+                        }
+                    }
+                }
+            }
+            Err(error) if !said => {
+                said = true;
+                tracing::error!(path = %path.display(), %error, "the admin socket cannot be opened; trying again");
+            }
+            Err(_) => {}
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(Duration::from_secs(1)) => {}
+        }
+    }
+}
+
+/// The user this process runs as.
+fn own_uid() -> Option<u32> {
+    use std::os::unix::fs::MetadataExt as _;
+    std::fs::metadata("/proc/self").ok().map(|m| m.uid())
+}
+
+fn bind_unix(path: &Path) -> io::Result<UnixListener> {
+    if let Some(dir) = path.parent() {
+        files::private_dir(dir).map_err(io::Error::other)?;
+    }
+    // The store's lock says that no other agent runs here, so a socket that is there is a leftover.
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+async fn health(address: SocketAddr, board: Board, stop: CancellationToken) {
+    let router = Router::new()
+        .route("/livez", get(|| async { "ok\n" }))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics_text))
+        .with_state(board);
+    let mut said = false;
+    loop {
+        match TcpListener::bind(address).await {
+            Ok(listener) => {
+                said = false;
+                let permits = Arc::new(Semaphore::new(CONNECTIONS));
+                let mut tasks = JoinSet::new();
+                loop {
+                    let Ok(permit) = permits.clone().acquire_owned().await else { return };
+                    let stream = tokio::select! {
+                        () = stop.cancelled() => return,
+                        s = listener.accept() => s,
+                        Some(_) = tasks.join_next() => continue,
+                    };
+                    match stream {
+                        Ok((stream, _)) => drop(tasks.spawn(serve(stream, router.clone(), permit))),
+                        Err(error) => {
+                            tracing::warn!(%error, "health endpoint");
+                            break;
+                        }
+                    }
+                }
+            }
+            Err(error) if !said => {
+                said = true;
+                tracing::error!(%address, %error, "the health endpoint cannot be opened; trying again (--health-address names another)");
+            }
+            Err(_) => {}
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(Duration::from_secs(1)) => {}
+        }
+    }
+}
+
+async fn serve<S>(stream: S, router: Router, permit: OwnedSemaphorePermit)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(Duration::from_secs(5))
+        .max_buf_size(16 * 1024)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    // A peer that goes away in the middle is its own affair.
+    let _ = tokio::time::timeout(CONNECTION_LIMIT, connection).await;
+    drop(permit);
+}
+
+async fn check(State(board): State<Board>) -> Response {
+    match board.check(CHECK_LIMIT).await {
+        Some(report) => Json(report).into_response(),
+        None => (StatusCode::SERVICE_UNAVAILABLE, "the address pool is not open yet, or does not answer\n")
+            .into_response(),
+    }
+}
+
+async fn readyz(State(board): State<Board>) -> Response {
+    let missing = board.missing();
+    if missing.is_empty() {
+        return "ok\n".into_response();
+    }
+    (StatusCode::SERVICE_UNAVAILABLE, missing.join("\n") + "\n").into_response()
+}
+
+async fn metrics_text(State(board): State<Board>) -> Response {
+    match metrics::text(&board.report()) {
+        Ok(text) => {
+            ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text)
+                .into_response()
+        }
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}

@@ -1,0 +1,263 @@
+//! The board: what every part of the agent pins up, and what status, health and metrics read.
+//!
+//! Readers take short locks of their own and memory snapshots of the store; they never wait for a subsystem, so they
+//! answer while the data side is stuck.
+
+use crate::status::{
+    AttachmentView, CheckReport, ClusterNodeView, FailureView, IpamReport, NodeView, PoolView, StatusReport,
+    StoreView, SubsystemView, TunnelView,
+};
+use crate::supervisor::Watched;
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use warren_source::SourceStatus;
+use warren_store::tables::{ONLY, node_key};
+use warren_store::{Record, Store};
+use warren_types::{
+    Attachment, AttachmentPhase, ClusterConfig, HealthState, LocalNode, Node, NodeName, PeerEndpoint, Pod,
+    PodCidrs, PublicKey,
+};
+
+/// Subsystems without which no pod can be attached.
+const NEEDED: [&str; 3] = ["overlay", "ipam", "cni"];
+
+/// Looks for disagreement between leases and kernel.
+pub type Checker = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = CheckReport> + Send>> + Send + Sync>;
+
+/// What is known of the tunnels, and when it was read.
+#[derive(Debug, Clone, Default)]
+pub struct Tunnels {
+    /// Which WireGuard is used.
+    pub backend: String,
+    /// By the peer's key.
+    pub peers: BTreeMap<PublicKey, TunnelView>,
+}
+
+/// The board. Clones share it.
+#[derive(Clone)]
+pub struct Board(Arc<Inner>);
+
+struct Inner {
+    started: Instant,
+    node_name: NodeName,
+    store: Store,
+    store_path: PathBuf,
+    set_aside: String,
+    source: SourceStatus,
+    watched: Mutex<Vec<Arc<Watched>>>,
+    since: Mutex<BTreeMap<&'static str, (u64, Instant)>>,
+    tunnels: Mutex<(Tunnels, Option<Instant>)>,
+    pools: Mutex<Vec<PoolView>>,
+    checker: Mutex<Option<Checker>>,
+}
+
+fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
+    m.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Board {
+    /// An empty board for this node.
+    #[must_use]
+    pub fn new(
+        node_name: NodeName,
+        store: Store,
+        store_path: PathBuf,
+        set_aside: String,
+        source: SourceStatus,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            started: Instant::now(),
+            node_name,
+            store,
+            store_path,
+            set_aside,
+            source,
+            watched: Mutex::default(),
+            since: Mutex::default(),
+            tunnels: Mutex::default(),
+            pools: Mutex::default(),
+            checker: Mutex::default(),
+        }))
+    }
+
+    /// Adds a subsystem, in start order.
+    pub fn watch(&self, watched: Arc<Watched>) {
+        lock(&self.0.watched).push(watched);
+    }
+    /// Pins up the tunnels.
+    pub fn set_tunnels(&self, tunnels: Tunnels) {
+        *lock(&self.0.tunnels) = (tunnels, Some(Instant::now()));
+    }
+    /// Pins up the pools.
+    pub fn set_pools(&self, pools: Vec<PoolView>) {
+        *lock(&self.0.pools) = pools;
+    }
+    /// Says how addresses are checked.
+    pub fn set_checker(&self, checker: Checker) {
+        *lock(&self.0.checker) = Some(checker);
+    }
+    /// Runs the check; none before the pool is open, or when it takes longer than `limit`.
+    pub async fn check(&self, limit: Duration) -> Option<CheckReport> {
+        let checker = lock(&self.0.checker).clone()?;
+        tokio::time::timeout(limit, checker()).await.ok()
+    }
+
+    /// Notes when a state was first seen. Called often; a state is never older than it looks by more than that.
+    pub fn observe(&self) {
+        let watched = lock(&self.0.watched).clone();
+        let mut since = lock(&self.0.since);
+        for w in watched {
+            let changes = w.health.get().changes;
+            let entry = since.entry(w.name).or_insert((changes, Instant::now()));
+            if entry.0 != changes {
+                *entry = (changes, Instant::now());
+            }
+        }
+    }
+
+    /// What keeps pods from being attached: subsystems that are needed and not up. Empty: ready.
+    #[must_use]
+    pub fn missing(&self) -> Vec<String> {
+        let watched = lock(&self.0.watched).clone();
+        NEEDED
+            .iter()
+            .filter_map(|name| match watched.iter().find(|w| w.name == *name).map(|w| w.health.get()) {
+                None => Some(format!("{name}: not started")),
+                Some(h) if matches!(h.state, HealthState::Ready | HealthState::Degraded) => None,
+                Some(h) => Some(format!("{name}: {}", h.message)),
+            })
+            .collect()
+    }
+
+    fn subsystems(&self) -> Vec<SubsystemView> {
+        self.observe();
+        let watched = lock(&self.0.watched).clone();
+        let since = lock(&self.0.since).clone();
+        watched
+            .iter()
+            .map(|w| {
+                let health = w.health.get();
+                SubsystemView {
+                    name: w.name.into(),
+                    state: health.state,
+                    message: health.message,
+                    since_seconds: since.get(w.name).map_or(0, |(_, t)| t.elapsed().as_secs()),
+                    restarts: w.restarts(),
+                    last_failure: w
+                        .last_failure()
+                        .map(|(t, reason)| FailureView { seconds_ago: t.as_secs(), reason }),
+                }
+            })
+            .collect()
+    }
+
+    fn nodes(&self) -> Vec<ClusterNodeView> {
+        let (tunnels, read) = lock(&self.0.tunnels).clone();
+        let stale = read.map_or(0, |t| t.elapsed().as_secs());
+        let rows = self.0.store.table::<Node>().snapshot().rows;
+        rows.values()
+            .map(|n| {
+                let own = n.name == self.0.node_name;
+                let tunnel = n.public_key.filter(|_| !own).map(|key| match tunnels.peers.get(&key) {
+                    Some(t) => {
+                        TunnelView { handshake_seconds: t.handshake_seconds.map(|s| s + stale), ..t.clone() }
+                    }
+                    None => TunnelView { note: "not set up yet".into(), ..TunnelView::default() },
+                });
+                ClusterNodeView {
+                    name: n.name.to_string(),
+                    own,
+                    ready: n.ready,
+                    addresses: texts(&n.internal_ips),
+                    pod_cidrs: cidrs(&n.pod_cidrs),
+                    tunnel,
+                }
+            })
+            .collect()
+    }
+
+    fn store(&self) -> StoreView {
+        let mut view = StoreView {
+            path: self.0.store_path.display().to_string(),
+            revision: self.0.store.revision(),
+            set_aside: self.0.set_aside.clone(),
+            ..StoreView::default()
+        };
+        self.count::<Node>(&mut view);
+        self.count::<Pod>(&mut view);
+        self.count::<ClusterConfig>(&mut view);
+        self.count::<LocalNode>(&mut view);
+        self.count::<Attachment>(&mut view);
+        self.count::<PeerEndpoint>(&mut view);
+        view
+    }
+
+    fn count<R: Record>(&self, view: &mut StoreView) {
+        let snapshot = self.0.store.table::<R>().snapshot();
+        view.rows.insert(R::TABLE.into(), snapshot.rows.len() as u64);
+        if snapshot.loaded {
+            view.loaded.push(R::TABLE.into());
+        }
+    }
+
+    /// Everything, now.
+    #[must_use]
+    pub fn report(&self) -> StatusReport {
+        let local = self.0.store.table::<LocalNode>().get(ONLY);
+        let own = self.0.store.table::<Node>().get(&node_key(&self.0.node_name));
+        StatusReport {
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            uptime_seconds: self.0.started.elapsed().as_secs(),
+            ready: self.missing().is_empty(),
+            node: NodeView {
+                name: self.0.node_name.to_string(),
+                id: local.as_ref().map(|l| l.node_id.to_string()).unwrap_or_default(),
+                public_key: local.as_ref().map(|l| l.public_key.to_string()).unwrap_or_default(),
+                addresses: local.as_ref().map(|l| texts(&l.internal_ips)).unwrap_or_default(),
+                pod_cidrs: own.map(|n| cidrs(&n.pod_cidrs)).unwrap_or_default(),
+                tunnel: lock(&self.0.tunnels).0.backend.clone(),
+            },
+            subsystems: self.subsystems(),
+            source: self.0.source.report(),
+            nodes: self.nodes(),
+            pools: lock(&self.0.pools).clone(),
+            store: self.store(),
+        }
+    }
+
+    /// Pools and attachments, now.
+    #[must_use]
+    pub fn ipam(&self) -> IpamReport {
+        let rows = self.0.store.table::<Attachment>().snapshot().rows;
+        let attachments = rows
+            .values()
+            .map(|a| AttachmentView {
+                container_id: a.key.container_id.to_string(),
+                if_name: a.key.if_name.to_string(),
+                pod: a.pod.as_ref().map(ToString::to_string),
+                addresses: texts(&a.addresses),
+                phase: match a.phase {
+                    AttachmentPhase::Adding => "adding",
+                    AttachmentPhase::Live => "live",
+                    AttachmentPhase::Deleting => "deleting",
+                }
+                .into(),
+                host_link: a.host_link.to_string(),
+            })
+            .collect();
+        IpamReport { pools: lock(&self.0.pools).clone(), attachments }
+    }
+}
+
+fn texts<T: ToString>(list: &[T]) -> Vec<String> {
+    list.iter().map(ToString::to_string).collect()
+}
+
+fn cidrs(c: &PodCidrs) -> Vec<String> {
+    c.iter().map(|n| n.to_string()).collect()
+}

@@ -1,0 +1,200 @@
+//! Prometheus metrics, computed from a [`StatusReport`] when they are asked for.
+
+use crate::status::StatusReport;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use std::fmt;
+use std::sync::atomic::AtomicU64;
+use warren_types::HealthState;
+
+type Labels = Vec<(&'static str, String)>;
+type Gauges = Family<Labels, Gauge<f64, AtomicU64>>;
+type Counters = Family<Labels, Counter>;
+
+#[expect(clippy::cast_precision_loss, reason = "metrics are floating point by definition")]
+fn float(n: u64) -> f64 {
+    n as f64
+}
+
+/// Registers a family of gauges with these values.
+fn gauges(registry: &mut Registry, name: &str, help: &str, values: impl IntoIterator<Item = (Labels, f64)>) {
+    let family = Gauges::default();
+    for (labels, value) in values {
+        family.get_or_create(&labels).set(value);
+    }
+    registry.register(name, help, family);
+}
+
+fn counters(
+    registry: &mut Registry,
+    name: &str,
+    help: &str,
+    values: impl IntoIterator<Item = (Labels, u64)>,
+) {
+    let family = Counters::default();
+    for (labels, value) in values {
+        family.get_or_create(&labels).inc_by(value);
+    }
+    registry.register(name, help, family);
+}
+
+/// The text that Prometheus reads (OpenMetrics).
+///
+/// # Errors
+/// Never in practice: writing to a string does not fail.
+pub fn text(report: &StatusReport) -> Result<String, fmt::Error> {
+    let mut registry = Registry::with_prefix("warren");
+    let r = &mut registry;
+    gauges(r, "build_info", "Version of the agent", [(vec![("version", report.version.clone())], 1.0)]);
+    gauges(r, "uptime_seconds", "Seconds since the agent started", [(vec![], float(report.uptime_seconds))]);
+    gauges(r, "ready", "Whether pods can be attached", [(vec![], f64::from(u8::from(report.ready)))]);
+    subsystems(r, report);
+    gauges(
+        r,
+        "api_connected",
+        "Whether the API answers",
+        [(vec![], f64::from(u8::from(report.source.connected)))],
+    );
+    gauges(
+        r,
+        "api_last_contact_seconds",
+        "Seconds since the API last answered",
+        report.source.last_contact_seconds.map(|s| (vec![], float(s))),
+    );
+    gauges(
+        r,
+        "refused_objects",
+        "Fields of API objects that were refused",
+        [(vec![], float(report.source.refused.len() as u64))],
+    );
+    gauges(
+        r,
+        "store_revision",
+        "Revision of the last write to the store",
+        [(vec![], float(report.store.revision))],
+    );
+    gauges(
+        r,
+        "store_rows",
+        "Rows in a table of the store",
+        report.store.rows.iter().map(|(t, n)| (vec![("table", t.clone())], float(*n))),
+    );
+    pools(r, report);
+    tunnels(r, report);
+    let mut out = String::new();
+    encode(&mut out, &registry)?;
+    Ok(out)
+}
+
+fn subsystems(r: &mut Registry, report: &StatusReport) {
+    let states = [
+        (HealthState::Ready, "ready"),
+        (HealthState::Starting, "starting"),
+        (HealthState::Degraded, "degraded"),
+        (HealthState::Failed, "failed"),
+    ];
+    gauges(
+        r,
+        "subsystem_state",
+        "1 for the state a subsystem is in",
+        report.subsystems.iter().flat_map(|s| {
+            states.iter().map(move |(state, word)| {
+                let labels = vec![("subsystem", s.name.clone()), ("state", (*word).to_owned())];
+                (labels, f64::from(u8::from(s.state == *state)))
+            })
+        }),
+    );
+    counters(
+        r,
+        "subsystem_restarts",
+        "How often a subsystem was started again",
+        report.subsystems.iter().map(|s| (vec![("subsystem", s.name.clone())], s.restarts)),
+    );
+}
+
+fn pools(r: &mut Registry, report: &StatusReport) {
+    gauges(
+        r,
+        "ipam_addresses",
+        "Addresses of a pool by state",
+        report.pools.iter().flat_map(|p| {
+            let state =
+                |word: &str, n: f64| (vec![("prefix", p.prefix.clone()), ("state", word.to_owned())], n);
+            [
+                state("used", float(p.used)),
+                state("quarantined", float(p.quarantined)),
+                state("free", p.free.parse().unwrap_or(f64::NAN)),
+            ]
+        }),
+    );
+}
+
+fn tunnels(r: &mut Registry, report: &StatusReport) {
+    let peers =
+        || report.nodes.iter().filter_map(|n| n.tunnel.as_ref().map(|t| (vec![("node", n.name.clone())], t)));
+    gauges(r, "peers", "Nodes with a tunnel", [(vec![], float(peers().count() as u64))]);
+    gauges(
+        r,
+        "peer_handshake_age_seconds",
+        "Seconds since the last handshake with a node",
+        peers().filter_map(|(l, t)| t.handshake_seconds.map(|s| (l, float(s)))),
+    );
+    counters(
+        r,
+        "tunnel_received_bytes",
+        "Bytes received from a node",
+        peers().map(|(l, t)| (l, t.received_bytes)),
+    );
+    counters(r, "tunnel_sent_bytes", "Bytes sent to a node", peers().map(|(l, t)| (l, t.sent_bytes)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::{ClusterNodeView, PoolView, SubsystemView, TunnelView};
+
+    #[test]
+    fn the_metrics_name_what_they_measure() {
+        let report = StatusReport {
+            version: "1".into(),
+            subsystems: vec![SubsystemView {
+                name: "overlay".into(),
+                state: HealthState::Ready,
+                message: String::new(),
+                since_seconds: 1,
+                restarts: 3,
+                last_failure: None,
+            }],
+            nodes: vec![ClusterNodeView {
+                name: "b".into(),
+                tunnel: Some(TunnelView {
+                    handshake_seconds: Some(9),
+                    received_bytes: 10,
+                    ..TunnelView::default()
+                }),
+                ..ClusterNodeView::default()
+            }],
+            pools: vec![PoolView {
+                prefix: "10.0.0.0/24".into(),
+                free: "250".into(),
+                used: 3,
+                ..PoolView::default()
+            }],
+            ..StatusReport::default()
+        };
+        let text = text(&report).unwrap();
+        for line in [
+            "warren_subsystem_state{subsystem=\"overlay\",state=\"ready\"} 1.0",
+            "warren_subsystem_restarts_total{subsystem=\"overlay\"} 3",
+            "warren_peer_handshake_age_seconds{node=\"b\"} 9.0",
+            "warren_tunnel_received_bytes_total{node=\"b\"} 10",
+            "warren_ipam_addresses{prefix=\"10.0.0.0/24\",state=\"free\"} 250.0",
+        ] {
+            assert!(text.contains(line), "{line} missing in\n{text}");
+        }
+        assert!(text.ends_with("# EOF\n"));
+    }
+}
