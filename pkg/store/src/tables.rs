@@ -12,7 +12,10 @@
 
 use crate::Record;
 use serde::{Deserialize, Serialize};
-use warren_types::{Attachment, AttachmentKey, ClusterConfig, LocalNode, Node, NodeId, NodeName, PeerEndpoint, Pod, PodKey, Secret, SecretKey};
+use warren_types::{
+    Attachment, AttachmentKey, ClusterConfig, LocalNode, Node, NodeId, NodeName, PeerEndpoint, Pod, PodKey,
+    Secret, SecretKey,
+};
 
 /// The secrets and the identity of this node. Table `keys`, one row.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

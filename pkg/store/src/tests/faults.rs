@@ -1,0 +1,1 @@
+//! Damaged files, foreign files and engines that fail.
