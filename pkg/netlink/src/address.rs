@@ -1,7 +1,7 @@
 //! Addresses of links, and neighbours.
 
 use crate::transport::Failure;
-use crate::{Netlink, NetlinkError};
+use crate::{Netlink, NetlinkError, distinct};
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::address::{
@@ -77,7 +77,7 @@ impl Netlink {
             RouteNetlinkMessage::NewAddress(m) => Some((m.header.index, decode_address(&m)?)),
             _ => None,
         });
-        Ok(found.filter(|(i, _)| index == 0 || *i == index).collect())
+        Ok(distinct(found.filter(|(i, _)| index == 0 || *i == index), |one| *one))
     }
 
     /// Sets a permanent neighbour entry (`ip neigh replace ADDR lladdr MAC dev LINK nud permanent`).
@@ -124,7 +124,7 @@ impl Netlink {
             RouteNetlinkMessage::NewNeighbour(m) => decode_neighbour(m),
             _ => None,
         });
-        Ok(found.filter(|n| index.is_none_or(|i| n.index == i)).collect())
+        Ok(distinct(found.filter(|n| index.is_none_or(|i| n.index == i)), |n| (n.index, n.addr)))
     }
 }
 

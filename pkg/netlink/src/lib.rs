@@ -5,6 +5,30 @@
 //! Inputs: typed requests. Outputs: typed kernel state; errors that name the object.
 //! Owns: no object of its own; callers mark what they make (`warren_types::marks`).
 //! Ordering: each call is one request or one dump; dumps of one socket are serialised, interrupted dumps retried.
+//!
+//! ```no_run
+//! # use std::path::Path;
+//! # use warren_netlink::{LinkChange, NetNs, Netlink, NetlinkError, VethSpec};
+//! # async fn example() -> Result<(), NetlinkError> {
+//! let host = Netlink::current()?;
+//! let pod_ns = NetNs::open(Path::new("/run/netns/pod"))?;
+//! let spec = VethSpec {
+//!     name: "wrnp0a1b2c3d4e5",
+//!     peer_name: "eth0",
+//!     peer_ns: Some(&pod_ns),
+//!     mtu: 1420,
+//!     macs: None,
+//!     alias: "warren:pod:default/web",
+//! };
+//! let ends = host.create_veth(&spec).await?;
+//! // The verbs that end in `_at` take the index, which saves looking the name up.
+//! let up = LinkChange { up: Some(true), ..LinkChange::default() };
+//! let pod = Netlink::in_namespace(&pod_ns).await?;
+//! pod.set_link_at(ends.peer_index, &up).await?;
+//! host.set_link_at(ends.index, &LinkChange { noarp: Some(true), ..up }).await?;
+//! # Ok(())
+//! # }
+//! ```
 
 mod address;
 pub mod error;
@@ -28,9 +52,10 @@ pub use namespace::NetNs;
 pub use route::{Route, RouteLookup, RouteTarget, Rule};
 
 use netlink_packet_route::RouteNetlinkMessage;
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinHandle, JoinSet};
 use transport::{Answer, Channel, Failure, Reply};
 
 /// Dumps and removals that one handle has under way at most.
@@ -39,6 +64,9 @@ const SLOW_AT_ONCE: usize = 16;
 const SLOW_KEPT: usize = 4;
 
 /// A route netlink handle bound to one network namespace for its life. Clones share the socket.
+///
+/// Lists and removals need a tokio runtime, with time and I/O enabled; so does [`Netlink::changes`]. Every other verb
+/// makes its system calls while it is polled.
 #[derive(Clone)]
 pub struct Netlink(Arc<Shared>);
 
@@ -50,7 +78,7 @@ struct Shared {
     /// waiting. Opened as needed: the handle of a pod's namespace lives for a few quick requests.
     idle: Mutex<Vec<Channel>>,
     /// How many of them may be at work. Removals mostly wait inside the kernel, and their waits overlap.
-    at_work: Semaphore,
+    at_work: Arc<Semaphore>,
     /// The namespace, for further sockets and for resolving what is relative to it.
     namespace: NetNs,
     /// Readers of [`Netlink::changes`]; dropping the set ends them.
@@ -84,7 +112,7 @@ impl Netlink {
         Self(Arc::new(Shared {
             quick: tokio::sync::Mutex::new(quick),
             idle: Mutex::default(),
-            at_work: Semaphore::new(SLOW_AT_ONCE),
+            at_work: Arc::new(Semaphore::new(SLOW_AT_ONCE)),
             namespace,
             watchers: Mutex::new(JoinSet::new()),
         }))
@@ -93,11 +121,6 @@ impl Netlink {
     /// A request that is acknowledged; echoed messages are the result.
     async fn change(&self, message: RouteNetlinkMessage, flags: u16) -> Result<Vec<Reply>, Failure> {
         self.0.quick.lock().await.exchange(message, flags, Answer::Ack)
-    }
-
-    /// A change that may take the kernel milliseconds.
-    async fn change_slowly(&self, message: RouteNetlinkMessage) -> Result<(), Failure> {
-        self.blocking(message, Answer::Ack).await.map(drop)
     }
 
     /// A question with one message for an answer.
@@ -109,13 +132,14 @@ impl Netlink {
 
     /// Everything that a table holds.
     async fn dump(&self, message: RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>, Failure> {
-        let replies = self.blocking(message, Answer::Dump).await?;
+        let replies = finished(self.start(message, Answer::Dump).await?.await)?;
         Ok(replies.into_iter().map(|reply| reply.message).collect())
     }
 
-    async fn blocking(&self, message: RouteNetlinkMessage, answer: Answer) -> Result<Vec<Reply>, Failure> {
-        let lost = |e: &dyn std::error::Error| Failure::Broken(format!("the request was lost: {e}"));
-        let _permit = self.0.at_work.acquire().await.map_err(|e| lost(&e))?;
+    /// Begins a request on a thread for blocking work. It ends there, also when nobody waits for it any more.
+    async fn start(&self, message: RouteNetlinkMessage, answer: Answer) -> Result<Exchange, Failure> {
+        let permit = Arc::clone(&self.0.at_work).acquire_owned().await;
+        let permit = permit.map_err(|e| Failure::Broken(e.to_string()))?;
         let kept = self.idle().pop();
         let mut channel = match kept {
             Some(channel) => channel,
@@ -124,13 +148,16 @@ impl Netlink {
                 opened.map_err(|e| Failure::Broken(e.to_string()))?
             }
         };
-        let exchange = move || (channel.exchange(message, 0, answer), channel);
-        let (result, channel) = tokio::task::spawn_blocking(exchange).await.map_err(|e| lost(&e))?;
-        let mut idle = self.idle();
-        if idle.len() < SLOW_KEPT && !matches!(result, Err(Failure::Broken(_))) {
-            idle.push(channel);
-        }
-        result
+        let own = self.clone();
+        Ok(tokio::task::spawn_blocking(move || {
+            let result = channel.exchange(message, 0, answer);
+            let mut idle = own.idle();
+            if idle.len() < SLOW_KEPT && !matches!(result, Err(Failure::Broken(_))) {
+                idle.push(channel);
+            }
+            drop(permit);
+            result
+        }))
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<Channel>> {
@@ -142,6 +169,19 @@ impl std::fmt::Debug for Netlink {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Netlink").field("namespace", &self.0.namespace.identity()).finish_non_exhaustive()
     }
+}
+
+/// The first of each key: a dump may hold several readings of a table, the last first.
+fn distinct<T, K: Ord>(all: impl IntoIterator<Item = T>, key: impl Fn(&T) -> K) -> Vec<T> {
+    let mut seen = BTreeSet::new();
+    all.into_iter().filter(|one| seen.insert(key(one))).collect()
+}
+
+/// A request under way.
+type Exchange = JoinHandle<Result<Vec<Reply>, Failure>>;
+
+fn finished(outcome: Result<Result<Vec<Reply>, Failure>, JoinError>) -> Result<Vec<Reply>, Failure> {
+    outcome.map_err(|e| Failure::Broken(format!("the request was lost: {e}")))?
 }
 
 fn open() -> Result<Channel, NetlinkError> {

@@ -1,7 +1,7 @@
 //! Links.
 
-use crate::transport::Failure;
-use crate::{NetNs, Netlink, NetlinkError};
+use crate::transport::{Answer, Failure};
+use crate::{NetNs, Netlink, NetlinkError, distinct};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_ECHO, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
@@ -10,9 +10,13 @@ use netlink_packet_route::link::{
 use nix::libc;
 use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkWireguard};
 use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
 
 /// Longest name of a link, in bytes.
 pub const MAX_NAME: usize = 15;
+
+/// How often to look whether a link that is being removed has left its namespace.
+const REMOVAL_LOOK: Duration = Duration::from_millis(1);
 
 /// A link as the kernel shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,10 +112,11 @@ impl Netlink {
         message.attributes.push(without_statistics());
         let all = self.dump(RouteNetlinkMessage::GetLink(message)).await;
         let all = all.map_err(|f| f.named("list", "links"))?;
-        Ok(all
-            .into_iter()
-            .filter_map(|m| if let RouteNetlinkMessage::NewLink(m) = m { Some(decode(m)) } else { None })
-            .collect())
+        let links = all.into_iter().filter_map(|m| match m {
+            RouteNetlinkMessage::NewLink(m) => Some(decode(m)),
+            _ => None,
+        });
+        Ok(distinct(links, |link| link.index))
     }
 
     /// The link with this name; `None` when there is none.
@@ -230,14 +235,32 @@ impl Netlink {
     }
 
     /// Removes a link; missing is success (returns false).
+    ///
+    /// Returns when the link is out of the namespace, with its addresses and routes, and its name free. The kernel's
+    /// request goes on for tens of milliseconds then, until nothing in the kernel refers to the link; nobody has to wait
+    /// for that.
     pub async fn remove_link(&self, name: &str) -> Result<bool, NetlinkError> {
         if !is_name(name) {
             return Ok(false);
         }
-        match self.change_slowly(RouteNetlinkMessage::DelLink(Which::Name(name).message())).await {
-            Ok(()) => Ok(true),
-            Err(f) if f.errno() == Some(libc::ENODEV) => Ok(false),
-            Err(f) => Err(f.named("remove link", name)),
+        let Some(link) = self.get_link(name).await? else { return Ok(false) };
+        let failed = |f: Failure| match f.errno() {
+            Some(libc::ENODEV) => Ok(false),
+            _ => Err(f.named("remove link", name)),
+        };
+        let request = RouteNetlinkMessage::DelLink(Which::Index(link.index).message());
+        let mut removal = match self.start(request, Answer::Ack).await {
+            Ok(removal) => removal,
+            Err(f) => return failed(f),
+        };
+        loop {
+            tokio::select! {
+                outcome = &mut removal => return crate::finished(outcome).map(|_| true).or_else(failed),
+                () = tokio::time::sleep(REMOVAL_LOOK) => {}
+            }
+            if self.get_link_by_index(link.index).await?.is_none() {
+                return Ok(true);
+            }
         }
     }
 

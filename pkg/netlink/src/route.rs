@@ -2,7 +2,7 @@
 
 use crate::address::family_of;
 use crate::transport::Failure;
-use crate::{Netlink, NetlinkError};
+use crate::{Netlink, NetlinkError, distinct};
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_ECHO, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::route::{
@@ -177,7 +177,7 @@ impl Netlink {
             .filter(|r| r.route.table != TABLE_LOCAL && table.is_none_or(|t| r.route.table == t))
             .collect();
         let names = self.names_of(raw.iter().filter_map(|r| r.link).collect()).await?;
-        Ok(raw.into_iter().filter_map(|r| r.with_name(&names)).collect())
+        Ok(distinct(raw.into_iter().filter_map(|r| r.with_name(&names)), Route::clone))
     }
 
     /// Names of links by index; those gone meanwhile are missing.

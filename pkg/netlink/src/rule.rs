@@ -2,7 +2,7 @@
 
 use crate::address::family_of;
 use crate::route::{FAMILIES, Rule};
-use crate::{Netlink, NetlinkError};
+use crate::{Netlink, NetlinkError, distinct};
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::route::RouteProtocol;
@@ -30,7 +30,7 @@ impl Netlink {
             }));
         }
         rules.retain(|rule| rule.protocol == protocol);
-        Ok(rules)
+        Ok(distinct(rules, Rule::clone))
     }
 
     /// Adds a rule; present is success.

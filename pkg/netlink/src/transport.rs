@@ -24,11 +24,15 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// Bytes read at a time. The kernel makes the parts of a dump as large as the reader's buffer, up to 32 KiB.
 const READ_BUFFER: usize = 64 * 1024;
-/// How often an interrupted dump is begun again before the caller hears of it.
-const DUMP_ATTEMPTS: usize = 64;
+/// Bytes of a large dump's buffer that are kept for the next.
+const KEPT_BUFFER: usize = 256 * 1024;
+/// How often a dump is read until none of the readings was interrupted by a change.
+const DUMP_ATTEMPTS: usize = 8;
 /// Seconds to wait for an answer that should be there already.
 const ANSWER_TIMEOUT: i64 = 10;
 const NLMSG_HEADER: usize = 16;
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
 const NLMSGERR_ATTR_MSG: u16 = 1;
 
 /// What ends the answer to a request.
@@ -111,7 +115,10 @@ impl Channel {
         Ok(Self { socket, sequence: 0, request: Vec::new(), answer: Vec::with_capacity(READ_BUFFER) })
     }
 
-    /// Sends a request and reads the whole answer. Interrupted dumps are begun again.
+    /// Sends a request and reads the whole answer.
+    ///
+    /// Interrupted dumps are begun again. Where changes never cease, all the readings together are the answer, the last
+    /// first: what was there all the time is in it, perhaps several times.
     pub(crate) fn exchange(
         &mut self,
         message: RouteNetlinkMessage,
@@ -126,13 +133,21 @@ impl Channel {
                 Answer::One => 0,
                 Answer::Dump => NLM_F_DUMP,
             };
-        for _ in 0..DUMP_ATTEMPTS {
+        let mut readings: Vec<Vec<Reply>> = Vec::new();
+        while readings.len() < DUMP_ATTEMPTS {
             self.send(&mut packet)?;
-            if let Some(replies) = self.receive(answer)? {
+            self.read_answer(answer)?;
+            let (replies, whole) = parse(&self.answer, self.sequence, answer)?;
+            if whole {
                 return Ok(replies);
             }
+            readings.push(replies);
         }
-        Err(Failure::Broken(format!("the kernel's table changed during each of {DUMP_ATTEMPTS} readings")))
+        tracing::debug!(
+            readings = DUMP_ATTEMPTS,
+            "the kernel's table changed during each reading, taking them together"
+        );
+        Ok(readings.into_iter().rev().flatten().collect())
     }
 
     fn send(&mut self, packet: &mut NetlinkMessage<RouteNetlinkMessage>) -> Result<(), Failure> {
@@ -151,70 +166,34 @@ impl Channel {
         }
     }
 
-    /// The answer to the last request; `None` when it was a dump that a change interrupted.
-    fn receive(&mut self, expected: Answer) -> Result<Option<Vec<Reply>>, Failure> {
-        let mut replies = Vec::new();
-        let mut interrupted = false;
+    /// Reads the answer to the last request to its end. It is looked into later: the faster a dump is read, the less
+    /// can change meanwhile.
+    fn read_answer(&mut self, expected: Answer) -> Result<(), Failure> {
+        self.answer.clear();
+        self.answer.shrink_to(KEPT_BUFFER);
         loop {
+            let start = self.answer.len();
             self.read()?;
-            let mut rest = self.answer.as_slice();
-            while rest.len() >= NLMSG_HEADER {
-                let length = match NetlinkBuffer::new_checked(&rest) {
-                    Ok(header) => header.length() as usize,
-                    Err(e) => return Err(Failure::Broken(format!("malformed answer: {e}"))),
+            for message in Messages(&self.answer[start..]) {
+                let (head, _) = message?;
+                let last = match head.kind {
+                    NLMSG_ERROR | NLMSG_DONE => true,
+                    _ => expected == Answer::One,
                 };
-                let one = &rest[..length];
-                rest = &rest[length.next_multiple_of(4).min(rest.len())..];
-                if NetlinkBuffer::new(&one).sequence_number() != self.sequence {
-                    continue; // Left over from a request that was given up.
-                }
-                let parsed = match NetlinkMessage::<RouteNetlinkMessage>::deserialize(one) {
-                    Ok(parsed) => parsed,
-                    Err(e) if expected != Answer::One => {
-                        // Somebody's exotic object must not hide all the others, nor an echo its acknowledgement.
-                        tracing::debug!(error = %e, "skipping a netlink message that cannot be decoded");
-                        continue;
-                    }
-                    Err(e) => return Err(Failure::Broken(format!("the answer cannot be decoded: {e}"))),
-                };
-                interrupted |= parsed.header.flags & NLM_F_DUMP_INTR != 0;
-                let flags = parsed.header.flags;
-                match parsed.payload {
-                    NetlinkPayload::InnerMessage(message) => {
-                        replies.push(Reply { flags, message });
-                        if expected == Answer::One {
-                            return Ok(Some(replies));
-                        }
-                    }
-                    NetlinkPayload::Error(error) => match error.raw_code().checked_neg() {
-                        Some(0) => return Ok(Some(replies)),
-                        Some(libc::EINTR) if expected == Answer::Dump => return Ok(None),
-                        code => {
-                            let text = explanation(flags, &error.header);
-                            return Err(Failure::Errno { code: code.unwrap_or(libc::EIO), text });
-                        }
-                    },
-                    NetlinkPayload::Done(done) if done.code < 0 => {
-                        return match done.code.saturating_neg() {
-                            libc::EINTR => Ok(None),
-                            code => Err(Failure::Errno { code, text: attribute_text(&done.extended_ack) }),
-                        };
-                    }
-                    NetlinkPayload::Done(_) => return Ok((!interrupted).then_some(replies)),
-                    NetlinkPayload::Overrun(_) => {
-                        return Err(Failure::Broken("the kernel dropped the answer".into()));
-                    }
-                    _ => {}
+                if head.sequence == self.sequence && last {
+                    return Ok(());
                 }
             }
         }
     }
 
+    /// Appends what one read gives.
     fn read(&mut self) -> Result<(), Failure> {
+        self.answer.reserve(READ_BUFFER);
+        let start = self.answer.len();
         loop {
-            self.answer.clear();
             match self.socket.recv(&mut self.answer, libc::MSG_TRUNC) {
-                Ok(length) if length <= self.answer.len() => return Ok(()),
+                Ok(length) if length == self.answer.len() - start => return Ok(()),
                 Ok(length) => {
                     return Err(Failure::Broken(format!(
                         "an answer of {length} bytes is larger than the buffer"
@@ -228,6 +207,75 @@ impl Channel {
             }
         }
     }
+}
+
+/// What matters of a message's header here.
+struct Head {
+    kind: u16,
+    sequence: u32,
+}
+
+/// The messages of a buffer, each with its header.
+struct Messages<'a>(&'a [u8]);
+
+impl<'a> Iterator for Messages<'a> {
+    type Item = Result<(Head, &'a [u8]), Failure>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let rest = std::mem::take(&mut self.0);
+        let buffer = match NetlinkBuffer::new_checked(rest) {
+            Ok(buffer) => buffer,
+            Err(e) => return Some(Err(Failure::Broken(format!("malformed answer: {e}")))),
+        };
+        let head = Head { kind: buffer.message_type(), sequence: buffer.sequence_number() };
+        let length = buffer.length() as usize;
+        self.0 = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some(Ok((head, &rest[..length])))
+    }
+}
+
+/// The messages of an answer, and whether they are a whole: false for a dump that a change interrupted.
+fn parse(bytes: &[u8], sequence: u32, expected: Answer) -> Result<(Vec<Reply>, bool), Failure> {
+    let mut replies = Vec::new();
+    let mut whole = true;
+    for message in Messages(bytes) {
+        let (head, message) = message?;
+        if head.sequence != sequence {
+            continue; // Left over from a request that was given up.
+        }
+        let parsed = match NetlinkMessage::<RouteNetlinkMessage>::deserialize(message) {
+            Ok(parsed) => parsed,
+            Err(e) if expected != Answer::One => {
+                // Somebody's exotic object must not hide all the others, nor an echo its acknowledgement.
+                tracing::debug!(error = %e, "skipping a netlink message that cannot be decoded");
+                continue;
+            }
+            Err(e) => return Err(Failure::Broken(format!("the answer cannot be decoded: {e}"))),
+        };
+        let flags = parsed.header.flags;
+        whole &= expected != Answer::Dump || flags & NLM_F_DUMP_INTR == 0;
+        let refused = match parsed.payload {
+            NetlinkPayload::InnerMessage(message) => {
+                replies.push(Reply { flags, message });
+                continue;
+            }
+            NetlinkPayload::Error(error) => (error.raw_code(), explanation(flags, &error.header)),
+            NetlinkPayload::Done(done) => (done.code, attribute_text(&done.extended_ack)),
+            NetlinkPayload::Overrun(_) => {
+                return Err(Failure::Broken("the kernel dropped the answer".into()));
+            }
+            _ => continue,
+        };
+        match refused {
+            (0.., _) => {}
+            (code, _) if expected == Answer::Dump && code == -libc::EINTR => whole = false,
+            (code, text) => return Err(Failure::Errno { code: code.saturating_neg(), text }),
+        }
+    }
+    Ok((replies, whole))
 }
 
 fn set_receive_timeout(socket: &Socket) -> io::Result<()> {
@@ -285,7 +333,42 @@ mod tests {
         assert_eq!(explanation(NLM_F_CAPPED, &rest), None);
     }
 
+    #[test]
+    fn a_dump_interrupted_by_a_change_is_told_from_a_whole_one() {
+        let message = |kind: u16, flags: u16, body: &[u8]| {
+            let mut bytes = (16 + body.len() as u32).to_ne_bytes().to_vec();
+            bytes.extend(kind.to_ne_bytes());
+            bytes.extend(flags.to_ne_bytes());
+            bytes.extend(7u32.to_ne_bytes());
+            bytes.extend(0u32.to_ne_bytes());
+            bytes.extend(body);
+            bytes
+        };
+        let parse =
+            |bytes: &[u8]| parse(bytes, 7, Answer::Dump).map(|(replies, whole)| (replies.len(), whole));
+        let link = message(16, 0, &[0; 16]);
+        let exotic = message(16, 0, &[0; 12]);
+        let done = |code: i32, flags| message(NLMSG_DONE, flags, &code.to_ne_bytes());
+        assert_eq!(parse(&[link.clone(), exotic, done(0, 0)].concat()).unwrap(), (1, true));
+        assert_eq!(parse(&[link.clone(), done(0, NLM_F_DUMP_INTR)].concat()).unwrap(), (1, false));
+        assert_eq!(parse(&[link.clone(), done(-libc::EINTR, 0)].concat()).unwrap(), (1, false));
+        assert_eq!(parse(&[link, done(-libc::EPERM, 0)].concat()).unwrap_err().errno(), Some(libc::EPERM));
+    }
+
     proptest! {
+        #[test]
+        fn any_bytes_as_an_answer_are_harmless(bytes: Vec<u8>, kind in 0u16..40, wrong_length: Option<u16>) {
+            let length = wrong_length.map_or(16 + bytes.len() as u32, u32::from);
+            let mut message = length.to_ne_bytes().to_vec();
+            message.extend(kind.to_ne_bytes());
+            message.extend([0; 10]);
+            message.extend(&bytes);
+            for expected in [Answer::Ack, Answer::One, Answer::Dump] {
+                let _ = parse(&message, 0, expected);
+                let _ = parse(&bytes, 0, expected);
+            }
+        }
+
         #[test]
         fn any_bytes_as_an_explanation_are_harmless(flags: u16, rest: Vec<u8>) {
             let _ = explanation(flags, &rest);

@@ -236,3 +236,19 @@ fn lookups_find_link_source_gateway_and_mtu() {
         }
     });
 }
+
+#[test]
+fn a_removed_link_takes_its_routes_and_frees_its_name() {
+    in_fresh(|nl| async move {
+        for _ in 0..20 {
+            with_links(&nl).await;
+            nl.ensure_route(&via_link("10.244.1.0/24", "d0")).await.unwrap();
+            nl.ensure_route(&via_link("fd00:244:1::/64", "d0")).await.unwrap();
+            assert_eq!(nl.list_routes(Some(OURS)).await.unwrap().len(), 2);
+            assert!(nl.remove_link("d0").await.unwrap());
+            assert_eq!(nl.list_routes(Some(OURS)).await.unwrap(), []);
+            assert_eq!(nl.get_link("d0p").await.unwrap(), None, "the peer goes too");
+            assert!(nl.remove_link("d1").await.unwrap());
+        }
+    });
+}
