@@ -1,12 +1,195 @@
-//! `warren agent`: not built in yet.
+//! `warren agent`: run a node.
 
+use crate::failure::UsageError;
+use anyhow::Context as _;
+use clap::Args;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use warren_agent::config::{AgentConfig, Facts, Origin, RawConfig, identity_path};
+use warren_types::defaults;
 
-/// Arguments of `warren agent`.
-#[derive(Debug, clap::Args)]
-pub(crate) struct AgentArgs {}
+/// Arguments of `warren agent`. Each is also a key of the configuration file, and a variable `WARREN_<NAME>`.
+///
+/// All values are texts here: they are judged together with those of the file, so that every fault is told at once.
+#[derive(Debug, Args)]
+#[command(next_line_help = false)]
+pub(crate) struct AgentArgs {
+    /// Configuration file (YAML); its keys are the names of these flags.
+    #[arg(long, value_name = "FILE", env = "WARREN_CONFIG")]
+    config: Option<PathBuf>,
 
-/// Runs the command.
-pub(crate) fn run(_args: AgentArgs) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("warren agent is not built in yet")
+    /// Kubeconfig of an API that knows this node (k3s, kubeadm, any Kubernetes).
+    #[arg(long, value_name = "FILE", env = "WARREN_KUBECONFIG", help_heading = "Cluster")]
+    kubeconfig: Option<String>,
+    /// `warren server` to join.
+    #[arg(long, value_name = "URL", env = "WARREN_SERVER", help_heading = "Cluster")]
+    server: Option<String>,
+    /// Join token.
+    #[arg(
+        long,
+        value_name = "TOKEN",
+        env = "WARREN_TOKEN",
+        hide_env_values = true,
+        help_heading = "Cluster"
+    )]
+    token: Option<String>,
+    /// File with the join token.
+    #[arg(long, value_name = "FILE", env = "WARREN_TOKEN_FILE", help_heading = "Cluster")]
+    token_file: Option<String>,
+    /// Make and keep this node's Node object: true with --server, false with --kubeconfig.
+    #[arg(long, value_name = "BOOL", env = "WARREN_REGISTER_NODE", num_args = 0..=1, default_missing_value = "true",
+          help_heading = "Cluster")]
+    register_node: Option<String>,
+
+    /// Name of this node [default: the host name].
+    #[arg(long, value_name = "NAME", env = "WARREN_NODE_NAME", help_heading = "Node")]
+    node_name: Option<String>,
+    /// Addresses by which other nodes reach this one [default: the one that reaches the API].
+    #[arg(long, value_name = "IP[,IP]", env = "WARREN_NODE_IP", help_heading = "Node")]
+    node_ip: Vec<String>,
+    /// State that outlives a reboot [default: /var/lib/warren].
+    #[arg(long, value_name = "DIR", env = "WARREN_DATA_DIR", help_heading = "Node")]
+    data_dir: Option<String>,
+    /// Sockets [default: /run/warren].
+    #[arg(long, value_name = "DIR", env = "WARREN_RUN_DIR", help_heading = "Node")]
+    run_dir: Option<String>,
+    /// Where /livez, /readyz and /metrics are served; loopback only [default: 127.0.0.1:9457].
+    #[arg(long, value_name = "ADDR:PORT", env = "WARREN_HEALTH_ADDRESS", help_heading = "Node")]
+    health_address: Option<String>,
+
+    /// Pod network [default: what the cluster says].
+    #[arg(long, value_name = "CIDR[,CIDR]", env = "WARREN_CLUSTER_CIDR", help_heading = "Network")]
+    cluster_cidr: Vec<String>,
+    /// Service network [default: what the cluster says].
+    #[arg(long, value_name = "CIDR[,CIDR]", env = "WARREN_SERVICE_CIDR", help_heading = "Network")]
+    service_cidr: Vec<String>,
+    /// UDP port of the tunnel [default: 51840].
+    #[arg(long, value_name = "PORT", env = "WARREN_TUNNEL_PORT", help_heading = "Network")]
+    tunnel_port: Option<String>,
+    /// WireGuard of the kernel, or of this program: auto, kernel, userspace [default: auto].
+    #[arg(long, value_name = "BACKEND", env = "WARREN_TUNNEL_BACKEND", help_heading = "Network")]
+    tunnel_backend: Option<String>,
+    /// MTU of pods and tunnel [default: what the path carries].
+    #[arg(long, value_name = "BYTES", env = "WARREN_MTU", help_heading = "Network")]
+    mtu: Option<String>,
+    /// Where runtimes look for CNI configuration [default: /etc/cni/net.d].
+    #[arg(long, value_name = "DIR", env = "WARREN_CNI_CONF_DIR", help_heading = "Network")]
+    cni_conf_dir: Option<String>,
+    /// Where runtimes look for CNI plugins [default: /opt/cni/bin].
+    #[arg(long, value_name = "DIR", env = "WARREN_CNI_BIN_DIR", help_heading = "Network")]
+    cni_bin_dir: Option<String>,
+}
+
+impl AgentArgs {
+    /// Flags and environment, then the file, judged as one.
+    fn into_config(self) -> anyhow::Result<AgentConfig> {
+        let file = self.config.clone();
+        let mut raw = RawConfig::default();
+        let one = |v: Option<String>| v.into_iter().collect::<Vec<_>>();
+        for (key, values) in [
+            ("kubeconfig", one(self.kubeconfig)),
+            ("server", one(self.server)),
+            ("token", one(self.token)),
+            ("token-file", one(self.token_file)),
+            ("register-node", one(self.register_node)),
+            ("node-name", one(self.node_name)),
+            ("node-ip", self.node_ip),
+            ("data-dir", one(self.data_dir)),
+            ("run-dir", one(self.run_dir)),
+            ("health-address", one(self.health_address)),
+            ("cluster-cidr", self.cluster_cidr),
+            ("service-cidr", self.service_cidr),
+            ("tunnel-port", one(self.tunnel_port)),
+            ("tunnel-backend", one(self.tunnel_backend)),
+            ("mtu", one(self.mtu)),
+            ("cni-conf-dir", one(self.cni_conf_dir)),
+            ("cni-bin-dir", one(self.cni_bin_dir)),
+        ] {
+            raw.say(key, Origin::Flag, values);
+        }
+        if let Some(value) = read_file(file.as_deref())? {
+            raw.say_file(&value);
+        }
+        let facts = Facts {
+            hostname: std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default(),
+            in_cluster: warren_source::ApiAccess::in_cluster().is_some(),
+            has_identity: |dir: &Path| identity_path(dir).exists(),
+        };
+        raw.validate(&facts).map_err(|faults| UsageError(faults.to_string()).into())
+    }
+}
+
+/// The configuration file; the default one may be missing.
+fn read_file(named: Option<&Path>) -> anyhow::Result<Option<serde_json::Value>> {
+    let path = named.unwrap_or(Path::new(defaults::CONFIG_FILE));
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(e) if named.is_none() && e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(UsageError(format!("configuration file {}: {e}", path.display())).into()),
+    };
+    if text.lines().all(|l| l.trim().is_empty() || l.trim_start().starts_with('#')) {
+        return Ok(None);
+    }
+    match serde_saphyr::from_str(&text) {
+        Ok(value) => Ok(Some(value)),
+        Err(e) => Err(UsageError(format!("configuration file {}: {e}", path.display())).into()),
+    }
+}
+
+/// Runs the agent until SIGTERM or SIGINT.
+pub(crate) fn run(args: AgentArgs) -> anyhow::Result<ExitCode> {
+    let config = args.into_config()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("agent")
+        .build()
+        .context("the runtime cannot be started")?;
+    let result = runtime.block_on(warren_agent::run(config));
+    // Blocking calls that hang must not keep the process: whatever is acknowledged is on disk.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    result.map_err(|e| match e.hint() {
+        Some(hint) => crate::failure::Hinted::new(e.to_string(), hint).into(),
+        None => anyhow::Error::new(e),
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[derive(clap::Parser)]
+    struct Only {
+        #[command(flatten)]
+        _args: AgentArgs,
+    }
+
+    #[test]
+    fn flags_keys_and_variables_are_the_same_set() {
+        let command = Only::command();
+        for key in warren_agent::config::KEYS {
+            let arg = command.get_arguments().find(|a| a.get_long() == Some(key));
+            let arg = arg.unwrap_or_else(|| panic!("key {key} has no flag"));
+            let variable = format!("WARREN_{}", key.to_uppercase().replace('-', "_"));
+            assert_eq!(arg.get_env().and_then(|e| e.to_str()), Some(variable.as_str()));
+        }
+        let flags =
+            command.get_arguments().filter(|a| !["config", "help"].contains(&a.get_id().as_str())).count();
+        assert_eq!(flags, warren_agent::config::KEYS.len());
+    }
+
+    #[test]
+    fn a_bad_file_is_a_usage_error() {
+        let dir = std::env::temp_dir().join(format!("warren-config-{}", std::process::id()));
+        for bad in ["a: [", "a: 1\na: 2\n", "\t"] {
+            std::fs::write(&dir, bad).unwrap();
+            let error = read_file(Some(&dir)).unwrap_err();
+            assert_eq!(crate::failure::describe(&error).1, crate::failure::EXIT_USAGE, "{bad:?}");
+        }
+        std::fs::write(&dir, "# nothing\n\n").unwrap();
+        assert_eq!(read_file(Some(&dir)).unwrap(), None);
+        std::fs::remove_file(&dir).unwrap();
+        assert!(read_file(Some(&dir)).is_err(), "a file that was named must exist");
+    }
 }

@@ -135,14 +135,14 @@ pub fn identity_path(data_dir: &Path) -> PathBuf {
 }
 
 /// Facts of the machine that defaults depend on.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Facts {
     /// The host name.
     pub hostname: String,
     /// Whether a service account is mounted here.
     pub in_cluster: bool,
-    /// Data directories that hold the identity of an earlier join.
-    pub identities: Vec<PathBuf>,
+    /// Whether a data directory holds the identity of an earlier join.
+    pub has_identity: fn(&Path) -> bool,
 }
 
 /// Where a value was said.
@@ -337,7 +337,7 @@ impl RawConfig {
             (None, Some(_)) => Some(TokenSource::File(self.path("token-file", "/"))),
             (None, None) => None,
         };
-        let known = facts.identities.iter().any(|d| d == data_dir);
+        let known = (facts.has_identity)(data_dir);
         match (server, kubeconfig) {
             (Some(_), Some(_)) => {
                 self.fault("--kubeconfig", "give --kubeconfig (an API that knows this node) or --server (a server to join), not both");

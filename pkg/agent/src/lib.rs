@@ -15,7 +15,13 @@ pub mod board;
 pub mod client;
 pub mod config;
 pub mod files;
+pub mod identity;
 pub mod metrics;
 pub mod status;
 pub mod supervisor;
 pub mod sysctls;
+pub mod uninstall;
+
+pub use run::{AgentError, run};
+mod run;
+mod subsystems;

@@ -2,7 +2,7 @@ use super::*;
 use serde_json::json;
 
 fn facts() -> Facts {
-    Facts { hostname: "Node-A".into(), in_cluster: false, identities: vec!["/joined".into()] }
+    Facts { hostname: "Node-A".into(), in_cluster: false, has_identity: |d| d == Path::new("/joined") }
 }
 
 fn raw(pairs: &[(&str, &str)]) -> RawConfig {

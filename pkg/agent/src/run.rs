@@ -1,0 +1,183 @@
+//! The life of an agent: what is opened in which order, and what is started.
+
+use crate::admin::{self, AdminConfig};
+use crate::board::Board;
+use crate::config::{AgentConfig, ApiChoice};
+use crate::files::{self, FileError};
+use crate::identity::{self, IdentityError};
+use crate::subsystems::{self, Shared};
+use crate::supervisor::Supervisor;
+use std::path::PathBuf;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+use warren_netlink::{Netlink, NetlinkError};
+use warren_source::{ApiAccess, SourceStatus};
+use warren_store::{Durability, Opened, Store, StoreError};
+use warren_types::{BootId, ClusterConfig, InvalidName, defaults};
+
+/// How long subsystems may take to stop.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Why the agent cannot run at all. What can be waited for is waited for instead.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AgentError {
+    /// A directory or file of ours.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The keys.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The kernel's netlink sockets.
+    #[error("the kernel's network configuration cannot be reached: {0}")]
+    Netlink(#[from] NetlinkError),
+    /// `/proc/sys/kernel/random/boot_id`.
+    #[error("the boot id cannot be read: {0}")]
+    BootId(String),
+    /// Signals, threads.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+}
+
+impl From<InvalidName> for AgentError {
+    fn from(e: InvalidName) -> Self {
+        Self::BootId(e.to_string())
+    }
+}
+
+impl AgentError {
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::File(_) | Self::Netlink(_) => {
+                Some("the agent needs root, and directories it can write to".into())
+            }
+            Self::Store(StoreError::Locked(_)) => Some(
+                "`warren status` shows the agent that runs; --data-dir and --run-dir keep two apart".into(),
+            ),
+            _ => None,
+        }
+    }
+}
+
+/// Runs the agent until SIGTERM or SIGINT. Stopping removes nothing: pods keep their network.
+///
+/// # Errors
+/// [`AgentError`].
+pub async fn run(config: AgentConfig) -> Result<(), AgentError> {
+    let stop = CancellationToken::new();
+    let signals = Signals::listen()?;
+    files::private_dir(&config.data_dir)?;
+    files::private_dir(&config.state_dir())?;
+    files::private_dir(&config.run_dir)?;
+    let boot_id = warren_netlink::host::boot_id().map_err(|e| AgentError::BootId(e.to_string()))?;
+    let boot_id = BootId::new(boot_id)?;
+    let netlink = Netlink::current()?;
+    let store_path = config.state_dir().join("store");
+    let Opened { store, set_aside } = open(store_path.clone()).await?;
+    let set_aside = set_aside.map(|s| {
+        tracing::error!(copy = %s.copy.display(), reason = %s.reason, "the store could not be used; it was set aside and is rebuilt");
+        format!("the store could not be used ({}); it is kept in {}", s.reason, s.copy.display())
+    });
+    let recovered = match &set_aside {
+        Some(_) => subsystems::recover_key(&config.run_dir).await,
+        None => None,
+    };
+    let keys = identity::load_or_make(&store, recovered).await?;
+    cluster_from_flags(&config, &store).await?;
+    let status = SourceStatus::default();
+    let board = Board::new(
+        config.node_name.clone(),
+        store.clone(),
+        store_path,
+        set_aside.unwrap_or_default(),
+        status.clone(),
+    );
+    let admin =
+        AdminConfig { socket: config.run_dir.join(defaults::ADMIN_SOCKET), health: config.health_address };
+    let admin_stop = CancellationToken::new();
+    let thread = admin::start(admin, board.clone(), admin_stop.clone())
+        .map_err(|source| AgentError::System { what: "the admin thread cannot be started", source })?;
+    tracing::info!(node = %config.node_name, version = env!("CARGO_PKG_VERSION"), "agent started");
+
+    let mut supervisor = Supervisor::new(stop.clone());
+    let access = tokio::sync::watch::Sender::new(known_access(&config));
+    let shared = Shared { config, store: store.clone(), netlink, keys, boot_id, status, board, access };
+    subsystems::start_all(&mut supervisor, &shared);
+    let signal = signals.wait().await;
+    tracing::info!(signal, "stopping; pods keep their network");
+    let late = supervisor.stop(GRACE).await;
+    if late > 0 {
+        tracing::warn!(late, "subsystems did not stop in time and were ended");
+    }
+    admin_stop.cancel();
+    // The thread sees the token at its next turn; it is not worth waiting for one that hangs.
+    let joined = tokio::task::spawn_blocking(move || thread.join());
+    let _ = tokio::time::timeout(Duration::from_secs(1), joined).await;
+    store.close().await?;
+    Ok(())
+}
+
+async fn open(path: PathBuf) -> Result<Opened, AgentError> {
+    match tokio::task::spawn_blocking(move || Store::open(&path)).await {
+        Ok(opened) => Ok(opened?),
+        Err(e) => Err(AgentError::System { what: "opening the store", source: std::io::Error::other(e) }),
+    }
+}
+
+/// How the API is reached, as far as it is known before joining.
+fn known_access(config: &AgentConfig) -> Option<ApiAccess> {
+    match &config.api {
+        ApiChoice::Kubeconfig(path) => Some(ApiAccess::Kubeconfig(path.clone())),
+        ApiChoice::InCluster => Some(ApiAccess::InCluster),
+        ApiChoice::Join { .. } => {
+            let identity = config.identity_path();
+            identity.exists().then_some(ApiAccess::Kubeconfig(identity))
+        }
+    }
+}
+
+/// Ranges that were given as flags win over the cluster's, and are known without it.
+async fn cluster_from_flags(config: &AgentConfig, store: &Store) -> Result<(), AgentError> {
+    if config.cluster_cidrs.is_empty() {
+        return Ok(());
+    }
+    let row = ClusterConfig {
+        cluster_cidrs: config.cluster_cidrs.clone(),
+        service_cidrs: config.service_cidrs.clone(),
+    };
+    store.table::<ClusterConfig>().replace(vec![row], Durability::Flushed).await?;
+    Ok(())
+}
+
+/// The signals that end the agent.
+struct Signals {
+    term: tokio::signal::unix::Signal,
+    int: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self, AgentError> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let failed = |source| AgentError::System { what: "signals cannot be received", source };
+        Ok(Self {
+            term: signal(SignalKind::terminate()).map_err(failed)?,
+            int: signal(SignalKind::interrupt()).map_err(failed)?,
+        })
+    }
+    async fn wait(mut self) -> &'static str {
+        tokio::select! {
+            _ = self.term.recv() => "SIGTERM",
+            _ = self.int.recv() => "SIGINT",
+        }
+    }
+}
