@@ -192,9 +192,7 @@ impl Publisher {
                 continue;
             }
             if let Some((before, at)) = &last
-                && before.metadata == plan.metadata
-                && before.create == plan.create
-                && same_status(before, &plan)
+                && repeats(&plan, before)
                 && at.elapsed() < SETTLE
             {
                 wait = SETTLE;
@@ -238,6 +236,13 @@ impl Publisher {
         }
         Ok(())
     }
+}
+
+/// Whether `plan` asks only for what `before` has just written: the watch has not shown it yet.
+fn repeats(plan: &Plan, before: &Plan) -> bool {
+    (plan.create.is_none() || plan.create == before.create)
+        && (plan.metadata.is_none() || plan.metadata == before.metadata)
+        && (plan.status.is_none() || same_status(plan, before))
 }
 
 /// Whether two plans say the same of the status, times aside.

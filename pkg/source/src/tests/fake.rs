@@ -1,0 +1,323 @@
+//! A Kubernetes API in a hundred lines: list, watch with history, 410, create, merge patch, delete; can be taken down.
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, Query, State};
+use axum::http::{Method, StatusCode};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::any;
+use futures::StreamExt as _;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+#[derive(Default)]
+struct Inner {
+    revision: u64,
+    /// Resource, then key (`namespace/name` or name).
+    objects: BTreeMap<String, BTreeMap<String, Value>>,
+    /// (revision, resource, type, object).
+    events: Vec<(u64, String, &'static str, Value)>,
+    /// Revisions below this are too old; and whether the watch says so in its stream or by its status.
+    oldest: u64,
+    expire_in_stream: bool,
+    lists: HashMap<String, usize>,
+    writes: HashMap<String, usize>,
+}
+
+pub(super) struct FakeApi {
+    inner: Arc<Mutex<Inner>>,
+    changed: watch::Sender<u64>,
+    address: SocketAddr,
+    life: Mutex<Option<(CancellationToken, Arc<Notify>)>>,
+}
+
+#[derive(Clone)]
+struct Served {
+    inner: Arc<Mutex<Inner>>,
+    changed: watch::Sender<u64>,
+    stop: CancellationToken,
+}
+
+impl FakeApi {
+    pub(super) async fn start() -> Self {
+        let probe = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = probe.local_addr().unwrap();
+        drop(probe);
+        let api =
+            Self { inner: Arc::default(), changed: watch::Sender::new(0), address, life: Mutex::new(None) };
+        api.inner.lock().unwrap().revision = 10;
+        api.up().await;
+        api
+    }
+
+    pub(super) fn kubeconfig(&self) -> String {
+        json!({"apiVersion": "v1", "kind": "Config", "current-context": "c",
+            "clusters": [{"name": "c", "cluster": {"server": format!("http://{}", self.address)}}],
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+            "users": [{"name": "u", "user": {}}]})
+        .to_string()
+    }
+
+    pub(super) async fn up(&self) {
+        let (stop, ended) = (CancellationToken::new(), Arc::new(Notify::new()));
+        let served = Served { inner: self.inner.clone(), changed: self.changed.clone(), stop: stop.clone() };
+        let router = Router::new()
+            .route("/api/v1/{resource}", any(cluster_all))
+            .route("/api/v1/nodes/{name}", any(node_one))
+            .route("/api/v1/nodes/{name}/status", any(node_one))
+            .route("/api/v1/namespaces/{ns}/{resource}", any(ns_all))
+            .route("/api/v1/namespaces/{ns}/{resource}/{name}", any(ns_one))
+            .route("/api/v1/namespaces/{ns}/{resource}/{name}/status", any(ns_one))
+            .route("/apis/coordination.k8s.io/v1/namespaces/{ns}/{resource}", any(ns_all))
+            .route("/apis/coordination.k8s.io/v1/namespaces/{ns}/{resource}/{name}", any(ns_one))
+            .with_state(served);
+        let listener = {
+            let socket = tokio::net::TcpSocket::new_v4().unwrap();
+            socket.set_reuseaddr(true).unwrap();
+            socket.bind(self.address).unwrap();
+            socket.listen(64).unwrap()
+        };
+        let (token, done) = (stop.clone(), ended.clone());
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let listener = listener.into_std().unwrap();
+            runtime.block_on(async move {
+                let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+                tokio::select! {
+                    () = token.cancelled() => {}
+                    r = std::future::IntoFuture::into_future(axum::serve(listener, router)) => r.unwrap(),
+                }
+            });
+            // Dropping the runtime closes every connection, as a killed process does.
+            drop(runtime);
+            done.notify_one();
+        });
+        *self.life.lock().unwrap() = Some((stop, ended));
+    }
+
+    pub(super) async fn down(&self) {
+        let life = self.life.lock().unwrap().take();
+        if let Some((stop, ended)) = life {
+            stop.cancel();
+            ended.notified().await;
+        }
+    }
+
+    pub(super) fn put(&self, resource: &str, object: Value) {
+        put(&self.inner, &self.changed, resource, object);
+    }
+    pub(super) fn delete(&self, resource: &str, key: &str) {
+        delete(&self.inner, &self.changed, resource, key);
+    }
+    pub(super) fn get(&self, resource: &str, key: &str) -> Option<Value> {
+        self.inner.lock().unwrap().objects.get(resource)?.get(key).cloned()
+    }
+    /// Removes an object without an event.
+    pub(super) fn forget(&self, resource: &str, key: &str) {
+        self.inner.lock().unwrap().objects.get_mut(resource).unwrap().remove(key).unwrap();
+    }
+    /// Cuts the history, and ends every watch.
+    pub(super) fn expire(&self, in_stream: bool) {
+        let mut inner = self.inner.lock().unwrap();
+        inner.revision += 100;
+        inner.oldest = inner.revision;
+        inner.expire_in_stream = in_stream;
+        inner.events.clear();
+        self.changed.send_replace(inner.revision);
+    }
+    pub(super) fn lists(&self, resource: &str) -> usize {
+        self.inner.lock().unwrap().lists.get(resource).copied().unwrap_or(0)
+    }
+    pub(super) fn writes(&self, resource: &str) -> usize {
+        self.inner.lock().unwrap().writes.get(resource).copied().unwrap_or(0)
+    }
+}
+
+impl Drop for FakeApi {
+    fn drop(&mut self) {
+        if let Some((stop, _)) = self.life.lock().unwrap().take() {
+            stop.cancel();
+        }
+    }
+}
+
+fn key_of(object: &Value) -> String {
+    let name = object["metadata"]["name"].as_str().unwrap().to_owned();
+    object["metadata"]["namespace"].as_str().map_or_else(|| name.clone(), |ns| format!("{ns}/{name}"))
+}
+
+fn put(inner: &Mutex<Inner>, changed: &watch::Sender<u64>, resource: &str, mut object: Value) -> Value {
+    let mut inner = inner.lock().unwrap();
+    inner.revision += 1;
+    let revision = inner.revision;
+    object["metadata"]["resourceVersion"] = json!(revision.to_string());
+    let old = inner.objects.entry(resource.into()).or_default().insert(key_of(&object), object.clone());
+    let kind = if old.is_some() { "MODIFIED" } else { "ADDED" };
+    inner.events.push((revision, resource.into(), kind, object.clone()));
+    changed.send_replace(revision);
+    object
+}
+
+fn delete(inner: &Mutex<Inner>, changed: &watch::Sender<u64>, resource: &str, key: &str) -> Option<Value> {
+    let mut inner = inner.lock().unwrap();
+    let mut object = inner.objects.get_mut(resource)?.remove(key)?;
+    inner.revision += 1;
+    let revision = inner.revision;
+    object["metadata"]["resourceVersion"] = json!(revision.to_string());
+    inner.events.push((revision, resource.into(), "DELETED", object.clone()));
+    changed.send_replace(revision);
+    Some(object)
+}
+
+type Params = Query<HashMap<String, String>>;
+
+async fn cluster_all(
+    State(s): State<Served>,
+    Path(resource): Path<String>,
+    q: Params,
+    m: Method,
+    body: String,
+) -> Response {
+    all(s, None, resource, q, m, body)
+}
+async fn ns_all(
+    State(s): State<Served>,
+    Path((ns, resource)): Path<(String, String)>,
+    q: Params,
+    m: Method,
+    body: String,
+) -> Response {
+    all(s, Some(ns), resource, q, m, body)
+}
+async fn node_one(State(s): State<Served>, Path(name): Path<String>, m: Method, body: String) -> Response {
+    one(s, "nodes".into(), name, m, body)
+}
+async fn ns_one(
+    State(s): State<Served>,
+    Path((ns, resource, name)): Path<(String, String, String)>,
+    m: Method,
+    body: String,
+) -> Response {
+    one(s, resource, format!("{ns}/{name}"), m, body)
+}
+
+fn failure(code: u16, reason: &str) -> Response {
+    let body = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason,
+        "message": reason, "metadata": {}});
+    (StatusCode::from_u16(code).unwrap(), body.to_string()).into_response()
+}
+
+fn all(
+    s: Served,
+    ns: Option<String>,
+    resource: String,
+    Query(q): Params,
+    m: Method,
+    body: String,
+) -> Response {
+    if m == Method::POST {
+        let object: Value = serde_json::from_str(&body).unwrap();
+        let mut object = object;
+        object["metadata"]["uid"] = json!(format!("uid-{}", key_of(&object)));
+        object.as_object_mut().unwrap().remove("status");
+        let exists =
+            s.inner.lock().unwrap().objects.get(&resource).is_some_and(|o| o.contains_key(&key_of(&object)));
+        if exists {
+            return failure(409, "AlreadyExists");
+        }
+        *s.inner.lock().unwrap().writes.entry(resource.clone()).or_default() += 1;
+        return (StatusCode::CREATED, put(&s.inner, &s.changed, &resource, object).to_string())
+            .into_response();
+    }
+    if q.get("watch").is_none_or(|w| w == "false") {
+        let mut inner = s.inner.lock().unwrap();
+        *inner.lists.entry(resource.clone()).or_default() += 1;
+        let items: Vec<Value> = inner
+            .objects
+            .get(&resource)
+            .into_iter()
+            .flat_map(|o| o.values())
+            .filter(|o| ns.as_ref().is_none_or(|ns| o["metadata"]["namespace"] == *ns))
+            .cloned()
+            .collect();
+        return json!({"kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": inner.revision.to_string()},
+            "items": items})
+        .to_string()
+        .into_response();
+    }
+    let from: u64 = q.get("resourceVersion").and_then(|v| v.parse().ok()).unwrap_or(0);
+    {
+        let inner = s.inner.lock().unwrap();
+        if from < inner.oldest && !inner.expire_in_stream {
+            return failure(410, "Expired");
+        }
+    }
+    let state = (s.clone(), s.changed.subscribe(), from, resource, false);
+    let stream = futures::stream::unfold(state, |(s, mut changed, from, resource, ended)| async move {
+        if ended {
+            return None;
+        }
+        loop {
+            let (out, next, ended) = {
+                let inner = s.inner.lock().unwrap();
+                if from < inner.oldest {
+                    let gone = json!({"type": "ERROR", "object": {"kind": "Status", "apiVersion": "v1", "metadata": {},
+                        "status": "Failure", "message": "too old", "reason": "Expired", "code": 410}});
+                    (if inner.expire_in_stream { format!("{gone}\n") } else { String::new() }, from, true)
+                } else {
+                    let out: String = inner
+                        .events
+                        .iter()
+                        .filter(|(r, res, _, _)| *r > from && *res == resource)
+                        .map(|(_, _, kind, o)| format!("{}\n", json!({"type": kind, "object": o})))
+                        .collect();
+                    (out, inner.revision, false)
+                }
+            };
+            if ended || !out.is_empty() {
+                return Some((Ok::<_, std::convert::Infallible>(out), (s, changed, next, resource, ended)));
+            }
+            tokio::select! {
+                () = s.stop.cancelled() => return None,
+                _ = changed.changed() => {}
+            }
+        }
+    });
+    Body::from_stream(stream.boxed()).into_response()
+}
+
+fn one(s: Served, resource: String, key: String, m: Method, body: String) -> Response {
+    let old = s.inner.lock().unwrap().objects.get(&resource).and_then(|o| o.get(&key)).cloned();
+    let Some(mut object) = old else { return failure(404, "NotFound") };
+    match m {
+        Method::PATCH => {
+            *s.inner.lock().unwrap().writes.entry(resource.clone()).or_default() += 1;
+            merge(&mut object, &serde_json::from_str(&body).unwrap());
+            put(&s.inner, &s.changed, &resource, object).to_string().into_response()
+        }
+        Method::DELETE => delete(&s.inner, &s.changed, &resource, &key).unwrap().to_string().into_response(),
+        _ => object.to_string().into_response(),
+    }
+}
+
+/// RFC 7396.
+fn merge(target: &mut Value, patch: &Value) {
+    let Value::Object(patch) = patch else {
+        *target = patch.clone();
+        return;
+    };
+    if !target.is_object() {
+        *target = json!({});
+    }
+    for (k, v) in patch {
+        if v.is_null() {
+            target.as_object_mut().unwrap().remove(k);
+        } else {
+            merge(target.as_object_mut().unwrap().entry(k.clone()).or_insert(Value::Null), v);
+        }
+    }
+}
