@@ -32,6 +32,7 @@
 
 mod address;
 pub mod error;
+pub mod handover;
 pub mod host;
 pub mod link;
 pub mod namespace;
