@@ -1,0 +1,173 @@
+//! Changes that the kernel makes at once, or not at all.
+
+use super::model::{Chain, Element, Rule, Ruleset, Set};
+use super::wire::{Writer, message};
+
+const CREATE: u16 = 0x400;
+const EXCLUSIVE: u16 = 0x200;
+const APPEND: u16 = 0x800;
+/// Bytes of elements in one message; its list has a 16-bit length.
+const ELEMENT_BYTES: usize = 32 * 1024;
+const OBJECT_COUNTER: u32 = 1;
+
+/// One message of a batch.
+pub(super) struct Operation {
+    pub(super) message: u8,
+    pub(super) flags: u16,
+    pub(super) attributes: Vec<u8>,
+    /// Whether every attribute fits its length.
+    pub(super) fits: bool,
+    /// What it is about, for people.
+    pub(super) object: String,
+}
+
+/// Operations on one table of the family `inet`, in order.
+pub(super) struct Batch {
+    table: &'static str,
+    operations: Vec<Operation>,
+}
+
+impl Batch {
+    pub(super) fn new(table: &'static str) -> Self {
+        Self { table, operations: Vec::new() }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.operations.is_empty()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.operations.len()
+    }
+
+    pub(super) fn operations(&self) -> impl Iterator<Item = &Operation> {
+        self.operations.iter()
+    }
+
+    /// The operation's object.
+    pub(super) fn describe(&self, index: usize) -> Option<&str> {
+        Some(&self.operations.get(index)?.object)
+    }
+
+    fn push(&mut self, message: u8, flags: u16, object: String, fill: impl FnOnce(&mut Writer)) {
+        let mut attributes = Writer::default();
+        fill(&mut attributes);
+        let (attributes, fits) = attributes.finish();
+        self.operations.push(Operation { message, flags, attributes, fits, object });
+    }
+
+    pub(super) fn delete_table(&mut self) {
+        let table = self.table;
+        self.push(message::DEL_TABLE, 0, "table".into(), |w| w.text(1, table));
+    }
+
+    pub(super) fn add_table(&mut self) {
+        let table = self.table;
+        self.push(message::NEW_TABLE, CREATE | EXCLUSIVE, "table".into(), |w| {
+            w.text(1, table);
+            w.u32(2, 0);
+        });
+    }
+
+    pub(super) fn add_counter(&mut self, name: &str) {
+        let table = self.table;
+        self.push(message::NEW_OBJECT, CREATE | EXCLUSIVE, format!("counter {name}"), |w| {
+            w.text(1, table);
+            w.text(2, name);
+            w.u32(3, OBJECT_COUNTER);
+            w.nest(4, |w| {
+                w.u64(1, 0);
+                w.u64(2, 0);
+            });
+        });
+    }
+
+    pub(super) fn add_set(&mut self, name: &str, set: &Set) {
+        let (table, id) = (self.table, u32::try_from(self.operations.len() + 1).unwrap_or(u32::MAX));
+        self.push(message::NEW_SET, CREATE | EXCLUSIVE, format!("set {name}"), |w| {
+            set.encode(table, name, id, w);
+        });
+    }
+
+    /// Adds elements; those that are there already are left alone.
+    pub(super) fn add_elements<'a>(&mut self, set: &str, elements: impl IntoIterator<Item = &'a Element>) {
+        let mut elements = elements.into_iter().peekable();
+        while elements.peek().is_some() {
+            let table = self.table;
+            self.push(message::NEW_ELEMENTS, CREATE, format!("elements of set {set}"), |w| {
+                w.text(1, table);
+                w.text(2, set);
+                w.nest(3, |w| {
+                    let start = w.len();
+                    while let Some(element) = elements.next_if(|_| w.len() - start < ELEMENT_BYTES) {
+                        element.encode(w);
+                    }
+                });
+            });
+        }
+    }
+
+    /// Deletes one element, which must be there.
+    pub(super) fn delete_element(&mut self, set: &str, element: &Element) {
+        let table = self.table;
+        self.push(message::DEL_ELEMENTS, 0, format!("an element of set {set}"), |w| {
+            w.text(1, table);
+            w.text(2, set);
+            w.nest(3, |w| element.encode(w));
+        });
+    }
+
+    /// Deletes all elements.
+    pub(super) fn flush_set(&mut self, set: &str) {
+        let table = self.table;
+        self.push(message::DEL_ELEMENTS, 0, format!("set {set}"), |w| {
+            w.text(1, table);
+            w.text(2, set);
+        });
+    }
+
+    pub(super) fn add_chain(&mut self, name: &str, chain: &Chain) {
+        let table = self.table;
+        self.push(message::NEW_CHAIN, CREATE | EXCLUSIVE, format!("chain {name}"), |w| {
+            chain.encode(table, name, w);
+        });
+    }
+
+    /// Deletes all rules of a chain.
+    pub(super) fn flush_chain(&mut self, name: &str) {
+        let table = self.table;
+        self.push(message::DEL_RULE, 0, format!("chain {name}"), |w| {
+            w.text(1, table);
+            w.text(2, name);
+        });
+    }
+
+    /// Adds rules at the end of a chain.
+    pub(super) fn add_rules(&mut self, chain: &str, rules: &[Rule]) {
+        let table = self.table;
+        for (index, rule) in rules.iter().enumerate() {
+            let object = format!("rule {} of chain {chain}", index + 1);
+            self.push(message::NEW_RULE, CREATE | APPEND, object, |w| rule.encode(table, chain, w));
+        }
+    }
+
+    /// Adds a whole table. What is referred to comes before what refers to it.
+    pub(super) fn add_ruleset(&mut self, ruleset: &Ruleset) {
+        self.add_table();
+        for counter in &ruleset.counters {
+            self.add_counter(counter);
+        }
+        for (name, set) in &ruleset.sets {
+            self.add_set(name, set);
+        }
+        for (set, elements) in &ruleset.elements {
+            self.add_elements(set, elements);
+        }
+        for (name, chain) in &ruleset.chains {
+            self.add_chain(name, chain);
+        }
+        for (chain, rules) in &ruleset.rules {
+            self.add_rules(chain, rules);
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! Reading a table back from the kernel: that table only, whatever else is in the ruleset.
+
+use super::model::{Chain, Element, Rule, Ruleset, Set};
+use super::socket::{Connection, Failure};
+use super::wire::{self, Writer, message};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// How often a reading that the ruleset's changes spoil is begun again. A reading takes less than a millisecond.
+const ATTEMPTS: usize = 64;
+const OBJECT_COUNTER: u32 = 1;
+
+/// What a counter has counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Counted {
+    pub(super) packets: u64,
+}
+
+/// The number of the ruleset's state; every commit in the namespace moves it on.
+pub(super) fn generation(connection: &mut Connection) -> Result<u32, Failure> {
+    let answer = connection.get(message::GET_GENERATION, Writer::default())?;
+    wire::find_u32(&answer, 1).ok_or_else(|| Failure::Broken("a generation without a number".into()))
+}
+
+/// Whether the table exists.
+pub(super) fn table_exists(connection: &mut Connection, table: &str) -> Result<bool, Failure> {
+    Ok(table_flags(connection, table)?.is_some())
+}
+
+/// The table as of one generation; `None` when there is no such table. Reads the elements of the sets that
+/// `with_elements` picks.
+pub(super) fn observe(
+    connection: &mut Connection,
+    table: &str,
+    with_elements: impl Fn(&str) -> bool,
+) -> Result<(u32, Option<Ruleset>), Failure> {
+    for _ in 0..ATTEMPTS {
+        let before = generation(connection)?;
+        match read(connection, table, &with_elements) {
+            Ok(ruleset) if generation(connection)? == before => return Ok((before, ruleset)),
+            Ok(_) | Err(Failure::Stale) => {}
+            // Whatever it was, it is gone: a change.
+            Err(failure) if failure.is_not_found() && generation(connection)? != before => {}
+            Err(failure) => return Err(failure),
+        }
+    }
+    Err(Failure::Stale)
+}
+
+/// The elements of a set. Fails with "not found" when there is no such set.
+pub(super) fn elements(
+    connection: &mut Connection,
+    table: &str,
+    set: &str,
+) -> Result<BTreeSet<Element>, Failure> {
+    for _ in 0..ATTEMPTS {
+        let mut request = Writer::default();
+        request.text(1, table);
+        request.text(2, set);
+        let mut found = BTreeSet::new();
+        match connection.dump(message::GET_ELEMENTS, request, |attributes| {
+            found.extend(Element::decode(attributes));
+        }) {
+            Err(Failure::Stale) => {}
+            outcome => return outcome.map(|()| found),
+        }
+    }
+    Err(Failure::Stale)
+}
+
+/// The counters of the table by name.
+pub(super) fn counters(
+    connection: &mut Connection,
+    table: &str,
+) -> Result<BTreeMap<String, Counted>, Failure> {
+    let mut request = Writer::default();
+    request.text(1, table);
+    request.u32(3, OBJECT_COUNTER);
+    let mut found = BTreeMap::new();
+    connection.dump(message::GET_OBJECT, request, |attributes| {
+        if !belongs(attributes, table) || wire::find_u32(attributes, 3) != Some(OBJECT_COUNTER) {
+            return;
+        }
+        let Some(name) = wire::find_text(attributes, 2) else { return };
+        let packets = wire::find(attributes, 4).and_then(|data| wire::find_u64(data, 2)).unwrap_or(0);
+        found.insert(name, Counted { packets });
+    })?;
+    Ok(found)
+}
+
+fn read(
+    connection: &mut Connection,
+    table: &str,
+    with_elements: &impl Fn(&str) -> bool,
+) -> Result<Option<Ruleset>, Failure> {
+    let Some(flags) = table_flags(connection, table)? else { return Ok(None) };
+    let mut ruleset = Ruleset { flags, ..Ruleset::default() };
+    let of_table = || {
+        let mut request = Writer::default();
+        request.text(1, table);
+        request
+    };
+    ruleset.counters = counters(connection, table)?.into_keys().collect();
+    connection.dump(message::GET_SET, of_table(), |attributes| {
+        if belongs(attributes, table) {
+            ruleset.sets.extend(Set::decode(attributes));
+        }
+    })?;
+    for name in ruleset.sets.keys().filter(|name| with_elements(name)) {
+        ruleset.elements.insert(name.clone(), elements(connection, table, name)?);
+    }
+    connection.dump(message::GET_CHAIN, of_table(), |attributes| {
+        if !belongs(attributes, table) {
+            return;
+        }
+        let unknown = || Some((wire::find_text(attributes, 3)?, unknown_chain()));
+        ruleset.chains.extend(Chain::decode(attributes).or_else(unknown));
+    })?;
+    ruleset.rules = ruleset.chains.keys().map(|chain| (chain.clone(), Vec::new())).collect();
+    connection.dump(message::GET_RULE, of_table(), |attributes| {
+        if belongs(attributes, table)
+            && let Some((chain, rule)) = Rule::decode(attributes)
+        {
+            ruleset.rules.entry(chain).or_default().push(rule);
+        }
+    })?;
+    Ok(Some(ruleset))
+}
+
+/// Stands for a chain that the model cannot say: equals none that Warren wants.
+fn unknown_chain() -> Chain {
+    Chain { base: Some(super::model::Base { kind: String::new(), hook: 0, priority: 0, policy: 0 }) }
+}
+
+fn table_flags(connection: &mut Connection, table: &str) -> Result<Option<u32>, Failure> {
+    let mut request = Writer::default();
+    request.text(1, table);
+    match connection.get(message::GET_TABLE, request) {
+        Ok(attributes) => Ok(Some(wire::find_u32(&attributes, 2).unwrap_or(0))),
+        Err(failure) if failure.is_not_found() => Ok(None),
+        Err(failure) => Err(failure),
+    }
+}
+
+/// Whether an object is of this table. Kernels differ in what they filter a dump by.
+fn belongs(attributes: &[u8], table: &str) -> bool {
+    wire::find(attributes, 1).is_some_and(|name| wire::as_text(name) == table)
+}

@@ -1,0 +1,6 @@
+//! Against the encoder's own reader, against a naive oracle, and against the kernel.
+
+mod codec;
+mod kernel;
+mod support;
+mod timing;
