@@ -1,6 +1,6 @@
 //! nftables: the table `inet warren`, as a typed model, applied in atomic batches.
 //!
-//! Job: keep the base of the table as [[`BaseRules`]] say, and the pairs of link and address that pods may send from.
+//! Job: keep the base of the table as [`BaseRules`] say, and the pairs of link and address that pods may send from.
 //! Inputs: ranges and ports; pod sources. Outputs: the kernel's table, read back; what its counters counted.
 //! Owns: the table `inet warren`, everything in it. Other tables are neither read nor written.
 //! Ordering: a call is one transaction, or a reading and one transaction that the kernel refuses when the ruleset

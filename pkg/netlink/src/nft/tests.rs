@@ -2,5 +2,6 @@
 
 mod codec;
 mod kernel;
+mod packets;
 mod support;
 mod timing;
