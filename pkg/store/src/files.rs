@@ -4,6 +4,7 @@
 //! DIR/lock           held while open
 //! DIR/FORMAT         schema and current generation, replaced by rename
 //! DIR/gen-<n>/       the engine's files
+//! DIR/journal        the same once more, see the module of that name
 //! DIR.broken-<n>/    what could not be read
 //! ```
 
@@ -14,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 use crate::codec::{Content, Digest, SCHEMA};
 use crate::engine::{Engine, OpenError, Opener, restrict, snapshots, sync_dir};
+use crate::journal::{Found, Journal};
 use crate::{SetAside, StoreError};
 
 const LOCK: &str = "lock";
@@ -35,9 +37,15 @@ pub(crate) struct Files {
 /// What opening gave.
 pub(crate) struct Loaded {
     pub(crate) files: Files,
-    pub(crate) engine: Box<dyn Engine>,
-    pub(crate) content: Content,
+    pub(crate) open: Open,
     pub(crate) set_aside: Option<SetAside>,
+}
+
+/// An engine and a journal that agree, and what they hold.
+pub(crate) struct Open {
+    pub(crate) engine: Box<dyn Engine>,
+    pub(crate) journal: Journal,
+    pub(crate) content: Content,
 }
 
 enum Failure {
@@ -63,16 +71,14 @@ pub(crate) fn open(dir: &Path, opener: &dyn Opener) -> Result<Loaded, StoreError
     }
     let mut files = Files::lock(&dir)?;
     match files.load(opener) {
-        Ok((engine, content)) => Ok(Loaded { files, engine, content, set_aside: None }),
+        Ok(open) => Ok(Loaded { files, open, set_aside: None }),
         Err(Failure::Refused(e)) => Err(e),
         Err(Failure::Damaged(reason)) => {
             let copy = files.set_aside().map_err(io_error(&dir))?;
             tracing::warn!(dir = %dir.display(), copy = %copy.display(), reason, "the store could not be read and was set aside");
             let mut files = files.relock()?;
             match files.load(opener) {
-                Ok((engine, content)) => {
-                    Ok(Loaded { files, engine, content, set_aside: Some(SetAside { copy, reason }) })
-                }
+                Ok(open) => Ok(Loaded { files, open, set_aside: Some(SetAside { copy, reason }) }),
                 Err(Failure::Refused(e)) => Err(e),
                 Err(Failure::Damaged(e)) => {
                     Err(StoreError::Engine(format!("{}: a new store cannot be made: {e}", dir.display())))
@@ -118,7 +124,7 @@ impl Files {
     }
 
     /// Reads what is there, or makes an empty store where nothing is.
-    fn load(&mut self, opener: &dyn Opener) -> Result<(Box<dyn Engine>, Content), Failure> {
+    fn load(&mut self, opener: &dyn Opener) -> Result<Open, Failure> {
         let path = self.dir.clone();
         let io = |e| Failure::Refused(io_error(&path)(e));
         self.generation = match fs::read_to_string(self.dir.join(FORMAT)) {
@@ -144,17 +150,79 @@ impl Files {
             }
             Err(e) => return Err(io(e)),
         };
-        self.remove_other_generations().map_err(io)?;
         if self.generation == 0 {
+            self.remove_other_generations().map_err(io)?;
+            Journal::remove(&self.dir).map_err(io)?;
             self.write_format(0).map_err(io)?;
             let content = Content::default();
+            let journal = Journal::begin(&self.dir, &content).map_err(io)?;
             let (engine, _) = self.next_generation(opener, &content).map_err(|e| match e {
                 OpenError::Damaged(e) => Failure::Damaged(e),
                 OpenError::Locked => Failure::Refused(StoreError::Locked(path.clone())),
                 OpenError::Io(e) => io(e),
             })?;
-            return Ok((engine, content));
+            return Ok(Open { engine, journal, content });
         }
+        let journal = Journal::read(&self.dir);
+        let engine = self.read_engine(opener);
+        let open = self.agree(opener, engine, journal)?;
+        self.remove_other_generations().map_err(io)?;
+        Ok(open)
+    }
+
+    /// Takes the newer of engine and journal that is intact, and brings the other to it.
+    fn agree(
+        &mut self,
+        opener: &dyn Opener,
+        engine: Result<(Box<dyn Engine>, Content), Failure>,
+        journal: Result<Option<Found>, String>,
+    ) -> Result<Open, Failure> {
+        let path = self.dir.clone();
+        let io = |e| Failure::Refused(io_error(&path)(e));
+        let warn = |what: &str, error: &str| {
+            tracing::warn!(dir = %path.display(), error, "{what}");
+        };
+        let found = match journal {
+            Ok(found) => found,
+            Err(e) => {
+                warn("the store's journal is damaged; the engine's files are used alone", &e);
+                None
+            }
+        };
+        match (engine, found) {
+            (Ok((mut engine, have)), Some(found)) if found.content.revision > have.revision => {
+                tracing::info!(dir = %path.display(), from = have.revision, to = found.content.revision, "the journal is ahead of the engine");
+                let (batch, digest) = found.content.difference(&have);
+                let wrote = engine.apply(batch.writes).and_then(|()| engine.flush());
+                wrote.map_err(|e| Failure::Refused(StoreError::Engine(e)))?;
+                let journal = Journal::resume(&path, &found).map_err(io)?;
+                Ok(Open { engine, journal, content: Content { digest, ..found.content } })
+            }
+            (Ok((engine, content)), Some(found)) if found.content.revision == content.revision => {
+                let journal = Journal::resume(&path, &found).map_err(io)?;
+                Ok(Open { engine, journal, content })
+            }
+            (Ok((engine, content)), _) => {
+                let journal = Journal::begin(&path, &content).map_err(io)?;
+                Ok(Open { engine, journal, content })
+            }
+            (Err(Failure::Damaged(e)), Some(found)) => {
+                warn("the engine's files are damaged; they are written anew from the journal", &e);
+                let (engine, digest) = self.next_generation(opener, &found.content).map_err(|e| match e {
+                    OpenError::Damaged(e) => Failure::Damaged(e),
+                    OpenError::Locked => Failure::Refused(StoreError::Locked(path.clone())),
+                    OpenError::Io(e) => io(e),
+                })?;
+                let journal = Journal::resume(&path, &found).map_err(io)?;
+                Ok(Open { engine, journal, content: Content { digest, ..found.content } })
+            }
+            (Err(e), _) => Err(e),
+        }
+    }
+
+    /// Opens the engine's files and reads them; from the log alone, should that help.
+    fn read_engine(&self, opener: &dyn Opener) -> Result<(Box<dyn Engine>, Content), Failure> {
+        let io = |e| Failure::Refused(io_error(&self.dir)(e));
         let first = match self.read(opener) {
             Err(Failure::Damaged(e)) => e,
             other => return other,
@@ -162,7 +230,7 @@ impl Files {
         // The engine can also start from its log alone; a bad hint about where it begins has cost stores before.
         let dir = self.generation_dir(self.generation);
         let mut unused = Vec::new();
-        for path in snapshots(&dir).map_err(io)? {
+        for path in if dir.is_dir() { snapshots(&dir).map_err(io)? } else { Vec::new() } {
             let to = path
                 .with_file_name(format!("unused-{}", path.file_name().unwrap_or_default().to_string_lossy()));
             fs::rename(&path, &to).map_err(io)?;

@@ -6,13 +6,16 @@
 //! Ordering: a write is visible to readers only after the engine has accepted it; with [`Durability::Flushed`]
 //! only after it is on disk.
 //!
-//! How: tables live in memory; the engine (sled, behind a small trait) only keeps them. One thread of its own writes,
-//! in groups that share a flush; reads never leave memory. Files that cannot be read are set aside, never a reason not
-//! to start. An engine that fails while running is opened again and brought to what memory holds.
+//! How: tables live in memory; the engine (sled, behind a small trait) keeps them, and a journal beside it keeps the
+//! same once more, because the engine's own flush is not enough when the power fails. One thread of its own writes, in
+//! groups that share a flush; reads never leave memory. Files that cannot be read are made anew from the other copy,
+//! and set aside when both are bad, never a reason not to start. Files that fail while running are opened again and
+//! brought to what memory holds.
 
 mod codec;
 mod engine;
 mod files;
+mod journal;
 mod rows;
 mod table;
 pub mod tables;
@@ -179,22 +182,23 @@ impl Store {
     }
 
     fn open_with(dir: &Path, opener: Arc<dyn Opener>) -> Result<Opened, StoreError> {
-        let loaded = files::open(dir, &*opener)?;
+        let files::Loaded { files, open, set_aside } = files::open(dir, &*opener)?;
         let core = Arc::new(Core {
-            registry: Mutex::new(Registry::new(loaded.content.tables)),
-            revision: AtomicU64::new(loaded.content.revision),
-            disk_bytes: AtomicU64::new(loaded.engine.disk_bytes()),
+            registry: Mutex::new(Registry::new(open.content.tables)),
+            revision: AtomicU64::new(open.content.revision),
+            disk_bytes: AtomicU64::new(open.engine.disk_bytes() + open.journal.len()),
             flushes: AtomicU64::new(0),
             failure: Mutex::new(None),
         });
-        let dir = loaded.files.dir.clone();
+        let dir = files.dir.clone();
         let writer = Writer {
             core: Arc::clone(&core),
-            files: loaded.files,
+            files,
             opener,
-            engine: Some(loaded.engine),
-            revision: loaded.content.revision,
-            digest: loaded.content.digest,
+            engine: Some(open.engine),
+            journal: open.journal,
+            revision: open.content.revision,
+            digest: open.content.digest,
             unflushed: None,
             revived: None,
         };
@@ -210,7 +214,7 @@ impl Store {
             queue: Some(queue),
             thread: Mutex::new(Some(thread)),
         };
-        Ok(Opened { store: Store(Arc::new(handle)), set_aside: loaded.set_aside })
+        Ok(Opened { store: Store(Arc::new(handle)), set_aside })
     }
 
     /// The table of `R`. Everybody who asks gets the same one. Should two types claim one name, the second gets a table

@@ -1,6 +1,6 @@
 //! The writer thread: takes requests in order, commits them in groups, keeps the engine alive.
 //!
-//! Requests that wait at the same time form one group: one engine batch, one flush. What a group changed is shown to
+//! Requests that wait at the same time form one group: one engine batch, one flush of the journal. What a group changed is shown to
 //! readers, and acknowledged, only after the engine has all of it. While the process lives, memory is the truth: an
 //! engine that failed (disk full, I/O error, a panic inside) is thrown away, opened again and brought to what memory
 //! holds before the next group, so that an error is an answer to those who met it and to nobody after them.
@@ -16,6 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use crate::codec::{Batch, Content, Digest};
 use crate::engine::{Engine, OpenError, Opener};
 use crate::files::Files;
+use crate::journal::Journal;
 use crate::table::{AnyTable, Registry};
 use crate::{Durability, Revision, StoreError};
 
@@ -76,7 +77,9 @@ pub(crate) struct Writer {
     pub(crate) core: Arc<Core>,
     pub(crate) files: Files,
     pub(crate) opener: Arc<dyn Opener>,
+    /// None after a failure, until revived.
     pub(crate) engine: Option<Box<dyn Engine>>,
+    pub(crate) journal: Journal,
     /// Last revision given out; those of failed groups are not given again.
     pub(crate) revision: Revision,
     pub(crate) digest: Digest,
@@ -113,6 +116,7 @@ impl Writer {
                     if let Some(reply) = self.group(first, queue) {
                         break Some(reply);
                     }
+                    self.trim_journal();
                     if flush_due.is_some_and(|due| Instant::now() >= due) {
                         self.flush_cached();
                     }
@@ -122,7 +126,16 @@ impl Writer {
                 Err(RecvTimeoutError::Disconnected) => break None,
             }
         };
-        let result = self.flush();
+        let mut result = self.flush();
+        if let Some(mut engine) = self.engine.take()
+            && let Err(e) = engine.flush()
+        {
+            // The journal has it all.
+            tracing::warn!(error = %e, "the store's engine could not be flushed");
+        }
+        if self.core.failure().is_some() && result.is_ok() {
+            result = self.revive();
+        }
         self.engine = None;
         self.core.registry().close();
         // The lock goes before anybody hears that the store is closed.
@@ -205,7 +218,10 @@ impl Writer {
             let digest = self.digest.plus(batch.digest);
             batch.seal(self.revision, digest);
             self.unflushed.get_or_insert_with(Instant::now);
-            self.with_engine(|e| e.apply(batch.writes))?;
+            self.attempt(|w| {
+                w.journal.append(&batch.writes).map_err(|e| format!("writing the journal: {e}"))?;
+                w.engine.as_mut().ok_or("the engine is closed")?.apply(batch.writes)
+            })?;
             if flush {
                 self.flush()?;
             }
@@ -215,6 +231,25 @@ impl Writer {
         self.flush()
     }
 
+    /// Begins the journal anew when it has become long.
+    fn trim_journal(&mut self) {
+        if !self.journal.is_long() || self.engine.is_none() {
+            return;
+        }
+        let begun =
+            self.content().and_then(|c| Journal::begin(&self.files.dir, &c).map_err(|e| e.to_string()));
+        match begun {
+            Ok(journal) => {
+                self.journal = journal;
+                self.unflushed = None;
+            }
+            Err(e) => {
+                tracing::warn!(dir = %self.files.dir.display(), error = %e, "the store's journal could not be begun anew");
+                self.journal.postpone();
+            }
+        }
+    }
+
     fn flush(&mut self) -> Result<(), String> {
         if self.unflushed.is_none() {
             return Ok(());
@@ -222,7 +257,7 @@ impl Writer {
         self.revive()?;
         // Reviving flushes too.
         if self.unflushed.is_some() {
-            self.with_engine(|e| e.flush())?;
+            self.attempt(|w| w.journal.sync().map_err(|e| format!("syncing the journal: {e}")))?;
             self.core.flushes.fetch_add(1, Ordering::Relaxed);
             self.unflushed = None;
         }
@@ -236,16 +271,15 @@ impl Writer {
         }
     }
 
-    fn with_engine(
-        &mut self,
-        call: impl FnOnce(&mut dyn Engine) -> Result<(), String>,
-    ) -> Result<(), String> {
-        let engine = self.engine.as_mut().ok_or("the engine is closed")?;
-        call(&mut **engine).inspect_err(|e| {
-            tracing::error!(dir = %self.files.dir.display(), error = %e, "the store's engine failed; it will be opened again");
+    /// Runs what must succeed on journal and engine; after an error neither is trusted.
+    fn attempt(&mut self, call: impl FnOnce(&mut Self) -> Result<(), String>) -> Result<(), String> {
+        let result = call(self);
+        if let Err(e) = &result {
+            tracing::error!(dir = %self.files.dir.display(), error = %e, "the store's files failed; they will be opened again");
             *self.core.failure() = Some(e.clone());
             self.engine = None;
-        })
+        }
+        result
     }
 
     /// What memory holds.
@@ -283,6 +317,9 @@ impl Writer {
 
     fn try_revive(&mut self) -> Result<(), String> {
         let content = self.content()?;
+        // First of all what failed writes left in the journal has to go.
+        self.journal =
+            Journal::begin(&self.files.dir, &content).map_err(|e| format!("writing the journal: {e}"))?;
         let (mut engine, digest) = match self.files.reopen(&*self.opener) {
             Ok((mut engine, on_disk)) => {
                 let (batch, digest) = content.difference(&on_disk);
@@ -308,7 +345,7 @@ impl Writer {
     /// Notes the engine's size, and writes its files anew when they hold mostly what is no longer needed.
     fn check_size(&mut self) {
         let Some(bytes) = self.engine.as_ref().map(|e| e.disk_bytes()) else { return };
-        self.core.disk_bytes.store(bytes, Ordering::Relaxed);
+        self.core.disk_bytes.store(bytes + self.journal.len(), Ordering::Relaxed);
         if bytes < COMPACT_BYTES {
             return;
         }
@@ -321,10 +358,9 @@ impl Writer {
             Ok((engine, digest)) => {
                 let after = engine.disk_bytes();
                 tracing::info!(before = bytes, after, "the store's files were written anew");
-                self.core.disk_bytes.store(after, Ordering::Relaxed);
+                self.core.disk_bytes.store(after + self.journal.len(), Ordering::Relaxed);
                 self.engine = Some(engine);
                 self.digest = digest;
-                self.unflushed = None;
             }
             Err(e) => tracing::warn!(error = ?e, "the store's files could not be written anew"),
         }

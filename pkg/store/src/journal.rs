@@ -1,0 +1,236 @@
+//! The journal: every batch once more, in a plain file that is synced before a write is acknowledged.
+//!
+//! It begins with everything the store held, so that the journal alone gives the whole store, as the engine alone
+//! does. On opening, the newer of the two that is intact wins and the other is brought to it. Thus an engine that lost
+//! its tail, or does not open, costs nothing; nor does a damaged journal.
+//!
+//! A file of frames: magic, length, checksum, and the engine writes of one batch. A frame that was cut off ends it.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use crate::codec::{Content, Write};
+use crate::engine::sync_dir;
+
+const NAME: &str = "journal";
+const NAME_NEW: &str = "journal.new";
+const MAGIC: &[u8; 4] = b"WRNj";
+const HEADER: usize = 12;
+/// The journal is begun anew when it has grown by this much,
+const GROWTH: u64 = 4 * 1024 * 1024;
+/// or by this many times what it began with, whichever is more.
+const GROWTH_FACTOR: u64 = 3;
+
+/// An open journal.
+pub(crate) struct Journal {
+    file: File,
+    len: u64,
+    /// When it is longer than this, it is time to begin anew.
+    limit: u64,
+}
+
+/// What a journal file gave.
+pub(crate) struct Found {
+    pub(crate) content: Content,
+    /// How much of the file is intact.
+    len: u64,
+}
+
+impl Journal {
+    /// Reads the journal in `dir`. `None`: there is none.
+    ///
+    /// # Errors
+    /// What is wrong with it, for a person.
+    pub(crate) fn read(dir: &Path) -> Result<Option<Found>, String> {
+        let bytes = match fs::read(dir.join(NAME)) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(format!("the journal cannot be read: {e}")),
+        };
+        let mut records = BTreeMap::new();
+        let mut rest = bytes.as_slice();
+        while let Some((writes, after)) = next_frame(rest) {
+            for (key, value) in writes {
+                match value {
+                    Some(value) => records.insert(key, value),
+                    None => records.remove(&key),
+                };
+            }
+            rest = after;
+        }
+        let content = Content::decode(records).map_err(|e| format!("the journal: {e}"))?;
+        Ok(Some(Found { content, len: (bytes.len() - rest.len()) as u64 }))
+    }
+
+    /// Goes on with the journal that was read.
+    pub(crate) fn resume(dir: &Path, found: &Found) -> io::Result<Self> {
+        let file = OpenOptions::new().append(true).open(dir.join(NAME))?;
+        file.set_len(found.len)?;
+        file.sync_all()?;
+        Ok(Self { file, len: found.len, limit: found.len + GROWTH })
+    }
+
+    /// Begins a journal with `content`, in the place of the one before, and brings it to disk.
+    pub(crate) fn begin(dir: &Path, content: &Content) -> io::Result<Self> {
+        let path = dir.join(NAME_NEW);
+        let written = (|| {
+            let (batch, _) = content.difference(&Content::default());
+            let frame = frame(&batch.writes);
+            let mut file =
+                OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&path)?;
+            file.write_all(&frame)?;
+            file.sync_all()?;
+            fs::rename(&path, dir.join(NAME))?;
+            sync_dir(dir)?;
+            let file = OpenOptions::new().append(true).open(dir.join(NAME))?;
+            let len = frame.len() as u64;
+            Ok(Self { file, len, limit: len + GROWTH.max(len * GROWTH_FACTOR) })
+        })();
+        if written.is_err() {
+            // It may be what fills the disk.
+            let _ = fs::remove_file(&path);
+        }
+        written
+    }
+
+    /// Removes the journal in `dir`.
+    pub(crate) fn remove(dir: &Path) -> io::Result<()> {
+        match fs::remove_file(dir.join(NAME)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        }
+    }
+
+    /// Appends a batch. It is on disk after [`Journal::sync`].
+    pub(crate) fn append(&mut self, writes: &[Write]) -> io::Result<()> {
+        let frame = frame(writes);
+        self.file.write_all(&frame)?;
+        self.len += frame.len() as u64;
+        Ok(())
+    }
+
+    /// Brings everything appended to disk.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether it is time to begin anew.
+    pub(crate) fn is_long(&self) -> bool {
+        self.len > self.limit
+    }
+
+    /// After beginning anew failed: not again before it has grown some more.
+    pub(crate) fn postpone(&mut self) {
+        self.limit = self.len + GROWTH;
+    }
+}
+
+fn word(n: usize) -> [u8; 4] {
+    u32::try_from(n).unwrap_or(u32::MAX).to_le_bytes()
+}
+
+fn frame(writes: &[Write]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(
+        HEADER + writes.iter().map(|(k, v)| 9 + k.len() + v.as_ref().map_or(0, Vec::len)).sum::<usize>(),
+    );
+    out.extend_from_slice(MAGIC);
+    out.extend_from_slice(&[0; 8]);
+    for (key, value) in writes {
+        out.extend_from_slice(&word(key.len()));
+        out.extend_from_slice(key);
+        match value {
+            Some(value) => {
+                out.push(1);
+                out.extend_from_slice(&word(value.len()));
+                out.extend_from_slice(value);
+            }
+            None => out.push(0),
+        }
+    }
+    let len = word(out.len() - HEADER);
+    out[4..8].copy_from_slice(&len);
+    let crc = checksum(len, &out[HEADER..]);
+    out[8..12].copy_from_slice(&crc.to_le_bytes());
+    out
+}
+
+fn checksum(len: [u8; 4], body: &[u8]) -> u32 {
+    let mut h = crc32fast::Hasher::new();
+    h.update(&len);
+    h.update(body);
+    h.finalize()
+}
+
+/// The writes of the frame at the beginning of `bytes`, and what follows it; `None` when there is no intact frame.
+fn next_frame(bytes: &[u8]) -> Option<(Vec<Write>, &[u8])> {
+    let ([m0, m1, m2, m3, l0, l1, l2, l3, c0, c1, c2, c3], rest) = bytes.split_first_chunk::<HEADER>()?;
+    let len = [*l0, *l1, *l2, *l3];
+    let (mut body, after) = rest.split_at_checked(usize::try_from(u32::from_le_bytes(len)).ok()?)?;
+    if [*m0, *m1, *m2, *m3] != *MAGIC || checksum(len, body) != u32::from_le_bytes([*c0, *c1, *c2, *c3]) {
+        return None;
+    }
+    let mut writes = Vec::new();
+    while !body.is_empty() {
+        let key = field(&mut body)?.to_vec();
+        let (kind, next) = body.split_first()?;
+        body = next;
+        let value = if *kind == 1 { Some(field(&mut body)?.to_vec()) } else { None };
+        writes.push((key, value));
+    }
+    Some((writes, after))
+}
+
+fn field<'a>(body: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let (len, rest) = body.split_first_chunk::<4>()?;
+    let (field, rest) = rest.split_at_checked(usize::try_from(u32::from_le_bytes(*len)).ok()?)?;
+    *body = rest;
+    Some(field)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn writes() -> impl Strategy<Value = Vec<Write>> {
+        let bytes = || prop::collection::vec(any::<u8>(), 0..30);
+        prop::collection::vec((bytes(), prop::option::of(bytes())), 0..6)
+    }
+
+    proptest! {
+        #[test]
+        fn frames_come_back_and_a_cut_or_flipped_one_ends_the_journal(
+            batches in prop::collection::vec(writes(), 1..6), at: prop::sample::Index, bit in 0u8..8, cut: bool,
+        ) {
+            let frames: Vec<_> = batches.iter().map(|b| frame(b)).collect();
+            let mut bytes = frames.concat();
+            let at = at.index(bytes.len());
+            if cut {
+                bytes.truncate(at);
+            } else {
+                bytes[at] ^= 1 << bit;
+            }
+            let mut end = 0;
+            let intact = frames.iter().take_while(|f| { end += f.len(); end <= at }).count();
+            let (mut rest, mut got) = (bytes.as_slice(), Vec::new());
+            while let Some((writes, after)) = next_frame(rest) {
+                got.push(writes);
+                rest = after;
+            }
+            prop_assert_eq!(&got[..], &batches[..intact]);
+        }
+
+        #[test]
+        fn no_input_panics(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = next_frame(&bytes);
+            let _ = next_frame(&[&MAGIC[..], &bytes].concat());
+        }
+    }
+}
