@@ -50,11 +50,17 @@ struct State {
     leases: BTreeMap<AttachmentKey, Attachment>,
     /// Attachments with a request on its way.
     busy: BTreeSet<AttachmentKey>,
+    /// When `quarantine` was last looked through for rows that are no longer needed.
+    swept: Duration,
 }
 
 impl State {
     fn family(&mut self, addr: IpAddr) -> &mut FamilyPool {
         if addr.is_ipv4() { &mut self.v4 } else { &mut self.v6 }
+    }
+
+    fn resting(&self, addr: IpAddr, now: Duration) -> bool {
+        if addr.is_ipv4() { self.v4.resting(addr, now) } else { self.v6.resting(addr, now) }
     }
 
     fn undo(&mut self, addresses: &[IpAddr]) {
@@ -145,6 +151,15 @@ impl Inner {
     fn now(&self) -> Duration {
         (self.settings.clock)()
     }
+    /// Addresses whose rows in `quarantine` are no longer needed; looked for now and then only.
+    fn rested(&self, state: &mut State, now: Duration) -> Vec<IpAddr> {
+        if now < state.swept + self.settings.quarantine / 2 {
+            return Vec::new();
+        }
+        state.swept = now;
+        let rows = self.quarantine.snapshot().rows;
+        rows.values().map(|r| r.address).filter(|a| !state.resting(*a, now)).collect()
+    }
     fn occupy<'a>(&'a self, state: &mut State, key: &AttachmentKey) -> Result<Busy<'a>, IpamError> {
         if !state.busy.insert(key.clone()) {
             return Err(IpamError::Busy(key.clone()));
@@ -199,7 +214,14 @@ impl Pool {
         if !reclaimed.is_empty() {
             tracing::info!(count = reclaimed.len(), "released the attachments of earlier boots");
         }
-        let state = Mutex::new(State { v4, v6, cidrs: PodCidrs::default(), leases, busy: BTreeSet::new() });
+        let state = Mutex::new(State {
+            v4,
+            v6,
+            cidrs: PodCidrs::default(),
+            leases,
+            busy: BTreeSet::new(),
+            swept: now,
+        });
         Ok((Self(Arc::new(Inner { settings, attachments, quarantine, state })), reclaimed))
     }
 
@@ -311,19 +333,23 @@ impl Pool {
             let mut state = inner.state();
             let Some(row) = state.leases.get(key).cloned() else { return Ok(None) };
             let busy = inner.occupy(&mut state, key)?;
-            // Rows of addresses that have rested enough go in the same write.
-            let rows = inner.quarantine.snapshot().rows;
-            let over = |a: &IpAddr| !state_resting(&state, *a, now);
-            let rested: Vec<IpAddr> = rows.values().map(|r| r.address).filter(over).collect();
-            (busy, row, rested)
+            (busy, row, inner.rested(&mut state, now))
         };
         let boot_id = &inner.settings.boot_id;
         let rest = |address: IpAddr| Quarantined { address, boot_id: boot_id.clone() };
         let mut changes: Vec<_> = rested.into_iter().map(|a| Change::Delete(rest(a).key())).collect();
         changes.extend(row.addresses.iter().map(|a| Change::Put(rest(*a))));
-        // One flush serves both; a crash between them leaves a rest for a leased address, which means nothing.
-        inner.quarantine.commit(changes, Durability::Cached).await?;
-        inner.attachments.delete(&attachment_key(key), Durability::Flushed).await?;
+        // Asked for in this order and at once, they share a flush; a crash between them leaves a rest for a leased
+        // address, which means nothing.
+        let (rest, gone) = futures::future::join(
+            inner.quarantine.commit(changes, Durability::Cached),
+            inner.attachments.delete(&attachment_key(key), Durability::Flushed),
+        )
+        .await;
+        gone?;
+        if let Err(e) = rest {
+            tracing::warn!(%key, error = %e, "the rest of released addresses is kept in memory alone");
+        }
         let mut state = inner.state();
         state.leases.remove(key);
         // Counted from now: the release took effect only now.
@@ -434,8 +460,4 @@ impl Pool {
         findings.extend(several.map(|(address, keys)| Finding::Duplicate { address, keys }));
         findings
     }
-}
-
-fn state_resting(state: &State, addr: IpAddr, now: Duration) -> bool {
-    if addr.is_ipv4() { state.v4.resting(addr, now) } else { state.v6.resting(addr, now) }
 }
