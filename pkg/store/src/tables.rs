@@ -7,6 +7,7 @@
 //! | `cluster` | [`ClusterConfig`] | source, or the agent from flags |
 //! | `local_node` | [`LocalNode`] | agent |
 //! | `attachments` | [`Attachment`] | ipam |
+//! | `quarantine` | `Quarantined`, in ipam: addresses that rest after a release | ipam |
 //! | `peer_endpoints` | [`PeerEndpoint`] | overlay |
 //! | `keys` | [`NodeKeys`] | agent |
 
