@@ -10,10 +10,10 @@
 //! written and read back, so that what is wanted and what is there compare with `==`), `batch`, `socket`,
 //! `reader`; `base` compiles and compares without I/O. Nothing newer than Linux 5.10 is used.
 //!
-//! The encoder is our own, on the socket of `netlink-sys`. The library that was looked at, nlink 0.33, writes and
-//! reads rules as two types that only its declarative layer can compare, which marks every rule with a comment of its
-//! own; it has no interface name among the fields of a concatenated key and no flags for masquerading; it refuses
-//! element lists over 64 KiB instead of splitting them, and reads all sets of a table again for each list of elements.
+//! The encoder is our own, on the socket of `netlink-sys`. The library that was tried, nlink 0.33, is as fast (one
+//! element in 0.03 ms), but its `masquerade` has neither flags nor ports, link names are no field of its concatenated
+//! keys, a list of elements over 64 KiB is refused instead of split, each list of elements that is read costs another
+//! reading of all sets, and what it reads back is of other types than what it writes.
 
 mod base;
 mod batch;
@@ -36,9 +36,10 @@ use model::{Element, Ruleset};
 use nix::libc;
 use ranges::Family;
 use socket::{Connection, Failure};
+use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::task::JoinSet;
 
 /// The one table.
@@ -57,10 +58,15 @@ const ATTEMPTS: usize = 64;
 #[derive(Clone)]
 pub struct Nft(Arc<Shared>);
 
+/// Sockets of this process, so that [`Nft::changes`] of one handle knows pods' sources that another moves.
+static OWN_SOCKETS: Mutex<BTreeSet<Socket>> = Mutex::new(BTreeSet::new());
+
+/// A socket: the identity of its network namespace, and its number in the kernel's messages.
+type Socket = (Option<(u64, u64)>, u32);
+
 struct Shared {
     connection: Arc<tokio::sync::Mutex<Connection>>,
-    /// The connection's number in the kernel's messages.
-    port: u32,
+    own: Socket,
     namespace: NetNs,
     /// Readers of [`Nft::changes`]; dropping the set ends them.
     watchers: Mutex<JoinSet<()>>,
@@ -110,9 +116,10 @@ impl Nft {
     }
 
     fn over(connection: Connection, namespace: NetNs) -> Self {
-        let port = connection.port();
+        let own = (namespace.identity(), connection.port());
+        own_sockets().insert(own);
         let connection = Arc::new(tokio::sync::Mutex::new(connection));
-        Self(Arc::new(Shared { connection, port, namespace, watchers: Mutex::default() }))
+        Self(Arc::new(Shared { connection, own, namespace, watchers: Mutex::default() }))
     }
 
     /// Makes the base of the table what `rules` say: creates, repairs or leaves it, in one transaction. Pod sources
@@ -254,6 +261,16 @@ impl Nft {
         let lost = |e| NetlinkError::Protocol { op, reason: format!("the request was lost: {e}") };
         tokio::task::spawn_blocking(move || call(&mut connection)).await.map_err(lost)?
     }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        own_sockets().remove(&self.own);
+    }
+}
+
+fn own_sockets() -> MutexGuard<'static, BTreeSet<Socket>> {
+    OWN_SOCKETS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl std::fmt::Debug for Nft {

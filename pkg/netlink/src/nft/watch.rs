@@ -1,7 +1,7 @@
 //! Word of changes that others make to the table.
 
 use super::wire::{self, FAMILY_INET, SUBSYSTEM, message};
-use super::{Nft, TABLE};
+use super::{Nft, POD_SOURCES_V4, POD_SOURCES_V6, Socket, TABLE, own_sockets};
 use crate::NetlinkError;
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{AsyncSocket, SocketAddr, TokioSocket};
@@ -19,7 +19,8 @@ const READ_BUFFER: usize = 64 * 1024;
 
 impl Nft {
     /// A stream of "somebody else changed `inet warren`"; carries no content and is never the truth. Changes through
-    /// this handle and its clones do not count. Lost messages (ENOBUFS) count as a change.
+    /// this handle and its clones do not count, nor do pod sources that any handle of this process adds or removes;
+    /// else each pod would set off a check of the whole table. Lost messages (ENOBUFS) count as a change.
     ///
     /// The receiver ends when the last clone of this handle is dropped.
     ///
@@ -36,7 +37,7 @@ impl Nft {
         let (changed, receiver) = watch::channel(0);
         let mut watchers = self.0.watchers.lock().unwrap_or_else(PoisonError::into_inner);
         while watchers.try_join_next().is_some() {}
-        watchers.spawn(read(socket, changed, self.0.port));
+        watchers.spawn(read(socket, changed, self.0.own));
         Ok(receiver)
     }
 }
@@ -49,7 +50,7 @@ fn subscribe(runtime: &Handle) -> io::Result<TokioSocket> {
 }
 
 /// Counts until nobody listens any more.
-async fn read(socket: TokioSocket, changed: watch::Sender<u64>, own: u32) {
+async fn read(socket: TokioSocket, changed: watch::Sender<u64>, own: Socket) {
     let mut datagram = Vec::with_capacity(READ_BUFFER);
     loop {
         datagram.clear();
@@ -70,15 +71,22 @@ async fn read(socket: TokioSocket, changed: watch::Sender<u64>, own: u32) {
 }
 
 /// Whether a datagram tells of a change to the table by another socket than `own`.
-pub(super) fn is_change(datagram: &[u8], own: u32) -> bool {
+pub(super) fn is_change(datagram: &[u8], own: Socket) -> bool {
     wire::messages(datagram).any(|message| {
         let [subsystem, kind] = message.kind.to_be_bytes();
         let (family, attributes) = message.attributes();
         subsystem == SUBSYSTEM
             && kind != message::NEW_GENERATION
             && family == FAMILY_INET
-            && message.port != own
+            && message.port != own.1
             // In every kind of message the table's name is attribute 1.
             && wire::find(attributes, 1).is_some_and(|name| wire::as_text(name) == TABLE)
+            && !(is_pod_source(kind, attributes) && own_sockets().contains(&(own.0, message.port)))
     })
+}
+
+fn is_pod_source(kind: u8, attributes: &[u8]) -> bool {
+    matches!(kind, message::NEW_ELEMENTS | message::DEL_ELEMENTS)
+        && wire::find(attributes, 2)
+            .is_some_and(|set| [POD_SOURCES_V4, POD_SOURCES_V6].contains(&wire::as_text(set).as_str()))
 }

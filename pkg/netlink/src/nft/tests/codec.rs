@@ -152,7 +152,7 @@ proptest! {
         }
         ruleset.truncate(ruleset.len() - usize::from(cut) % ruleset.len());
         for bytes in [&noise, &ruleset] {
-            let _ = watch::is_change(bytes, 1);
+            let _ = watch::is_change(bytes, (None, 1));
             let messages: Vec<_> = wire::messages(bytes).collect();
             for attributes in messages.iter().map(|m| m.attributes().1).chain([bytes.as_slice()]) {
                 let _ = (Rule::decode(attributes), Chain::decode(attributes), Set::decode(attributes));

@@ -412,10 +412,26 @@ fn changes_by_others_are_told_and_own_ones_are_not() {
         let patience = Duration::from_millis(300);
         handle.ensure_base(&rules()).await?;
         handle.clone().add_pod_sources(&[source("wrnp1", "10.42.1.5")]).await?;
+        // Another subsystem's handle: its pods are no news, its work on the base is.
+        let another = Nft::current()?;
+        another.add_pod_sources(&[source("wrnp2", "10.42.1.6")]).await?;
+        another.remove_pod_sources(&[source("wrnp2", "10.42.1.6")]).await?;
         nft("add table inet another");
         nft("delete table inet another");
         assert!(tokio::time::timeout(patience, changes.changed()).await.is_err(), "own changes are told");
-        for fault in ["flush ruleset", "add chain inet warren foreign", "flush chain inet warren from_pod"] {
+        another.ensure_base(&BaseRules::default()).await?;
+        tokio::time::timeout(Duration::from_secs(1), changes.changed())
+            .await
+            .expect("another's base")
+            .unwrap();
+        while tokio::time::timeout(Duration::from_millis(50), changes.changed()).await.is_ok() {}
+        handle.ensure_base(&rules()).await?;
+        for fault in [
+            "flush set inet warren pod_src4",
+            "flush ruleset",
+            "add chain inet warren foreign",
+            "flush chain inet warren from_pod",
+        ] {
             nft(fault);
             tokio::time::timeout(Duration::from_secs(1), changes.changed()).await.expect(fault).unwrap();
             changes.mark_unchanged();
