@@ -59,6 +59,11 @@ fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
     m.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// A copy: the lock is let go before anything else happens, also in the middle of a larger expression.
+fn copy<T: Clone>(m: &Mutex<T>) -> T {
+    lock(m).clone()
+}
+
 impl Board {
     /// An empty board for this node.
     #[must_use]
@@ -102,13 +107,13 @@ impl Board {
     }
     /// Runs the check; none before the pool is open, or when it takes longer than `limit`.
     pub async fn check(&self, limit: Duration) -> Option<CheckReport> {
-        let checker = lock(&self.0.checker).clone()?;
+        let checker = copy(&self.0.checker)?;
         tokio::time::timeout(limit, checker()).await.ok()
     }
 
     /// Notes when a state was first seen. Called often; a state is never older than it looks by more than that.
     pub fn observe(&self) {
-        let watched = lock(&self.0.watched).clone();
+        let watched = copy(&self.0.watched);
         let mut since = lock(&self.0.since);
         for w in watched {
             let changes = w.health.get().changes;
@@ -122,7 +127,7 @@ impl Board {
     /// What keeps pods from being attached: subsystems that are needed and not up. Empty: ready.
     #[must_use]
     pub fn missing(&self) -> Vec<String> {
-        let watched = lock(&self.0.watched).clone();
+        let watched = copy(&self.0.watched);
         NEEDED
             .iter()
             .filter_map(|name| match watched.iter().find(|w| w.name == *name).map(|w| w.health.get()) {
@@ -135,8 +140,8 @@ impl Board {
 
     fn subsystems(&self) -> Vec<SubsystemView> {
         self.observe();
-        let watched = lock(&self.0.watched).clone();
-        let since = lock(&self.0.since).clone();
+        let watched = copy(&self.0.watched);
+        let since = copy(&self.0.since);
         watched
             .iter()
             .map(|w| {
@@ -156,7 +161,7 @@ impl Board {
     }
 
     fn nodes(&self) -> Vec<ClusterNodeView> {
-        let (tunnels, read) = lock(&self.0.tunnels).clone();
+        let (tunnels, read) = copy(&self.0.tunnels);
         let stale = read.map_or(0, |t| t.elapsed().as_secs());
         let rows = self.0.store.table::<Node>().snapshot().rows;
         rows.values()
@@ -220,12 +225,12 @@ impl Board {
                 public_key: local.as_ref().map(|l| l.public_key.to_string()).unwrap_or_default(),
                 addresses: local.as_ref().map(|l| texts(&l.internal_ips)).unwrap_or_default(),
                 pod_cidrs: own.map(|n| cidrs(&n.pod_cidrs)).unwrap_or_default(),
-                tunnel: lock(&self.0.tunnels).0.backend.clone(),
+                tunnel: copy(&self.0.tunnels).0.backend,
             },
             subsystems: self.subsystems(),
             source: self.0.source.report(),
             nodes: self.nodes(),
-            pools: lock(&self.0.pools).clone(),
+            pools: copy(&self.0.pools),
             store: self.store(),
         }
     }
@@ -250,7 +255,7 @@ impl Board {
                 host_link: a.host_link.to_string(),
             })
             .collect();
-        IpamReport { pools: lock(&self.0.pools).clone(), attachments }
+        IpamReport { pools: copy(&self.0.pools), attachments }
     }
 }
 
@@ -260,4 +265,23 @@ fn texts<T: ToString>(list: &[T]) -> Vec<String> {
 
 fn cidrs(c: &PodCidrs) -> Vec<String> {
     c.iter().map(|n| n.to_string()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_can_be_made_from_an_empty_board() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap().store;
+        let name = NodeName::new("a").unwrap();
+        let board = Board::new(name, store, dir.path().into(), String::new(), SourceStatus::default());
+        board.watch(Watched::new("overlay"));
+        let report = board.report();
+        assert!(!report.ready);
+        assert_eq!(report.subsystems.len(), 1);
+        assert_eq!(board.missing(), ["overlay: starting", "ipam: not started", "cni: not started"]);
+        assert_eq!(board.ipam(), IpamReport::default());
+    }
 }

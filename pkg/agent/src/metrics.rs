@@ -126,6 +126,7 @@ fn pools(r: &mut Registry, report: &StatusReport) {
             [
                 state("used", float(p.used)),
                 state("quarantined", float(p.quarantined)),
+                state("held", float(p.held)),
                 state("free", p.free.parse().unwrap_or(f64::NAN)),
             ]
         }),

@@ -123,6 +123,8 @@ pub struct PoolView {
     pub used: u64,
     /// Freed a short while ago.
     pub quarantined: u64,
+    /// In use on this node without a lease.
+    pub held: u64,
     /// Free, as text.
     pub free: String,
 }
@@ -383,12 +385,13 @@ pub fn render_pools(pools: &[PoolView], colour: bool) -> String {
                 p.prefix.as_str().into(),
                 p.used.to_string().into(),
                 p.quarantined.to_string().into(),
+                p.held.to_string().into(),
                 p.free.as_str().into(),
                 p.total.as_str().into(),
             ]
         })
         .collect();
-    table(&mut out, Paint(colour), &["POOL", "USED", "QUARANTINED", "FREE", "TOTAL"], rows);
+    table(&mut out, Paint(colour), &["POOL", "USED", "QUARANTINED", "HELD", "FREE", "TOTAL"], rows);
     out
 }
 

@@ -64,6 +64,7 @@ fn report() -> StatusReport {
             total: "253".into(),
             used: 3,
             quarantined: 1,
+            held: 0,
             free: "249".into(),
         }],
         store: StoreView {

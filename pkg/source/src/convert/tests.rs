@@ -121,7 +121,7 @@ fn any_json() -> impl Strategy<Value = Value> {
                 inner,
                 0..5
             )
-            .prop_map(|m| Value::from_iter(m)),
+            .prop_map(Value::from_iter),
         ]
     })
 }
