@@ -1,0 +1,77 @@
+//! What the attach engine needs of IPAM. IPAM is another subsystem; the agent passes an implementation.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::pin::Pin;
+use warren_types::{Attachment, AttachmentKey, AttachmentPhase, IfName, PodKey};
+
+/// A boxed future, so that a pool can be a trait object.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// An attachment that needs addresses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeaseRequest {
+    /// (containerID, ifname)
+    pub key: AttachmentKey,
+    /// The pod, when the runtime named one.
+    pub pod: Option<PodKey>,
+    /// Its uid.
+    pub pod_uid: Option<String>,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Path of its namespace.
+    pub netns: PathBuf,
+    /// Host side of its link.
+    pub host_link: IfName,
+    /// Addresses it must get, one a family at most; a family that is not named gets any.
+    pub requested: Vec<IpAddr>,
+}
+
+/// Why a pool did not do what was asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PoolError {
+    /// No address is free now: all are held, or rest before their next use.
+    #[error("no pod address is free: {0}")]
+    Exhausted(String),
+    /// The node has no podCIDR yet.
+    #[error("this node has no podCIDR yet: {0}")]
+    NoPodCidr(String),
+    /// A requested address is held, or is not this node's to give.
+    #[error("requested address {addr}: {reason}")]
+    Unavailable {
+        /// The address.
+        addr: IpAddr,
+        /// Why not.
+        reason: String,
+    },
+    /// The journal could not be read or written.
+    #[error("journal of attachments: {0}")]
+    Store(String),
+}
+
+/// Addresses and the journal of attachments, in one: a row is both, so that they cannot disagree.
+///
+/// What must be on disk when: the row of an attachment before `set_phase(.., Live)` returns, and its end before
+/// `release` returns. `allocate` and the other phases may be written later: until then nobody was told of the
+/// attachment, and its kernel objects carry Warren's marks, so [`crate::Engine::recover`] finds them without a row.
+/// Two calls for one key never overlap.
+pub trait AddressPool: Send + Sync {
+    /// Leases addresses and writes the row, in phase Adding. There is no row of this key.
+    fn allocate(&self, request: LeaseRequest) -> BoxFuture<'_, Result<Attachment, PoolError>>;
+    /// Changes the phase of a row; a missing row is an error.
+    fn set_phase<'a>(
+        &'a self,
+        key: &'a AttachmentKey,
+        phase: AttachmentPhase,
+    ) -> BoxFuture<'a, Result<(), PoolError>>;
+    /// Removes the row; its addresses rest before they are given out again. Missing is success.
+    fn release<'a>(&'a self, key: &'a AttachmentKey) -> BoxFuture<'a, Result<(), PoolError>>;
+    /// One row.
+    fn get<'a>(&'a self, key: &'a AttachmentKey) -> BoxFuture<'a, Result<Option<Attachment>, PoolError>>;
+    /// All rows, those of earlier boots too.
+    fn list(&self) -> BoxFuture<'_, Result<Vec<Attachment>, PoolError>>;
+    /// Whether an address could be given out now; else the reason (STATUS).
+    fn available(&self) -> BoxFuture<'_, Result<(), PoolError>>;
+}
