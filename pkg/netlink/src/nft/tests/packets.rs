@@ -30,7 +30,7 @@ const LAN: [&str; 2] = ["198.51.100.2", "2001:db8:1::2"];
 const FAR_POD: [&str; 2] = ["10.42.2.9", "fd57:4e00:42:2::9"];
 const SERVICE: [&str; 2] = ["10.43.0.10", "fd57:4e00:43::10"];
 /// Long enough for a packet through three namespaces, many times over.
-const PATIENCE: Duration = Duration::from_millis(150);
+const PATIENCE: Duration = Duration::from_millis(300);
 
 impl World {
     fn new() -> Self {
