@@ -86,7 +86,7 @@ impl Command {
 
 fn main() -> ExitCode {
     if std::env::var_os("CNI_COMMAND").is_some() {
-        return cni_plugin();
+        return warren_cni::plugin::main();
     }
     let cli = match Cli::command().try_get_matches().and_then(|m| Cli::from_arg_matches(&m)) {
         Ok(cli) => cli,
@@ -107,10 +107,6 @@ fn main() -> ExitCode {
 fn usage(error: &clap::Error) -> ExitCode {
     let _ = error.print();
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(failure::EXIT_USAGE))
-}
-
-fn cni_plugin() -> ExitCode {
-    failure::report(&anyhow::anyhow!("the CNI plugin is not built in yet"))
 }
 
 #[cfg(test)]

@@ -7,10 +7,13 @@ use crate::files::{self, FileError};
 use crate::identity::{self, IdentityError};
 use crate::subsystems::{self, Shared};
 use crate::supervisor::Supervisor;
+use crate::sysctls::SysctlRecord;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use warren_netlink::{Netlink, NetlinkError};
+use warren_overlay::OverlayStatus;
 use warren_source::{ApiAccess, SourceStatus};
 use warren_store::{Durability, Opened, Store, StoreError};
 use warren_types::{BootId, ClusterConfig, InvalidName, defaults};
@@ -89,7 +92,7 @@ pub async fn run(config: AgentConfig) -> Result<(), AgentError> {
         format!("the store could not be used ({}); it is kept in {}", s.reason, s.copy.display())
     });
     let recovered = match &set_aside {
-        Some(_) => subsystems::recover_key(&config.run_dir).await,
+        Some(_) => warren_overlay::read_existing_key(&netlink).await,
         None => None,
     };
     let keys = identity::load_or_make(&store, recovered).await?;
@@ -111,7 +114,20 @@ pub async fn run(config: AgentConfig) -> Result<(), AgentError> {
 
     let mut supervisor = Supervisor::new(stop.clone());
     let access = tokio::sync::watch::Sender::new(known_access(&config));
-    let shared = Shared { config, store: store.clone(), netlink, keys, boot_id, status, board, access };
+    let sysctls = SysctlRecord::open(&config.state_dir());
+    let shared = Shared {
+        config,
+        store: store.clone(),
+        netlink,
+        keys,
+        boot_id,
+        status,
+        board,
+        access,
+        overlay: OverlayStatus::default(),
+        pool: Arc::default(),
+        sysctls,
+    };
     subsystems::start_all(&mut supervisor, &shared);
     let signal = signals.wait().await;
     tracing::info!(signal, "stopping; pods keep their network");

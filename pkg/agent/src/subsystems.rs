@@ -1,22 +1,27 @@
 //! Which subsystems an agent has, what each is given, and what it waits for.
 
+mod cni;
+mod ipam;
 mod join;
 mod node;
+mod overlay;
 mod source;
 
 use crate::board::Board;
 use crate::config::AgentConfig;
 use crate::supervisor::{Factory, SubsystemError, Supervisor};
+use crate::sysctls::SysctlRecord;
 use std::future::Future;
-use std::path::Path;
 use std::sync::Arc;
-use tokio::sync::watch;
+use tokio::sync::{OnceCell, watch};
 use tokio_util::sync::CancellationToken;
+use warren_ipam::Pool;
 use warren_netlink::Netlink;
+use warren_overlay::OverlayStatus;
 use warren_source::{ApiAccess, SourceStatus};
 use warren_store::Store;
 use warren_store::tables::NodeKeys;
-use warren_types::{BootId, HealthCell, SecretKey};
+use warren_types::{BootId, HealthCell};
 
 /// What the subsystems share.
 #[derive(Clone)]
@@ -30,6 +35,12 @@ pub(crate) struct Shared {
     pub(crate) board: Board,
     /// How the API is reached; none before the node has joined.
     pub(crate) access: watch::Sender<Option<ApiAccess>>,
+    /// What the overlay says of itself.
+    pub(crate) overlay: OverlayStatus,
+    /// The pool, once it is open.
+    pub(crate) pool: Arc<OnceCell<Pool>>,
+    /// Which sysctls were changed.
+    pub(crate) sysctls: SysctlRecord,
 }
 
 /// Starts everything, in order.
@@ -39,6 +50,9 @@ pub(crate) fn start_all(supervisor: &mut Supervisor, shared: &Shared) {
     }
     start(supervisor, shared, "source", source::run);
     start(supervisor, shared, "node", node::run);
+    start(supervisor, shared, "overlay", overlay::run);
+    start(supervisor, shared, "ipam", ipam::run);
+    start(supervisor, shared, "cni", cni::run);
 }
 
 fn start<F, Fut, E>(supervisor: &mut Supervisor, shared: &Shared, name: &'static str, run: F)
@@ -53,10 +67,4 @@ where
         Box::pin(async move { life.await.map_err(Into::into) })
     });
     shared.board.watch(supervisor.start(name, factory));
-}
-
-/// The private key that the tunnel of an earlier run still uses, when there is one.
-pub(crate) async fn recover_key(run_dir: &Path) -> Option<SecretKey> {
-    let _ = run_dir;
-    None
 }

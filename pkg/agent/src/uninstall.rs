@@ -9,7 +9,8 @@ use crate::sysctls;
 use std::fmt;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use warren_netlink::nft::Nft;
 use warren_netlink::route::{Route, Rule};
 use warren_netlink::{Netlink, NetlinkError, sysctl};
 use warren_types::{defaults, marks};
@@ -73,7 +74,7 @@ enum Found {
     /// The CNI configuration, first: no pod may be started any more.
     File(PathBuf),
     /// The userspace tunnel.
-    Process(u32),
+    Process(i32),
     Link(String),
     Rule(Rule),
     Route(Box<Route>),
@@ -151,7 +152,7 @@ async fn observe(places: &Places, netlink: &Netlink) -> Result<Vec<Found>, Unins
     if fs::read_to_string(&conflist).is_ok_and(|text| is_our_conflist(&text)) {
         out.push(Found::File(conflist));
     }
-    out.extend(warren_overlay_process(&places.run_dir).map(Found::Process));
+    out.extend(warren_overlay::process::running(&places.run_dir, marks::TUNNEL_LINK).map(Found::Process));
     for link in netlink.list_links().await? {
         if link.name.starts_with(marks::LINK_PREFIX) && link.alias.starts_with(marks::LINK_ALIAS_PREFIX) {
             out.push(Found::Link(link.name));
@@ -160,7 +161,7 @@ async fn observe(places: &Places, netlink: &Netlink) -> Result<Vec<Found>, Unins
     out.extend(netlink.list_rules(marks::ROUTE_PROTOCOL).await?.into_iter().map(Found::Rule));
     let routes = netlink.list_routes(Some(marks::ROUTE_PROTOCOL)).await?;
     out.extend(routes.into_iter().map(|r| Found::Route(Box::new(r))));
-    if table_exists().await? {
+    if Nft::current()?.table_exists().await? {
         out.push(Found::Table);
     }
     let record = sysctls::load(&places.data_dir.join("agent")).unwrap_or_default();
@@ -201,11 +202,14 @@ fn is_our_conflist(text: &str) -> bool {
 async fn remove(thing: &Found, places: &Places, netlink: &Netlink) -> Result<(), String> {
     match thing {
         Found::File(path) => gone(fs::remove_file(path)),
-        Found::Process(pid) => stop_process(*pid),
+        Found::Process(_) => warren_overlay::stop_process(&places.run_dir).await.map_err(|e| e.to_string()),
         Found::Link(name) => netlink.remove_link(name).await.map(drop).map_err(|e| e.to_string()),
         Found::Rule(rule) => netlink.remove_rule(rule).await.map_err(|e| e.to_string()),
         Found::Route(route) => netlink.remove_route(route).await.map_err(|e| e.to_string()),
-        Found::Table => remove_table().await,
+        Found::Table => match Nft::current() {
+            Ok(nft) => nft.remove_table().await.map_err(|e| e.to_string()),
+            Err(e) => Err(e.to_string()),
+        },
         Found::Sysctl { key, was } => sysctl::set(key, was).map(drop).map_err(|e| e.to_string()),
         // The data directory itself may hold what others put there: it goes only when it is empty.
         Found::Dir(path) if *path == places.data_dir => match fs::remove_dir(path) {
@@ -223,19 +227,6 @@ fn gone(result: io::Result<()>) -> Result<(), String> {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e.to_string()),
         _ => Ok(()),
     }
-}
-
-fn warren_overlay_process(_run_dir: &Path) -> Option<u32> {
-    None
-}
-fn stop_process(_pid: u32) -> Result<(), String> {
-    Ok(())
-}
-async fn table_exists() -> Result<bool, NetlinkError> {
-    Ok(false)
-}
-async fn remove_table() -> Result<(), String> {
-    Ok(())
 }
 
 #[cfg(test)]
