@@ -37,6 +37,9 @@ pub enum UninstallError {
     /// An agent runs and would make everything anew.
     #[error("the agent is running (pid {0})")]
     Running(u32),
+    /// A store is open: an agent or a server runs.
+    #[error("{0} is in use by a running warren")]
+    InUse(PathBuf),
     /// A directory that cannot be ours.
     #[error("{0} is not a directory that Warren could own")]
     NotOurs(PathBuf),
@@ -52,6 +55,9 @@ impl UninstallError {
         match self {
             Self::Running(pid) => {
                 Some(format!("stop it first: `systemctl stop warren-agent`, or `kill {pid}`"))
+            }
+            Self::InUse(_) => {
+                Some("stop it first: `systemctl stop warren-agent warren-server`; --keep-data leaves a server alone".into())
             }
             Self::NotOurs(_) => Some("give the directory that the agent was started with".into()),
             Self::Kernel(_) => Some("run this as root, in the network namespace of the node".into()),
@@ -125,6 +131,12 @@ pub async fn uninstall(places: &Places) -> Result<UninstallReport, UninstallErro
         Err(AskError::NotRunning(_)) => {}
         Err(error) => tracing::warn!(%error, "cannot tell whether an agent runs; going on"),
     }
+    for who in if places.keep_data { &["agent"][..] } else { &["agent", "server"][..] } {
+        let store = places.data_dir.join(who).join("store");
+        if in_use(&store) {
+            return Err(UninstallError::InUse(store));
+        }
+    }
     let netlink = Netlink::current()?;
     let mut report = UninstallReport::default();
     let mut failed: Vec<(Found, String)> = Vec::new();
@@ -192,6 +204,12 @@ async fn observe(places: &Places, netlink: &Netlink) -> Result<Vec<Found>, Unins
     Ok(out)
 }
 
+/// Whether a process holds the lock of the store in `dir`.
+fn in_use(dir: &std::path::Path) -> bool {
+    let lock = fs::File::open(dir.join("lock"));
+    lock.is_ok_and(|f| matches!(f.try_lock(), Err(fs::TryLockError::WouldBlock)))
+}
+
 /// Whether a conflist names our plugin: one that somebody else put under our file name stays.
 fn is_our_conflist(text: &str) -> bool {
     let json: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
@@ -238,6 +256,25 @@ mod tests {
         assert!(is_our_conflist(r#"{"plugins":[{"type":"warren"}]}"#));
         assert!(!is_our_conflist(r#"{"plugins":[{"type":"bridge"}]}"#));
         assert!(!is_our_conflist("not json"));
+    }
+
+    #[tokio::test]
+    async fn nothing_is_taken_from_under_a_running_warren() {
+        let dir = tempfile::tempdir().unwrap();
+        let places = Places {
+            data_dir: dir.path().join("data"),
+            run_dir: dir.path().join("run"),
+            cni_conf_dir: dir.path().join("conf"),
+            cni_bin_dir: dir.path().join("bin"),
+            keep_data: false,
+        };
+        fs::create_dir(&places.data_dir).unwrap();
+        let store = warren_store::Store::open(&places.data_dir.join("server/store")).unwrap().store;
+        assert!(
+            matches!(uninstall(&places).await, Err(UninstallError::InUse(p)) if p.ends_with("server/store"))
+        );
+        assert!(places.data_dir.join("server/store").is_dir());
+        store.close().await.unwrap();
     }
 
     #[tokio::test]
