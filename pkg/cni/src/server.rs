@@ -28,6 +28,8 @@ const FRAME_DEADLINE: Duration = Duration::from_secs(5);
 const QUEUE_EVERY: Duration = Duration::from_secs(1);
 /// How often the kernel is compared with the journal though nobody reported a change.
 const REPAIR_EVERY: Duration = Duration::from_secs(30);
+/// How soon after a look that failed: the table may be missing until its owner has made it anew.
+const REPAIR_RETRY: Duration = Duration::from_secs(1);
 /// How often at most.
 const REPAIR_GAP: Duration = Duration::from_millis(500);
 /// How long calls that are being worked on may take to end when the agent stops.
@@ -288,21 +290,24 @@ async fn delete(engine: &Engine, queue: &DelQueue, key: &AttachmentKey) {
 /// then anyway.
 async fn keep_whole(engine: &Engine, health: &HealthCell) -> Result<(), CniError> {
     let mut changes = engine.nft().changes().await?;
+    let mut pause = REPAIR_EVERY;
     loop {
-        let begun = Instant::now();
-        let next = begun + REPAIR_EVERY;
+        let next = Instant::now() + pause;
         tokio::select! {
             () = sleep_until(next) => {}
             () = engine.repair_requested() => {}
             changed = changes.changed() => if changed.is_err() { sleep_until(next).await },
         }
         changes.mark_unchanged();
-        match engine.repair().await {
-            Ok(report) if report.failed > 0 => {
-                health.degraded(format!("{} attachments cannot be repaired; see the log", report.failed));
-            }
-            Ok(_) => health.ready(),
-            Err(refusal) => health.degraded(refusal.to_string()),
+        let trouble = match engine.repair().await {
+            Ok(report) if report.failed == 0 => None,
+            Ok(report) => Some(format!("{} attachments cannot be repaired; see the log", report.failed)),
+            Err(refusal) => Some(refusal.to_string()),
+        };
+        pause = if trouble.is_some() { REPAIR_RETRY } else { REPAIR_EVERY };
+        match trouble {
+            Some(why) => health.degraded(why),
+            None => health.ready(),
         }
         tokio::time::sleep(REPAIR_GAP).await;
     }

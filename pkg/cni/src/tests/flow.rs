@@ -325,3 +325,98 @@ fn rows_of_another_boot_are_released() {
     assert_eq!(node.pool.rows()[0].key, key("new"));
     assert_eq!(node.kernel().0.len(), 1);
 }
+
+#[test]
+fn a_caller_that_hangs_up_leaves_nothing() {
+    let node = Node::new();
+    let agent = node.start();
+    let pod = fresh();
+    let call = node.call("ADD", "c1", Some(&pod));
+    {
+        use std::io::Write;
+        // Without a descriptor: the agent opens the path itself.
+        let mut stream = std::os::unix::net::UnixStream::connect(node.socket()).unwrap();
+        stream.write_all(&crate::wire::frame(&call).unwrap()).unwrap();
+    }
+    eventually("the ADD is carried out", || !node.pool.used.lock().unwrap().is_empty());
+    eventually("the ADD is taken back", || node.pool.rows().is_empty());
+    node.assert_clean();
+    // The same container may try again at once.
+    node.add("c1", &pod);
+    drop(agent);
+}
+
+#[test]
+fn of_two_adds_of_one_container_one_succeeds() {
+    let node = Node::new();
+    let agent = node.start();
+    let pods: Vec<NetNs> = (0..8).map(|_| fresh()).collect();
+    let replies: Vec<Reply> = std::thread::scope(|scope| {
+        let node = &node;
+        let calls: Vec<_> = pods
+            .iter()
+            .map(|pod| scope.spawn(move || plugin::run(&node.call("ADD", "c1", Some(pod)))))
+            .collect();
+        calls.into_iter().map(|call| call.join().unwrap()).collect()
+    });
+    assert_eq!(replies.iter().filter(|reply| reply.exit == 0).count(), 1);
+    for reply in replies.iter().filter(|reply| reply.exit != 0) {
+        assert_eq!(refused(reply).0, 101);
+    }
+    assert_eq!((node.pool.rows().len(), node.kernel().0.len()), (1, 1));
+    drop(agent);
+}
+
+#[test]
+fn a_namespace_with_ipv6_turned_off_gets_ipv6() {
+    let node = Node::new();
+    let agent = node.start();
+    let pod = fresh();
+    pod.run(|| std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").unwrap()).unwrap();
+    node.add("c1", &pod);
+    assert!(exec(&pod, "ip -6 addr show dev eth0").unwrap().contains("fd57:4e00:42::1/128"));
+    drop(agent);
+}
+
+#[test]
+fn a_pod_gets_the_address_and_the_name_it_asks_for() {
+    let node = Node::new();
+    let agent = node.start();
+    let pod = fresh();
+    let more =
+        json!({ "args": { "cni": { "ips": ["10.42.7.7"], "labels": [{ "key": "app", "value": "web" }] } } });
+    let mut call = node.call_with("ADD", "c1", Some(&pod), more);
+    let long = "a".repeat(245);
+    call.args =
+        format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={};K8S_POD_UID=u1", &long[..60]);
+    let result = ok(&plugin::run(&call));
+    assert_eq!(result["ips"][0]["address"], "10.42.7.7/32");
+    let row = node.pool.rows().remove(0);
+    assert_eq!(row.labels.get("app").map(String::as_str), Some("web"));
+    assert_eq!(
+        (row.pod.unwrap().to_string(), row.pod_uid),
+        (format!("default/{}", &long[..60]), Some("u1".into()))
+    );
+    let link = result["interfaces"][0]["name"].as_str().unwrap().to_owned();
+    let shown = exec(&node.ns, &format!("ip link show dev {link}")).unwrap();
+    assert!(shown.contains(&format!("alias warren:pod:default/{}", &long[..60])), "{shown}");
+    node.del("c1");
+    // A name as long as Kubernetes allows does not fit into an alias, and is cut.
+    let labels: Vec<&str> = long.as_bytes().chunks(60).map(|c| std::str::from_utf8(c).unwrap()).collect();
+    call.args = format!("K8S_POD_NAMESPACE={};K8S_POD_NAME={}", &long[..63], labels.join("."));
+    ok(&plugin::run(&call));
+    node.del("c1");
+    node.assert_clean();
+    drop(agent);
+}
+
+#[test]
+fn the_conflist_is_one_that_the_plugin_understands() {
+    let text = crate::conflist("warren", "/run/warren/cni.sock".as_ref(), "/run/warren/cni-del".as_ref());
+    let list: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let mut conf = list["plugins"][0].clone();
+    conf["name"] = list["name"].clone();
+    conf["cniVersion"] = list["cniVersion"].clone();
+    let call = crate::spec::Call { command: "STATUS".into(), config: conf.to_string(), ..Default::default() };
+    assert_eq!(call.parse().unwrap().settings, crate::spec::Settings::default());
+}
