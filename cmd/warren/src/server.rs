@@ -1,12 +1,132 @@
-//! `warren server`: not built in yet.
+//! `warren server`: the embedded control plane.
 
+use anyhow::Context as _;
+use ipnet::IpNet;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::process::ExitCode;
+use tokio_util::sync::CancellationToken;
+use warren_apiserver::{CidrError, Limits, Server, ServerConfig, ServerError};
+use warren_types::{HealthCell, defaults, marks};
+
+use crate::failure::UsageError;
 
 /// Arguments of `warren server`.
 #[derive(Debug, clap::Args)]
-pub(crate) struct ServerArgs {}
+pub(crate) struct ServerArgs {
+    /// Where to keep state; the server's is in `server/` below it.
+    #[arg(long, value_name = "DIR", env = "WARREN_DATA_DIR", default_value = defaults::DATA_DIR)]
+    data_dir: PathBuf,
+    /// Print the token that nodes join with, and exit.
+    #[arg(long)]
+    print_token: bool,
+    /// Address to listen on.
+    #[arg(long, value_name = "ADDR:PORT", env = "WARREN_LISTEN", default_value_t = SocketAddr::from(([0, 0, 0, 0], defaults::API_PORT)))]
+    listen: SocketAddr,
+    /// Address that nodes and the kubeconfig use to reach this server [default: loopback, or that of --listen].
+    #[arg(long, value_name = "IP", env = "WARREN_ADVERTISE_ADDRESS")]
+    advertise_address: Option<IpAddr>,
+    /// More names and addresses under which this server is reached; they enter its certificate.
+    #[arg(long, value_name = "NAME", env = "WARREN_TLS_SAN", value_delimiter = ',')]
+    tls_san: Vec<String>,
+    /// Pod network: one range, or an IPv4 and an IPv6 range.
+    #[arg(long, value_name = "CIDR", env = "WARREN_CLUSTER_CIDR", value_delimiter = ',', default_value = defaults::CLUSTER_CIDR_V4)]
+    cluster_cidr: Vec<IpNet>,
+    /// Service network: one range, or an IPv4 and an IPv6 range.
+    #[arg(long, value_name = "CIDR", env = "WARREN_SERVICE_CIDR", value_delimiter = ',', default_value = defaults::SERVICE_CIDR_V4)]
+    service_cidr: Vec<IpNet>,
+    /// Prefix length of a node's IPv4 podCIDR.
+    #[arg(long, value_name = "BITS", env = "WARREN_NODE_PREFIX_V4", default_value_t = defaults::NODE_PREFIX_V4)]
+    node_prefix_v4: u8,
+    /// Prefix length of a node's IPv6 podCIDR.
+    #[arg(long, value_name = "BITS", env = "WARREN_NODE_PREFIX_V6", default_value_t = defaults::NODE_PREFIX_V6)]
+    node_prefix_v6: u8,
+    /// File with the secret that nodes join with [default: one is made].
+    #[arg(long, value_name = "FILE", env = "WARREN_TOKEN_FILE")]
+    token_file: Option<PathBuf>,
+    /// Where to write the administrator's kubeconfig (mode 0600).
+    #[arg(long, value_name = "FILE", env = "WARREN_WRITE_KUBECONFIG", default_value = "/etc/warren/kubeconfig")]
+    write_kubeconfig: PathBuf,
+}
 
 /// Runs the command.
-pub(crate) fn run(_args: ServerArgs) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("warren server is not built in yet")
+pub(crate) fn run(args: ServerArgs) -> anyhow::Result<ExitCode> {
+    if args.print_token {
+        let token = warren_apiserver::node_token(&args.data_dir)?;
+        crate::output::line(token.expose());
+        return Ok(ExitCode::SUCCESS);
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
+    runtime.block_on(serve(args))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn serve(args: ServerArgs) -> anyhow::Result<()> {
+    let host_routes = host_routes().await.context("read the routes of this host")?;
+    let config = ServerConfig {
+        data_dir: args.data_dir,
+        listen: args.listen,
+        advertise_address: args.advertise_address,
+        tls_sans: args.tls_san,
+        cluster_cidrs: args.cluster_cidr,
+        service_cidrs: args.service_cidr,
+        node_prefix_v4: args.node_prefix_v4,
+        node_prefix_v6: args.node_prefix_v6,
+        token_file: args.token_file,
+        kubeconfig: Some(args.write_kubeconfig),
+        host_routes,
+        limits: Limits::default(),
+    };
+    let stop = CancellationToken::new();
+    let server = Server::open(config).await.map_err(classify)?;
+    let mut signals = Signals::new().context("listen for signals")?;
+    let mut running = std::pin::pin!(server.run(HealthCell::default(), stop.clone()));
+    tokio::select! {
+        ended = running.as_mut() => return Ok(ended?),
+        name = signals.next() => tracing::info!(signal = name, "stopping"),
+    }
+    stop.cancel();
+    Ok(running.await?)
+}
+
+/// Faults of the configuration exit with the code of usage errors.
+fn classify(error: ServerError) -> anyhow::Error {
+    match error {
+        ServerError::Cidr(e @ (CidrError::Empty { .. } | CidrError::SameFamily { .. } | CidrError::Unusable { .. } | CidrError::Prefix { .. } | CidrError::Overlap { .. } | CidrError::Routed { .. })) => {
+            anyhow::Error::new(UsageError(e.to_string()))
+        }
+        e @ ServerError::Token { .. } => anyhow::Error::new(UsageError(e.to_string())),
+        e => e.into(),
+    }
+}
+
+/// Prefixes that this host reaches, but for default routes and what Warren itself has put there.
+async fn host_routes() -> anyhow::Result<Vec<IpNet>> {
+    let netlink = warren_netlink::Netlink::current()?;
+    let ours = |link: &str| link.starts_with(marks::LINK_PREFIX);
+    let routes = netlink.list_routes(None).await?;
+    Ok(routes
+        .into_iter()
+        .filter(|r| r.protocol != marks::ROUTE_PROTOCOL && r.dst.prefix_len() > 0)
+        .filter(|r| !matches!(&r.target, warren_netlink::RouteTarget::Link { link, .. } if ours(link)))
+        .map(|r| r.dst)
+        .collect())
+}
+
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
 }

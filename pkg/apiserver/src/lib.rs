@@ -1,1 +1,240 @@
-//! apiserver
+//! The embedded control plane: the part of the Kubernetes API that a cluster network needs, on a store of its own.
+//!
+//! Job: serve nodes, pods, namespaces, config maps, leases and events as Kubernetes does; give every node its podCIDRs;
+//! let nodes join with a token.
+//! Inputs: HTTPS requests, authenticated by client certificates of its own authority; configuration.
+//! Outputs: objects, watches; certificates for nodes; the administrator's kubeconfig.
+//! Owns: `server/` in the data directory (store, keys, tokens) and the kubeconfig; nothing in the kernel.
+//! Ordering: a write gets its resourceVersion from the one writer, is flushed to disk, then becomes visible to lists and
+//! watches, then is acknowledged. One resourceVersion is one write of one object.
+//! Failure modes: disk full: writes answer 503, reads and watches go on; a stored object that cannot be read is named
+//! and left out.
+//! A reviewer asks: can a client without a certificate reach more than it must? is memory bounded whatever a client
+//! sends or fails to read? can a node write what is not its own?
+
+mod auth;
+mod authority;
+mod bootstrap;
+pub mod cidr;
+mod config;
+mod decode;
+mod discovery;
+mod error;
+mod http;
+mod join;
+mod kinds;
+mod kubeconfig;
+mod lists;
+mod meta;
+mod ops;
+mod patch;
+mod query;
+mod registry;
+mod reply;
+mod selector;
+mod serve;
+mod storage;
+mod table;
+mod tokens;
+mod watch;
+
+pub use cidr::CidrError;
+pub use config::{ServerConfig, ServerError};
+pub use serve::Limits;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use rustls::server::WebPkiClientVerifier;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use warren_store::Store;
+use warren_types::{ClusterConfig, HealthCell, Secret};
+
+use authority::{Authority, make_private_dir, write_private};
+use cidr::PodCidrAllocator;
+use join::Joining;
+use ops::Objects;
+use storage::{Cache, Disk, History, Writer, WriterTask};
+use tokens::Tokens;
+
+/// A server that is open and bound, and not yet running.
+pub struct Server {
+    config: ServerConfig,
+    listener: TcpListener,
+    address: SocketAddr,
+    store: Store,
+    authority: Arc<Authority>,
+    tokens: Tokens,
+    kubeconfig: Secret,
+    cache: Arc<Cache>,
+    writer: Writer,
+    task: WriterTask,
+    tls: Arc<rustls::ServerConfig>,
+}
+
+impl Server {
+    /// Checks the configuration, opens state and keys, binds the address, writes the kubeconfig.
+    ///
+    /// # Errors
+    /// [`ServerError`], each with what to do; nothing is written before the ranges are found sound.
+    pub async fn open(config: ServerConfig) -> Result<Self, ServerError> {
+        cidr::check_ranges(&config.cluster_cidrs, &config.service_cidrs, &config.host_routes)?;
+        let cidrs = PodCidrAllocator::new(&config.cluster_cidrs, config.node_prefix_v4, config.node_prefix_v6)?;
+        let listener = TcpListener::bind(config.listen)
+            .await
+            .map_err(|source| ServerError::Listen { address: config.listen, source })?;
+        let address =
+            listener.local_addr().map_err(|source| ServerError::Listen { address: config.listen, source })?;
+
+        let directory = config.data_dir.join("server");
+        make_private_dir(&directory)?;
+        let store_dir = directory.join("store");
+        let opened = tokio::task::spawn_blocking(move || Store::open(&store_dir))
+            .await
+            .map_err(|e| ServerError::Task(e.to_string()))??;
+        if let Some(aside) = &opened.set_aside {
+            tracing::error!(copy = %aside.copy.display(), reason = %aside.reason,
+                "the store could not be read; it was moved away and the server begins with an empty one");
+        }
+        let authority = Arc::new(Authority::open(&directory.join("tls"), Timestamp::now())?);
+        let tokens = Tokens::open(&directory, &authority, config.token_file.as_deref())?;
+        let tls = tls_config(&authority, &config.sans())?;
+
+        let admin = authority.client("system:admin", auth::MASTERS)?;
+        let host = config.advertise_address.unwrap_or(match config.listen.ip() {
+            ip if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            ip => ip,
+        });
+        let url = format!("https://{}", SocketAddr::new(host, address.port()));
+        let kubeconfig = kubeconfig::render(&url, &authority.ca_pem, &admin);
+        if let Some(path) = &config.kubeconfig {
+            write_private(path, kubeconfig.expose().as_bytes())?;
+        }
+
+        let disk = Disk::in_store(&opened.store);
+        let (objects, revision) = disk.load();
+        let cache = Arc::new(Cache::new(objects, revision, History::default()));
+        let (task, writer) = WriterTask::new(cache.clone(), disk, cidrs);
+        Ok(Self {
+            config,
+            listener,
+            address,
+            store: opened.store,
+            authority,
+            tokens,
+            kubeconfig,
+            cache,
+            writer,
+            task,
+            tls,
+        })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+    /// The administrator's kubeconfig.
+    #[must_use]
+    pub fn kubeconfig(&self) -> &Secret {
+        &self.kubeconfig
+    }
+    /// The whole token that nodes join with.
+    #[must_use]
+    pub fn node_token(&self) -> Secret {
+        self.tokens.node_token()
+    }
+    /// The certificate of its authority, PEM.
+    #[must_use]
+    pub fn ca_pem(&self) -> &str {
+        &self.authority.ca_pem
+    }
+
+    /// Serves until `stop`; then requests in progress are finished and the store is closed.
+    ///
+    /// # Errors
+    /// [`ServerError`] when the first objects cannot be made, or a task fails.
+    pub async fn run(self, health: HealthCell, stop: CancellationToken) -> Result<(), ServerError> {
+        let objects = Objects { cache: self.cache, writer: self.writer };
+        // The writer outlives the connections, so that what they began is finished.
+        let writer_stop = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(self.task.run(writer_stop.clone()));
+        let cluster = ClusterConfig {
+            cluster_cidrs: self.config.cluster_cidrs.clone(),
+            service_cidrs: self.config.service_cidrs.clone(),
+        };
+        bootstrap::objects(&objects, &cluster, Timestamp::now()).await?;
+        let stop = stop.child_token();
+        let app = Arc::new(http::App {
+            objects,
+            ca_pem: self.authority.ca_pem.clone(),
+            joining: Joining::new(self.authority.clone(), self.tokens.clone(), &self.store),
+            health: health.clone(),
+            stop: stop.clone(),
+        });
+        let router = axum::Router::new().fallback(http::handle).with_state(app);
+        health.ready();
+        tracing::info!(address = %self.address, token_file = %self.config.data_dir.join("server/agent-token").display(), "serving the API");
+        let serving = serve::serve(self.listener, router, self.tls, self.config.limits, stop.clone());
+        let result = tokio::select! {
+            () = serving => Ok(()),
+            ended = tasks.join_next() => {
+                stop.cancel();
+                Err(ServerError::Task(match ended {
+                    Some(Err(e)) => format!("the writer failed: {e}"),
+                    _ => "the writer ended early".into(),
+                }))
+            }
+        };
+        writer_stop.cancel();
+        while tasks.join_next().await.is_some() {}
+        self.store.close().await?;
+        result
+    }
+}
+
+/// Opens a server and runs it until `stop`.
+///
+/// # Errors
+/// [`ServerError`].
+pub async fn run(config: ServerConfig, health: HealthCell, stop: CancellationToken) -> Result<(), ServerError> {
+    Server::open(config).await?.run(health, stop).await
+}
+
+/// The node token of the server whose state is in `data_dir`, made when there is none yet.
+///
+/// # Errors
+/// [`ServerError`] when keys or tokens cannot be read or written.
+pub fn node_token(data_dir: &std::path::Path) -> Result<Secret, ServerError> {
+    let directory = data_dir.join("server");
+    let authority = Authority::open(&directory.join("tls"), Timestamp::now())?;
+    Ok(Tokens::open(&directory, &authority, None)?.node_token())
+}
+
+fn tls_config(authority: &Authority, sans: &[String]) -> Result<Arc<rustls::ServerConfig>, ServerError> {
+    let fault = |e: &dyn std::fmt::Display| ServerError::Certificates(e.to_string());
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(authority.certificate()?).map_err(|e| fault(&e))?;
+    let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+        .allow_unauthenticated()
+        .build()
+        .map_err(|e| fault(&e))?;
+    let (cert, key) = authority.server(sans)?;
+    let mut tls = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| fault(&e))?
+        .with_client_cert_verifier(clients)
+        .with_single_cert(vec![cert], key)
+        .map_err(|e| fault(&e))?;
+    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Arc::new(tls))
+}
+
+#[cfg(test)]
+mod tests;

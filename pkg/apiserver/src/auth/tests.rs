@@ -1,0 +1,97 @@
+use super::*;
+use crate::registry::{CONFIG_MAP, LEASE, NAMESPACE};
+use serde_json::json;
+
+fn target(kind: KindId, namespace: &str, name: &str, status: bool) -> Target {
+    let text = |s: &str| (!s.is_empty()).then(|| s.to_owned());
+    Target { kind, namespace: text(namespace), name: text(name), status }
+}
+
+#[test]
+fn certificates_become_users() {
+    let user = |cn, o: &[&str]| User::from_certificate(cn, o);
+    assert_eq!(user("system:admin", &[MASTERS]), User::Admin("system:admin".into()));
+    assert_eq!(user("system:node:a", &[NODES]), User::Node("a".into()));
+    assert_eq!(user("system:node:a", &[]), User::Other("system:node:a".into()));
+    assert_eq!(user("system:node:../a", &[NODES]), User::Other("system:node:../a".into()));
+    assert_eq!(user("a", &[NODES]), User::Other("a".into()));
+}
+
+#[test]
+fn what_a_node_may() {
+    use Verb::*;
+    let n1 = User::Node("n1".into());
+    let table: &[(Verb, KindId, &str, &str, bool)] = &[
+        (List, NODE, "", "", true),
+        (Watch, POD, "", "", true),
+        (Get, POD, "a", "p", true),
+        (Get, NAMESPACE, "", "a", true),
+        (Watch, LEASE, "a", "", true),
+        (List, CONFIG_MAP, "kube-system", "", true),
+        (Watch, CONFIG_MAP, "kube-system", "", true),
+        (List, CONFIG_MAP, "", "", false),
+        (Get, CONFIG_MAP, "default", "c", false),
+        (Patch, CONFIG_MAP, "kube-system", "warren-cluster", false),
+        (Create, NAMESPACE, "", "", false),
+        (Delete, NAMESPACE, "", "a", false),
+        (Create, NODE, "", "", true),
+        (Patch, NODE, "", "n1", true),
+        (Update, NODE, "", "n1", true),
+        (Delete, NODE, "", "n1", true),
+        (Patch, NODE, "", "n2", false),
+        (Delete, NODE, "", "n2", false),
+        (DeleteCollection, NODE, "", "", false),
+        (DeleteCollection, POD, "a", "", false),
+        (Create, POD, "a", "", true),
+        (Patch, POD, "a", "p", true),
+        (Create, LEASE, "kube-node-lease", "", true),
+        (Patch, LEASE, "kube-node-lease", "n1", true),
+        (Patch, LEASE, "kube-node-lease", "n2", false),
+        (Patch, LEASE, "kube-system", "n1", false),
+        (Create, LEASE, "kube-system", "", false),
+        (DeleteCollection, LEASE, "kube-node-lease", "", false),
+    ];
+    for (verb, kind, ns, name, may) in table {
+        for status in [false, true] {
+            let allowed = authorize(&n1, *verb, &target(*kind, ns, name, status)).is_ok();
+            assert_eq!(allowed, *may, "{verb:?} {} {ns}/{name}", kind.get().plural);
+        }
+    }
+}
+
+#[test]
+fn only_administrators_may_everything() {
+    for kind in KindId::all() {
+        for verb in [Verb::Get, Verb::Create, Verb::DeleteCollection] {
+            let t = target(kind, "", "x", false);
+            assert!(authorize(&User::Admin("a".into()), verb, &t).is_ok());
+            assert!(authorize(&User::Anonymous, verb, &t).is_err());
+            assert!(authorize(&User::Other("o".into()), verb, &t).is_err());
+        }
+    }
+}
+
+#[test]
+fn objects_of_others_are_refused_by_what_they_hold() {
+    let n1 = User::Node("n1".into());
+    let pod = |node: &str| json!({"metadata": {"name": "p"}, "spec": {"nodeName": node}});
+    let node = |name: &str, cidr: &str| {
+        json!({"metadata": {"name": name}, "spec": {"podCIDR": cidr, "podCIDRs": [cidr]}})
+    };
+    let bare = json!({"metadata": {"name": "n1"}});
+    let ok = |kind, old: Option<&Value>, new: Option<&Value>| authorize_write(&n1, kind, old, new).is_ok();
+    assert!(ok(POD, None, Some(&pod("n1"))));
+    assert!(!ok(POD, None, Some(&pod("n2"))));
+    assert!(!ok(POD, None, Some(&json!({"metadata": {"name": "p"}}))));
+    assert!(!ok(POD, Some(&pod("n2")), Some(&pod("n1"))));
+    assert!(!ok(POD, Some(&pod("n2")), None));
+    assert!(ok(POD, Some(&pod("n1")), None));
+    assert!(ok(NODE, None, Some(&bare)));
+    assert!(!ok(NODE, None, Some(&json!({"metadata": {"name": "n2"}}))));
+    assert!(!ok(NODE, None, Some(&node("n1", "10.0.0.0/24"))));
+    assert!(!ok(NODE, Some(&bare), Some(&node("n1", "10.0.0.0/24"))));
+    let (a, b) = (node("n1", "10.0.0.0/24"), node("n1", "10.0.1.0/24"));
+    assert!(ok(NODE, Some(&a), Some(&a)) && !ok(NODE, Some(&a), Some(&b)) && !ok(NODE, Some(&a), Some(&bare)));
+    assert!(!ok(LEASE, None, Some(&json!({"metadata": {"name": "n2"}}))));
+    assert!(authorize_write(&User::Admin("a".into()), NODE, None, Some(&a)).is_ok());
+}

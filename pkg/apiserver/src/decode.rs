@@ -1,0 +1,201 @@
+//! Bodies at the door: JSON or YAML, typed, pruned, defaulted, checked.
+
+use http::{HeaderMap, header};
+use serde_json::Value;
+
+use crate::error::{ApiError, ApiResult, Causes};
+use crate::query::FieldValidation;
+use crate::registry::Kind;
+
+/// Largest body.
+pub(crate) const BODY_LIMIT: usize = 3 << 20;
+/// Deepest nesting of an object.
+const DEPTH_LIMIT: usize = 128;
+
+/// The media type of a body, without parameters.
+pub(crate) fn media_type(headers: &HeaderMap) -> &str {
+    let value = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("application/json");
+    value.split(';').next().unwrap_or_default().trim()
+}
+
+/// Decodes a JSON or YAML body.
+pub(crate) fn body(headers: &HeaderMap, bytes: &[u8]) -> ApiResult<Value> {
+    match media_type(headers) {
+        "application/json" | "" => json(bytes),
+        "application/yaml" => {
+            let text = std::str::from_utf8(bytes).map_err(|e| ApiError::bad_request(format!("the body is not UTF-8: {e}")))?;
+            serde_saphyr::from_str(text).map_err(|e| ApiError::bad_request(format!("the body is not YAML: {e}")))
+        }
+        _ => Err(ApiError::unsupported_media_type(&["application/json", "application/yaml"])),
+    }
+}
+
+/// Decodes JSON; nesting is bounded by the decoder.
+pub(crate) fn json(bytes: &[u8]) -> ApiResult<Value> {
+    serde_json::from_slice(bytes).map_err(|e| ApiError::bad_request(format!("the body is not JSON: {e}")))
+}
+
+/// Whether `value` nests too deep to be handled. Does not recurse.
+pub(crate) fn too_deep(value: &Value) -> bool {
+    let mut stack = vec![(value, 0)];
+    while let Some((v, depth)) = stack.pop() {
+        if depth > DEPTH_LIMIT {
+            return true;
+        }
+        match v {
+            Value::Array(a) => stack.extend(a.iter().map(|v| (v, depth + 1))),
+            Value::Object(m) => stack.extend(m.values().map(|v| (v, depth + 1))),
+            _ => {}
+        }
+    }
+    false
+}
+
+/// Passes an object through its type: wrong types are refused, unknown fields dropped or refused. Returns warnings.
+pub(crate) fn typed(kind: &Kind, mut value: Value, validation: FieldValidation) -> ApiResult<(Value, Vec<String>)> {
+    let Value::Object(map) = &mut value else {
+        return Err(ApiError::bad_request("the body is not an object"));
+    };
+    for (key, expected) in [("apiVersion", kind.api_version()), ("kind", kind.kind.to_owned())] {
+        match map.get(key).and_then(Value::as_str) {
+            None | Some("") => {
+                map.insert(key.into(), expected.into());
+            }
+            Some(found) if found != expected => {
+                return Err(ApiError::bad_request(format!(
+                    "the {key} in the data ({found}) does not match the expected {key} ({expected})"
+                )));
+            }
+            Some(_) => {}
+        }
+    }
+    let before = (validation != FieldValidation::Ignore).then(|| value.clone());
+    let typed = (kind.typed)(value).map_err(|e| {
+        ApiError::bad_request(format!("{0} in version {1:?} cannot be handled as a {0}: {e}", kind.kind, kind.version))
+    })?;
+    let mut unknown = Vec::new();
+    if let Some(before) = before {
+        find_unknown(&before, &typed, &mut String::new(), &mut unknown);
+    }
+    if validation == FieldValidation::Strict && !unknown.is_empty() {
+        return Err(ApiError::bad_request(format!(
+            "{} in version {:?} cannot be handled as a {}: strict decoding error: {}",
+            kind.kind,
+            kind.version,
+            kind.kind,
+            unknown.join(", ")
+        )));
+    }
+    Ok((typed, unknown))
+}
+
+/// Names what is in `before` and did not pass.
+fn find_unknown(before: &Value, after: &Value, path: &mut String, unknown: &mut Vec<String>) {
+    if unknown.len() >= 20 {
+        return;
+    }
+    let length = path.len();
+    match (before, after) {
+        (Value::Object(b), Value::Object(a)) => {
+            for (key, value) in b.iter().filter(|(_, v)| !v.is_null()) {
+                if !path.is_empty() {
+                    path.push('.');
+                }
+                path.push_str(key);
+                match a.get(key) {
+                    Some(after) => find_unknown(value, after, path, unknown),
+                    // An empty part may be left out by the type.
+                    None if is_empty(value) => {}
+                    None => unknown.push(format!("unknown field {path:?}")),
+                }
+                path.truncate(length);
+            }
+        }
+        (Value::Array(b), Value::Array(a)) => {
+            for (i, (b, a)) in b.iter().zip(a).enumerate() {
+                path.push_str(&format!("[{i}]"));
+                find_unknown(b, a, path, unknown);
+                path.truncate(length);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Object(m) => m.is_empty(),
+        Value::Array(a) => a.is_empty(),
+        _ => false,
+    }
+}
+
+/// Checks a complete object.
+pub(crate) fn validate(kind: &Kind, object: &Value, old: Option<&Value>) -> ApiResult<()> {
+    let mut causes = Causes::default();
+    crate::meta::validate(kind, object, &mut causes);
+    (kind.validate)(object, &mut causes);
+    if let Some(old) = old {
+        (kind.validate_update)(object, old, &mut causes);
+    }
+    if causes.0.is_empty() {
+        Ok(())
+    } else {
+        Err(ApiError::invalid(kind, crate::table::text(object, "/metadata/name"), causes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::{KINDS, NODE, POD};
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    #[test]
+    fn unknown_fields_are_dropped_and_named() {
+        let o = json!({"metadata": {"name": "p"}, "spec": {"nodeNam": "x", "containers": [{"name": "c", "imag": "y"}]}});
+        let (typed, unknown) = typed(POD.get(), o.clone(), FieldValidation::Warn).unwrap();
+        assert_eq!(unknown, ["unknown field \"spec.nodeNam\"", "unknown field \"spec.containers[0].imag\""]);
+        assert_eq!(typed["spec"]["containers"][0], json!({"name": "c"}));
+        let strict = super::typed(POD.get(), o, FieldValidation::Strict).unwrap_err();
+        assert_eq!(strict.code, 400);
+    }
+
+    #[test]
+    fn another_kind_or_type_is_refused() {
+        assert!(typed(NODE.get(), json!({"kind": "Pod"}), FieldValidation::Warn).is_err());
+        assert!(typed(NODE.get(), json!({"metadata": {"name": 5}}), FieldValidation::Warn).is_err());
+        assert!(typed(NODE.get(), json!([]), FieldValidation::Warn).is_err());
+    }
+
+    #[test]
+    fn deep_bodies_are_refused() {
+        assert!(json("[".repeat(100_000).as_bytes()).is_err());
+        let deep = (0..200).fold(json!(1), |v, _| json!({"a": v}));
+        assert!(too_deep(&deep));
+    }
+
+    fn any_json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![Just(json!(null)), any::<bool>().prop_map(Into::into), any::<i32>().prop_map(Into::into), "[a-z]{0,6}".prop_map(Into::into)];
+        leaf.prop_recursive(4, 32, 4, |inner| prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::Array),
+            prop::collection::btree_map("(metadata|spec|status|name|labels|data|containers|[a-z]{1,3})", inner, 0..4)
+                .prop_map(|m| m.into_iter().collect()),
+        ])
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_passes_the_door_can_be_defaulted_checked_and_printed(value in any_json()) {
+            for kind in KINDS {
+                if let Ok((mut o, _)) = typed(kind, value.clone(), FieldValidation::Warn) {
+                    (kind.default)(&mut o);
+                    (kind.create)(&mut o);
+                    let _ = validate(kind, &o, Some(&o));
+                    prop_assert_eq!((kind.cells)(&o, jiff::Timestamp::UNIX_EPOCH).len(), kind.columns.len());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! What there is: discovery documents, version, and the part of OpenAPI that clients need to trust field validation.
+
+use axum::body::Body;
+use http::{HeaderMap, Response, StatusCode, header};
+use serde_json::{Map, Value, json};
+
+use crate::error::ApiResult;
+use crate::registry::{KINDS, Kind};
+use crate::reply::{self, Form, negotiate};
+
+/// The Kubernetes version whose API this is.
+const MINOR: &str = "36";
+
+/// `/version`.
+pub(crate) fn version() -> Value {
+    json!({
+        "major": "1", "minor": MINOR,
+        "gitVersion": format!("v1.{MINOR}.0+warren-{}", env!("CARGO_PKG_VERSION")),
+        "gitCommit": "", "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z",
+        "goVersion": "", "compiler": "rustc", "platform": format!("linux/{}", std::env::consts::ARCH),
+    })
+}
+
+/// Group versions, in the order of the registry.
+fn group_versions() -> Vec<(&'static str, &'static str)> {
+    let mut all: Vec<(&str, &str)> = Vec::new();
+    for k in KINDS {
+        if !all.contains(&(k.group, k.version)) {
+            all.push((k.group, k.version));
+        }
+    }
+    all
+}
+
+fn in_group(group: &str, version: &str) -> impl Iterator<Item = &'static Kind> {
+    KINDS.iter().filter(move |k| k.group == group && k.version == version)
+}
+
+/// Answers a discovery path; `None` when it is none.
+pub(crate) fn answer(path: &str, headers: &HeaderMap) -> ApiResult<Option<Response<Body>>> {
+    let path = path.trim_end_matches('/');
+    let segments: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+    let value = match segments.as_slice() {
+        ["api" | "apis"] if negotiate(headers, &[Form::Discovery, Form::Object])? == Form::Discovery => {
+            let mut response = reply::json(StatusCode::OK, &aggregated(segments == ["api"]));
+            let media = http::HeaderValue::from_static("application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList");
+            response.headers_mut().insert(header::CONTENT_TYPE, media);
+            return Ok(Some(response));
+        }
+        ["api"] => json!({ "kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": [] }),
+        ["apis"] => {
+            let groups: Vec<Value> = group_versions().iter().filter(|(g, _)| !g.is_empty()).map(|(g, v)| group(g, v)).collect();
+            json!({ "kind": "APIGroupList", "apiVersion": "v1", "groups": groups })
+        }
+        ["apis", g] => match group_versions().into_iter().find(|(name, _)| name == g) {
+            Some((g, v)) => {
+                let mut one = group(g, v);
+                one["kind"] = "APIGroup".into();
+                one["apiVersion"] = "v1".into();
+                one
+            }
+            None => return Ok(None),
+        },
+        ["api", v] if in_group("", v).next().is_some() => resources("", v),
+        ["apis", g, v] if !g.is_empty() && in_group(g, v).next().is_some() => resources(g, v),
+        ["openapi", "v3"] => openapi_index(),
+        ["openapi", "v3", "api", v] if in_group("", v).next().is_some() => openapi("", v),
+        ["openapi", "v3", "apis", g, v] if !g.is_empty() && in_group(g, v).next().is_some() => openapi(g, v),
+        _ => return Ok(None),
+    };
+    Ok(Some(reply::json(StatusCode::OK, &value)))
+}
+
+fn group(group: &str, version: &str) -> Value {
+    let v = json!({ "groupVersion": format!("{group}/{version}"), "version": version });
+    json!({ "name": group, "versions": [v], "preferredVersion": v })
+}
+
+fn resources(group: &str, version: &str) -> Value {
+    let mut list = Vec::new();
+    for k in in_group(group, version) {
+        let mut r = json!({
+            "name": k.plural, "singularName": k.singular, "namespaced": k.namespaced, "kind": k.kind, "verbs": Kind::verbs(),
+        });
+        if !k.short.is_empty() {
+            r["shortNames"] = json!(k.short);
+        }
+        if !k.categories.is_empty() {
+            r["categories"] = json!(k.categories);
+        }
+        list.push(r);
+        if k.status {
+            list.push(json!({
+                "name": format!("{}/status", k.plural), "singularName": "", "namespaced": k.namespaced, "kind": k.kind,
+                "verbs": ["get", "patch", "update"],
+            }));
+        }
+    }
+    let group_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
+    json!({ "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": list })
+}
+
+/// Aggregated discovery: the core group under `/api`, the others under `/apis`.
+fn aggregated(core: bool) -> Value {
+    let items: Vec<Value> = group_versions()
+        .into_iter()
+        .filter(|(g, _)| g.is_empty() == core)
+        .map(|(g, v)| {
+            let resources: Vec<Value> = in_group(g, v).map(aggregated_resource).collect();
+            json!({ "metadata": { "name": g, "creationTimestamp": null },
+                "versions": [{ "version": v, "freshness": "Current", "resources": resources }] })
+        })
+        .collect();
+    json!({ "kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items })
+}
+
+fn aggregated_resource(k: &Kind) -> Value {
+    let kind = json!({ "group": k.group, "version": k.version, "kind": k.kind });
+    let mut r = json!({
+        "resource": k.plural, "responseKind": kind, "scope": if k.namespaced { "Namespaced" } else { "Cluster" },
+        "singularResource": k.singular, "verbs": Kind::verbs(),
+    });
+    if !k.short.is_empty() {
+        r["shortNames"] = json!(k.short);
+    }
+    if !k.categories.is_empty() {
+        r["categories"] = json!(k.categories);
+    }
+    if k.status {
+        r["subresources"] = json!([{ "subresource": "status", "responseKind": kind, "verbs": ["get", "patch", "update"] }]);
+    }
+    r
+}
+
+fn openapi_index() -> Value {
+    let paths: Map<String, Value> = group_versions()
+        .into_iter()
+        .map(|(g, v)| {
+            let path = if g.is_empty() { format!("api/{v}") } else { format!("apis/{g}/{v}") };
+            let url = format!("/openapi/v3/{path}?hash={}", env!("CARGO_PKG_VERSION"));
+            (path, json!({ "serverRelativeURL": url }))
+        })
+        .collect();
+    json!({ "paths": paths })
+}
+
+/// The paths of a group with the query parameters of writes: kubectl looks here whether the server validates fields.
+fn openapi(group: &str, version: &str) -> Value {
+    let mut paths = Map::new();
+    for k in in_group(group, version) {
+        let base = if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") };
+        let all = if k.namespaced { format!("{base}/namespaces/{{namespace}}/{}", k.plural) } else { format!("{base}/{}", k.plural) };
+        let gvk = json!({ "group": k.group, "version": k.version, "kind": k.kind });
+        let operation = |action: &str| {
+            let parameter = |name: &str| json!({ "name": name, "in": "query", "schema": { "type": "string", "uniqueItems": true } });
+            json!({
+                "x-kubernetes-action": action, "x-kubernetes-group-version-kind": gvk,
+                "parameters": [parameter("dryRun"), parameter("fieldManager"), parameter("fieldValidation")],
+                "responses": { "200": { "description": "OK" } },
+            })
+        };
+        paths.insert(all.clone(), json!({ "post": operation("post") }));
+        paths.insert(format!("{all}/{{name}}"), json!({ "put": operation("put"), "patch": operation("patch") }));
+    }
+    json!({ "openapi": "3.0.0", "info": { "title": "Warren", "version": format!("v1.{MINOR}.0") }, "paths": paths })
+}

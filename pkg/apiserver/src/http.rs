@@ -1,0 +1,262 @@
+//! Requests to verbs.
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use http::{Method, Response, StatusCode};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+use warren_types::HealthCell;
+
+use crate::auth::{Peer, User, Verb, authorize};
+use crate::decode::{self, BODY_LIMIT};
+use crate::error::{ApiError, ApiResult};
+use crate::join::Joining;
+use crate::ops::{DeleteOptions, Objects, WriteOptions, Written};
+use crate::patch::Patch;
+use crate::query::{Params, Target, target};
+use crate::registry::NODE;
+use crate::reply::{self, Form, negotiate};
+use crate::selector::Selector;
+use crate::storage::Object;
+use crate::table::Include;
+use crate::watch::{self, Shape};
+use crate::{discovery, lists};
+
+/// Longest a body may take to arrive.
+const BODY_DEADLINE: Duration = Duration::from_secs(30);
+/// Forms of objects.
+const FORMS: &[Form] = &[Form::Object, Form::Table, Form::Partial];
+
+/// What requests need.
+pub(crate) struct App {
+    pub(crate) objects: Objects,
+    pub(crate) ca_pem: String,
+    pub(crate) joining: Joining,
+    pub(crate) health: HealthCell,
+    pub(crate) stop: CancellationToken,
+}
+
+/// Answers one request.
+pub(crate) async fn handle(State(app): State<Arc<App>>, request: Request) -> Response<Body> {
+    let peer = request.extensions().get::<Peer>().cloned();
+    let Some(peer) = peer else {
+        return ApiError::internal("the connection has no peer").response();
+    };
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let result = dispatch(&app, &peer, request).await;
+    if let Err(e) = &result {
+        tracing::debug!(%method, path, user = %peer.user.name(), code = e.code.as_u16(), error = %e.message, "request refused");
+    }
+    result.unwrap_or_else(|e| e.response())
+}
+
+async fn dispatch(app: &Arc<App>, peer: &Peer, request: Request) -> ApiResult<Response<Body>> {
+    let path = request.uri().path().to_owned();
+    let get = request.method() == Method::GET || request.method() == Method::HEAD;
+    match path.as_str() {
+        "/cacerts" if get => return Ok(reply::typed(StatusCode::OK, "application/x-pem-file", app.ca_pem.clone())),
+        "/livez" | "/healthz" if get => return Ok(reply::text(StatusCode::OK, "ok")),
+        "/readyz" if get => return Ok(ready(app)),
+        "/version" if get => return Ok(reply::json(StatusCode::OK, &discovery::version())),
+        "/v1-warren/join" if request.method() == Method::POST => {
+            let (parts, body) = request.into_parts();
+            let bytes = read_body(body, crate::join::BODY_LIMIT).await?;
+            return app.joining.answer(peer, &parts.headers, &bytes).await;
+        }
+        _ => {}
+    }
+    if peer.user == User::Anonymous {
+        return Err(ApiError::unauthorized(
+            "Unauthorized: give a client certificate, as the kubeconfig of this server holds one",
+        ));
+    }
+    if get && let Some(answer) = discovery::answer(&path, request.headers())? {
+        return Ok(answer);
+    }
+    let target = target(&path)?;
+    let params = Params::parse(request.uri())?;
+    let verb = verb(request.method(), &target, &params)?;
+    authorize(&peer.user, verb, &target)?;
+    run(app, peer, verb, target, params, request).await
+}
+
+fn ready(app: &App) -> Response<Body> {
+    let report = app.health.get();
+    match report.state {
+        warren_types::HealthState::Ready => reply::text(StatusCode::OK, "ok"),
+        _ => reply::text(StatusCode::SERVICE_UNAVAILABLE, report.message),
+    }
+}
+
+fn verb(method: &Method, target: &Target, params: &Params) -> ApiResult<Verb> {
+    let named = target.name.is_some();
+    Ok(match (method.as_str(), named) {
+        ("GET" | "HEAD", true) if !params.watch => Verb::Get,
+        ("GET" | "HEAD", _) if params.watch => Verb::Watch,
+        ("GET" | "HEAD", _) => Verb::List,
+        ("POST", false) => Verb::Create,
+        ("PUT", true) => Verb::Update,
+        ("PATCH", true) => Verb::Patch,
+        ("DELETE", true) if !target.status => Verb::Delete,
+        ("DELETE", false) => Verb::DeleteCollection,
+        _ => return Err(ApiError::method_not_allowed()),
+    })
+}
+
+/// Reads a whole body, bounded in size and time.
+async fn read_body(body: Body, limit: usize) -> ApiResult<bytes::Bytes> {
+    match tokio::time::timeout(BODY_DEADLINE, axum::body::to_bytes(body, limit)).await {
+        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(e)) => {
+            let source = std::error::Error::source(&e);
+            if source.is_some_and(|s| s.is::<http_body_util::LengthLimitError>()) {
+                Err(ApiError::too_large(limit))
+            } else {
+                Err(ApiError::bad_request("the body ended early"))
+            }
+        }
+        Err(_) => Err(ApiError::request_timeout("the body took too long to arrive")),
+    }
+}
+
+async fn run(
+    app: &Arc<App>,
+    peer: &Peer,
+    verb: Verb,
+    target: Target,
+    params: Params,
+    request: Request,
+) -> ApiResult<Response<Body>> {
+    let form = negotiate(request.headers(), FORMS)?;
+    let include = match params.include_object.as_deref() {
+        Some("None") => Include::None,
+        Some("Object") => Include::Object,
+        _ => Include::Metadata,
+    };
+    let shape = Shape { kind: target.kind, form, include };
+    let now = Timestamp::now();
+    let options = WriteOptions {
+        user: peer.user.clone(),
+        dry_run: params.dry_run,
+        validation: params.field_validation,
+        now,
+    };
+    let name = target.name.clone().unwrap_or_default();
+    let show = |code: StatusCode, object: &Object| reply::bytes(code, shape.object(object, now));
+    let show_written = |code: StatusCode, w: Written| {
+        let mut response = show(code, &w.object);
+        reply::warn(&mut response, &w.warnings);
+        response
+    };
+    if !matches!(verb, Verb::Get | Verb::List | Verb::Watch) {
+        tracing::debug!(user = %peer.user.name(), verb = verb.name(), resource = target.kind.get().plural,
+            namespace = target.namespace.as_deref().unwrap_or_default(), name, "write");
+    }
+    match verb {
+        Verb::Get => {
+            let object = app.objects.get(target.kind, target.namespace.as_deref(), &name)?;
+            Ok(show(StatusCode::OK, &object))
+        }
+        Verb::List => lists::list(&app.objects.cache, &target, &params, shape, now),
+        Verb::Watch => {
+            let mut selector = selector(&target, &params)?;
+            if target.name.is_some() {
+                selector = Selector::parse(target.kind.get(), target.namespace.as_deref(), &params.label_selector, &format!("metadata.name={name}"))?;
+            }
+            watch::start(app.objects.cache.clone(), selector, shape, &params, app.stop.clone())
+        }
+        Verb::Create => {
+            let (parts, body) = request.into_parts();
+            let body = decode::body(&parts.headers, &read_body(body, BODY_LIMIT).await?)?;
+            refuse_deep(&body)?;
+            let written = app.objects.create(&target, body, &options).await?;
+            Ok(show_written(StatusCode::CREATED, written))
+        }
+        Verb::Update => {
+            let (parts, body) = request.into_parts();
+            let body = decode::body(&parts.headers, &read_body(body, BODY_LIMIT).await?)?;
+            refuse_deep(&body)?;
+            let written = app.objects.update(&target, &name, body, &options).await?;
+            Ok(show_written(StatusCode::OK, written))
+        }
+        Verb::Patch => {
+            let (parts, body) = request.into_parts();
+            let patch = Patch::decode(decode::media_type(&parts.headers), &read_body(body, BODY_LIMIT).await?)?;
+            let written = app.objects.patch(&target, &name, &patch, &options).await?;
+            Ok(show_written(StatusCode::OK, written))
+        }
+        Verb::Delete => {
+            let delete = delete_options(request).await?;
+            let (object, gone) = app.objects.delete(&target, &name, &delete, &options).await?;
+            if gone && target.kind == NODE && !options.dry_run {
+                app.joining.forget(&name).await;
+            }
+            let kind = target.kind.get();
+            if !gone || kind.returns_deleted {
+                return Ok(show(StatusCode::OK, &object));
+            }
+            Ok(reply::json(StatusCode::OK, &deleted(&object)))
+        }
+        Verb::DeleteCollection => {
+            let selector = selector(&target, &params)?;
+            let delete = delete_options(request).await?;
+            let (objects, _) = app.objects.cache.list(target.kind);
+            let chosen: Vec<Arc<Object>> =
+                objects.values().filter(|o| selector.matches(&o.value, &o.namespace)).cloned().collect();
+            for object in &chosen {
+                let one = Target { namespace: Some(object.namespace.clone()).filter(|n| !n.is_empty()), ..target.clone() };
+                match app.objects.delete(&one, &object.name, &delete, &options).await {
+                    Ok(_) => {}
+                    Err(e) if e.code == StatusCode::NOT_FOUND => {}
+                    Err(e) => return Err(e),
+                }
+                if target.kind == NODE && !options.dry_run {
+                    app.joining.forget(&object.name).await;
+                }
+            }
+            let shape = Shape { form: Form::Object, ..shape };
+            Ok(lists::render(shape, &chosen, app.objects.cache.revision(), None, now))
+        }
+    }
+}
+
+/// Both selectors of a request, and its namespace.
+fn selector(target: &Target, params: &Params) -> ApiResult<Selector> {
+    Selector::parse(target.kind.get(), target.namespace.as_deref(), &params.label_selector, &params.field_selector)
+}
+
+fn refuse_deep(body: &Value) -> ApiResult<()> {
+    if decode::too_deep(body) { Err(ApiError::bad_request("the body nests too deep")) } else { Ok(()) }
+}
+
+async fn delete_options(request: Request) -> ApiResult<DeleteOptions> {
+    let (parts, body) = request.into_parts();
+    let bytes = read_body(body, BODY_LIMIT).await?;
+    if bytes.is_empty() {
+        return Ok(DeleteOptions::default());
+    }
+    let value = decode::body(&parts.headers, &bytes)?;
+    let value = without_nulls(value);
+    serde_json::from_value(value).map_err(|e| ApiError::bad_request(format!("the body is not DeleteOptions: {e}")))
+}
+
+/// The object without members that are null, which clients send for what they leave open.
+fn without_nulls(mut value: Value) -> Value {
+    if let Value::Object(map) = &mut value {
+        map.retain(|_, v| !v.is_null());
+    }
+    value
+}
+
+/// The Status that answers a deletion.
+fn deleted(object: &Object) -> Value {
+    let kind = object.kind.get();
+    let mut details = json!({ "name": object.name, "kind": kind.plural, "uid": object.uid() });
+    if !kind.group.is_empty() {
+        details["group"] = kind.group.into();
+    }
+    json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details })
+}

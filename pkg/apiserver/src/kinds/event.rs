@@ -1,0 +1,88 @@
+//! v1 Event.
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::{any_change, nothing};
+use crate::error::Causes;
+use crate::registry::{Kind, NameRule, typed};
+use crate::table::{Column, or, since, text};
+
+/// The row.
+pub(crate) const KIND: Kind = Kind {
+    group: "",
+    version: "v1",
+    plural: "events",
+    singular: "event",
+    short: &["ev"],
+    kind: "Event",
+    categories: &[],
+    namespaced: true,
+    status: false,
+    generation: false,
+    unconditional_update: true,
+    returns_deleted: false,
+    names: NameRule::Subdomain,
+    fields: &[
+        ("involvedObject.kind", "/involvedObject/kind"),
+        ("involvedObject.namespace", "/involvedObject/namespace"),
+        ("involvedObject.name", "/involvedObject/name"),
+        ("involvedObject.uid", "/involvedObject/uid"),
+        ("involvedObject.apiVersion", "/involvedObject/apiVersion"),
+        ("involvedObject.resourceVersion", "/involvedObject/resourceVersion"),
+        ("involvedObject.fieldPath", "/involvedObject/fieldPath"),
+        ("reason", "/reason"),
+        ("reportingComponent", "/reportingComponent"),
+        ("source", "/source/component"),
+        ("type", "/type"),
+    ],
+    typed: typed::<k8s_openapi::api::core::v1::Event>,
+    default: nothing,
+    create: nothing,
+    validate,
+    validate_update: any_change,
+    columns: &[
+        Column::text("Last Seen", "Time since the event was last seen."),
+        Column::text("Type", "Normal or Warning."),
+        Column::text("Reason", "Short reason."),
+        Column::text("Object", "What it is about."),
+        Column::wide("Subobject", "Which part of it."),
+        Column::wide("Source", "Who reported it."),
+        Column::text("Message", "What happened."),
+        Column::wide("First Seen", "Time since the event was first seen."),
+        Column::wide("Count", "How often it was seen."),
+        Column { name: "Name", kind: "string", format: "name", description: "Name of the event.", priority: 1 },
+    ],
+    cells,
+};
+
+fn validate(o: &Value, causes: &mut Causes) {
+    let about = text(o, "/involvedObject/namespace");
+    let own = text(o, "/metadata/namespace");
+    if !about.is_empty() && about != own {
+        causes.invalid("involvedObject.namespace", about, "does not match event.namespace");
+    }
+}
+
+fn cells(o: &Value, now: Timestamp) -> Vec<Value> {
+    let seen = |pointers: &[&str]| {
+        let at = pointers.iter().find(|p| !text(o, p).is_empty()).copied().unwrap_or("/metadata/creationTimestamp");
+        since(o, at, now)
+    };
+    let count = o.pointer("/series/count").or_else(|| o.get("count")).and_then(Value::as_i64).unwrap_or(1);
+    let source = or(text(o, "/source/component"), text(o, "/reportingComponent"));
+    let host = text(o, "/source/host");
+    let source = if host.is_empty() { source.to_owned() } else { format!("{source}, {host}") };
+    vec![
+        seen(&["/series/lastObservedTime", "/lastTimestamp", "/eventTime"]).into(),
+        text(o, "/type").into(),
+        text(o, "/reason").into(),
+        format!("{}/{}", text(o, "/involvedObject/kind").to_lowercase(), text(o, "/involvedObject/name")).into(),
+        text(o, "/involvedObject/fieldPath").into(),
+        source.into(),
+        text(o, "/message").trim().into(),
+        seen(&["/firstTimestamp", "/eventTime"]).into(),
+        count.into(),
+        text(o, "/metadata/name").into(),
+    ]
+}

@@ -1,0 +1,47 @@
+//! coordination.k8s.io/v1 Lease.
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::{any_change, nothing};
+use crate::error::Causes;
+use crate::registry::{Kind, NameRule, typed};
+use crate::table::{Column, age, text};
+
+/// The row.
+pub(crate) const KIND: Kind = Kind {
+    group: "coordination.k8s.io",
+    version: "v1",
+    plural: "leases",
+    singular: "lease",
+    short: &[],
+    kind: "Lease",
+    categories: &[],
+    namespaced: true,
+    status: false,
+    generation: false,
+    unconditional_update: false,
+    returns_deleted: false,
+    names: NameRule::Subdomain,
+    fields: &[],
+    typed: typed::<k8s_openapi::api::coordination::v1::Lease>,
+    default: nothing,
+    create: nothing,
+    validate,
+    validate_update: any_change,
+    columns: &[Column::NAME, Column::text("Holder", "Who holds the lease."), Column::AGE],
+    cells,
+};
+
+fn validate(o: &Value, causes: &mut Causes) {
+    if let Some(n) = o.pointer("/spec/leaseDurationSeconds").and_then(Value::as_i64).filter(|n| *n <= 0) {
+        causes.invalid("spec.leaseDurationSeconds", n, "must be greater than 0");
+    }
+    if let Some(n) = o.pointer("/spec/leaseTransitions").and_then(Value::as_i64).filter(|n| *n < 0) {
+        causes.invalid("spec.leaseTransitions", n, "must be greater than or equal to 0");
+    }
+}
+
+fn cells(o: &Value, now: Timestamp) -> Vec<Value> {
+    vec![text(o, "/metadata/name").into(), text(o, "/spec/holderIdentity").into(), age(o, now)]
+}

@@ -1,0 +1,56 @@
+//! v1 Namespace.
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::{any_change, anything, default, object};
+use crate::registry::{Kind, NameRule, typed};
+use crate::table::{Column, age, or, text};
+
+/// The row.
+pub(crate) const KIND: Kind = Kind {
+    group: "",
+    version: "v1",
+    plural: "namespaces",
+    singular: "namespace",
+    short: &["ns"],
+    kind: "Namespace",
+    categories: &[],
+    namespaced: false,
+    status: true,
+    generation: false,
+    unconditional_update: true,
+    returns_deleted: false,
+    names: NameRule::Label,
+    fields: &[("status.phase", "/status/phase")],
+    typed: typed::<k8s_openapi::api::core::v1::Namespace>,
+    default: defaults,
+    create,
+    validate: anything,
+    validate_update: any_change,
+    columns: &[Column::NAME, Column::text("Status", "Active or Terminating."), Column::AGE],
+    cells,
+};
+
+/// The label that every namespace carries, with its own name.
+const NAME_LABEL: &str = "kubernetes.io/metadata.name";
+
+fn defaults(value: &mut Value) {
+    let name = text(value, "/metadata/name").to_owned();
+    if !name.is_empty()
+        && let Value::Object(labels) = &mut value["metadata"]["labels"]
+    {
+        labels.insert(NAME_LABEL.into(), name.into());
+    } else if !name.is_empty() {
+        value["metadata"]["labels"] = json!({ NAME_LABEL: name });
+    }
+    default(object(value, "spec"), "finalizers", json!(["kubernetes"]));
+}
+
+fn create(value: &mut Value) {
+    value["status"] = json!({ "phase": "Active" });
+}
+
+fn cells(o: &Value, now: Timestamp) -> Vec<Value> {
+    vec![text(o, "/metadata/name").into(), or(text(o, "/status/phase"), "Active").into(), age(o, now)]
+}

@@ -1,0 +1,347 @@
+//! The verbs that change objects, for every kind alike.
+
+use jiff::Timestamp;
+use serde_json::{Map, Value};
+use std::sync::Arc;
+
+use crate::auth::{User, authorize_write};
+use crate::decode;
+use crate::error::{ApiError, ApiResult};
+use crate::meta;
+use crate::patch::Patch;
+use crate::query::{FieldValidation, Target};
+use crate::registry::{Kind, KindId, NAMESPACE, NODE};
+use crate::storage::{Cache, Object, Op, Refused, Writer, object_key};
+use crate::table::{list, text};
+
+/// Tries when others change the same object at the same moment.
+const TRIES: usize = 50;
+/// Namespaces that cannot be deleted.
+const KEPT_NAMESPACES: [&str; 3] = ["default", "kube-public", "kube-system"];
+
+/// The objects, for verbs.
+#[derive(Clone)]
+pub(crate) struct Objects {
+    pub(crate) cache: Arc<Cache>,
+    pub(crate) writer: Writer,
+}
+
+/// How a write is to be done.
+#[derive(Debug, Clone)]
+pub(crate) struct WriteOptions {
+    pub(crate) user: User,
+    pub(crate) dry_run: bool,
+    pub(crate) validation: FieldValidation,
+    pub(crate) now: Timestamp,
+}
+
+/// The object after a write, and what the client should be told.
+#[derive(Debug)]
+pub(crate) struct Written {
+    pub(crate) object: Arc<Object>,
+    pub(crate) warnings: Vec<String>,
+}
+
+/// `DeleteOptions`, as far as they are read.
+#[derive(Debug, Clone, Default, serde::Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct DeleteOptions {
+    pub(crate) preconditions: Preconditions,
+    pub(crate) dry_run: Vec<String>,
+}
+
+/// What must hold of an object that is to be deleted.
+#[derive(Debug, Clone, Default, serde::Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct Preconditions {
+    uid: Option<String>,
+    resource_version: Option<String>,
+}
+
+fn refusal(kind: &Kind, name: &str, refused: Refused) -> ApiError {
+    match refused {
+        Refused::Exists => ApiError::already_exists(kind, name),
+        Refused::Missing => ApiError::not_found(kind, name),
+        Refused::Changed => ApiError::changed(kind, name),
+        Refused::NoNamespace(ns) => ApiError::not_found(NAMESPACE.get(), &ns),
+        Refused::PodCidr(why) => ApiError::forbidden_object(kind, name, &why),
+        Refused::Failed(why) => ApiError::unavailable(format!("the object could not be stored: {why}")),
+    }
+}
+
+/// Fields that only the server writes, taken from the stored object.
+fn keep_server_fields(new: &mut Value, old: &Value) {
+    let old = old["metadata"].as_object().cloned().unwrap_or_default();
+    let new = meta::of(new);
+    for key in ["uid", "creationTimestamp", "generation", "deletionTimestamp", "deletionGracePeriodSeconds", "namespace", "name", "generateName"] {
+        match old.get(key) {
+            Some(v) => new.insert(key.into(), v.clone()),
+            None => new.shift_remove(key),
+        };
+    }
+    drop_untracked(new);
+}
+
+/// Fields that this server does not keep.
+fn drop_untracked(meta: &mut Map<String, Value>) {
+    for key in ["managedFields", "selfLink"] {
+        meta.shift_remove(key);
+    }
+}
+
+fn set_field(o: &mut Value, key: &str, value: Option<Value>) {
+    if let Value::Object(map) = o {
+        match value {
+            Some(v) => map.insert(key.into(), v),
+            None => map.shift_remove(key),
+        };
+    }
+}
+
+impl Objects {
+    /// One object.
+    pub(crate) fn get(&self, kind: KindId, namespace: Option<&str>, name: &str) -> ApiResult<Arc<Object>> {
+        self.cache
+            .get(kind, &object_key(namespace.unwrap_or_default(), name))
+            .ok_or_else(|| ApiError::not_found(kind.get(), name))
+    }
+
+    /// Makes an object.
+    pub(crate) async fn create(&self, target: &Target, body: Value, options: &WriteOptions) -> ApiResult<Written> {
+        let kind = target.kind.get();
+        let (mut o, warnings) = decode::typed(kind, body, options.validation)?;
+        let metadata = meta::of(&mut o);
+        if metadata.get("resourceVersion").and_then(Value::as_str).is_some_and(|v| !v.is_empty()) {
+            return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
+        }
+        match (&target.namespace, metadata.get("namespace").and_then(Value::as_str).unwrap_or_default()) {
+            (Some(ns), given) if given.is_empty() || given == ns => {
+                metadata.insert("namespace".into(), ns.clone().into());
+            }
+            (None, "") => {}
+            (Some(_), _) => {
+                return Err(ApiError::bad_request("the namespace of the provided object does not match the namespace sent on the request"));
+            }
+            (None, _) => return Err(ApiError::bad_request("namespace may not be set on a cluster-scoped object")),
+        }
+        drop_untracked(metadata);
+        for key in ["deletionTimestamp", "deletionGracePeriodSeconds", "resourceVersion", "generation"] {
+            metadata.shift_remove(key);
+        }
+        metadata.insert("uid".into(), meta::new_uid()?.into());
+        metadata.insert("creationTimestamp".into(), meta::time(options.now));
+        if kind.generation {
+            metadata.insert("generation".into(), 1.into());
+        }
+        let prefix = metadata.get("generateName").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let generate = !prefix.is_empty() && metadata.get("name").and_then(Value::as_str).unwrap_or_default().is_empty();
+        for _ in 0..8 {
+            let mut o = o.clone();
+            if generate {
+                meta::of(&mut o).insert("name".into(), meta::generated(&prefix)?.into());
+            }
+            (kind.default)(&mut o);
+            (kind.create)(&mut o);
+            decode::validate(kind, &o, None)?;
+            authorize_write(&options.user, target.kind, None, Some(&o))?;
+            let name = text(&o, "/metadata/name").to_owned();
+            let result = if options.dry_run {
+                self.dry_create(target.kind, o)
+            } else {
+                self.writer.write(Op::Create { kind: target.kind, value: o }).await
+            };
+            match result {
+                Ok(object) => return Ok(Written { object, warnings }),
+                Err(Refused::Exists) if generate => {}
+                Err(refused) => return Err(refusal(kind, &name, refused)),
+            }
+        }
+        Err(ApiError::conflict(kind, &prefix, "no free name was found for generateName; try again"))
+    }
+
+    fn dry_create(&self, kind: KindId, value: Value) -> Result<Arc<Object>, Refused> {
+        let (ns, name) = (text(&value, "/metadata/namespace"), text(&value, "/metadata/name"));
+        if self.cache.get(kind, &object_key(ns, name)).is_some() {
+            return Err(Refused::Exists);
+        }
+        if !ns.is_empty() && self.cache.get(NAMESPACE, ns).is_none() {
+            return Err(Refused::NoNamespace(ns.to_owned()));
+        }
+        Ok(dry(kind, value))
+    }
+
+    /// Puts an object in place of the stored one.
+    pub(crate) async fn update(&self, target: &Target, name: &str, body: Value, options: &WriteOptions) -> ApiResult<Written> {
+        let kind = target.kind.get();
+        let given = text(&body, "/metadata/name").to_owned();
+        if given != name {
+            return Err(ApiError::bad_request(format!("the name of the object ({given}) does not match the name on the URL ({name})")));
+        }
+        let namespace = text(&body, "/metadata/namespace");
+        if !namespace.is_empty() && Some(namespace) != target.namespace.as_deref() {
+            return Err(ApiError::bad_request("the namespace of the provided object does not match the namespace sent on the request"));
+        }
+        if !kind.unconditional_update && text(&body, "/metadata/resourceVersion").is_empty() {
+            let mut causes = crate::error::Causes::default();
+            causes.invalid("metadata.resourceVersion", "", "must be specified for an update");
+            return Err(ApiError::invalid(kind, name, causes));
+        }
+        self.change(target, name, options, |_| Ok(body.clone())).await
+    }
+
+    /// Patches the stored object.
+    pub(crate) async fn patch(&self, target: &Target, name: &str, patch: &Patch, options: &WriteOptions) -> ApiResult<Written> {
+        self.change(target, name, options, |current| {
+            let mut patched = patch.apply(current)?;
+            // The stored resourceVersion is no precondition; one that the patch itself brings is.
+            let (new, old) = (text(&patched, "/metadata/resourceVersion"), text(current, "/metadata/resourceVersion"));
+            if new == old {
+                meta::of(&mut patched).shift_remove("resourceVersion");
+            }
+            for key in ["/metadata/name", "/metadata/namespace"] {
+                if text(&patched, key) != text(current, key) {
+                    return Err(ApiError::bad_request(format!("{} may not be changed", key.trim_start_matches('/').replace('/', "."))));
+                }
+            }
+            Ok(patched)
+        })
+        .await
+    }
+
+    /// Reads, changes and writes back until nobody came between.
+    async fn change(
+        &self,
+        target: &Target,
+        name: &str,
+        options: &WriteOptions,
+        make: impl Fn(&Value) -> ApiResult<Value>,
+    ) -> ApiResult<Written> {
+        let kind = target.kind.get();
+        for _ in 0..TRIES {
+            let current = self.get(target.kind, target.namespace.as_deref(), name)?;
+            authorize_write(&options.user, target.kind, Some(&current.value), None)?;
+            let (new, warnings) = decode::typed(kind, make(&current.value)?, options.validation)?;
+            let precondition = text(&new, "/metadata/resourceVersion").to_owned();
+            if !precondition.is_empty() && precondition != current.revision.to_string() {
+                return Err(ApiError::changed(kind, name));
+            }
+            let uid = text(&new, "/metadata/uid");
+            if !uid.is_empty() && uid != current.uid() {
+                let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", current.uid());
+                return Err(ApiError::conflict(kind, name, &why));
+            }
+            let new = self.prepare(target, new, &current.value);
+            decode::validate(kind, &new, Some(&current.value))?;
+            authorize_write(&options.user, target.kind, Some(&current.value), Some(&new))?;
+            let ends = !text(&new, "/metadata/deletionTimestamp").is_empty() && list(&new, "/metadata/finalizers").is_empty();
+            let result = if options.dry_run {
+                Ok(dry(target.kind, new))
+            } else if ends {
+                self.writer.write(Op::Delete { kind: target.kind, key: current.key(), expect: current.revision }).await
+            } else {
+                self.writer.write(Op::Replace { kind: target.kind, expect: current.revision, value: new }).await
+            };
+            match result {
+                Ok(object) => return Ok(Written { object, warnings }),
+                Err(Refused::Changed) if precondition.is_empty() => {}
+                Err(refused) => return Err(refusal(kind, name, refused)),
+            }
+        }
+        Err(ApiError::changed(kind, name))
+    }
+
+    /// What of `new` this write may bring, the rest from `old`.
+    fn prepare(&self, target: &Target, mut new: Value, old: &Value) -> Value {
+        let kind = target.kind.get();
+        if target.status {
+            let status = new.get("status").cloned();
+            new = old.clone();
+            set_field(&mut new, "status", status);
+            return new;
+        }
+        keep_server_fields(&mut new, old);
+        if kind.status {
+            set_field(&mut new, "status", old.get("status").cloned());
+        }
+        (kind.default)(&mut new);
+        if target.kind == NODE && list(&new, "/spec/podCIDRs").is_empty() && !list(old, "/spec/podCIDRs").is_empty() {
+            // An update by someone who does not know of podCIDRs does not take them away.
+            let spec = crate::kinds::object(&mut new, "spec");
+            for key in ["podCIDR", "podCIDRs"] {
+                spec.insert(key.into(), old["spec"][key].clone());
+            }
+        }
+        if kind.generation && new.get("spec") != old.get("spec") {
+            let generation = old.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or(1);
+            meta::of(&mut new).insert("generation".into(), (generation + 1).into());
+        }
+        new
+    }
+
+    /// Deletes an object, or marks it for deletion when finalizers hold it. The flag says whether it is gone.
+    pub(crate) async fn delete(
+        &self,
+        target: &Target,
+        name: &str,
+        delete: &DeleteOptions,
+        options: &WriteOptions,
+    ) -> ApiResult<(Arc<Object>, bool)> {
+        let kind = target.kind.get();
+        if target.kind == NAMESPACE && KEPT_NAMESPACES.contains(&name) {
+            return Err(ApiError::forbidden_object(kind, name, "this namespace may not be deleted"));
+        }
+        for _ in 0..TRIES {
+            let current = self.get(target.kind, target.namespace.as_deref(), name)?;
+            authorize_write(&options.user, target.kind, Some(&current.value), None)?;
+            check_preconditions(kind, &current, &delete.preconditions)?;
+            if options.dry_run || delete.dry_run.iter().any(|d| d == "All") {
+                return Ok((current, true));
+            }
+            let held = !list(&current.value, "/metadata/finalizers").is_empty();
+            if held && !text(&current.value, "/metadata/deletionTimestamp").is_empty() {
+                return Ok((current, false));
+            }
+            let expect = current.revision;
+            let op = if held {
+                let mut value = current.value.clone();
+                let metadata = meta::of(&mut value);
+                metadata.insert("deletionTimestamp".into(), meta::time(options.now));
+                metadata.insert("deletionGracePeriodSeconds".into(), 0.into());
+                Op::Replace { kind: target.kind, expect, value }
+            } else {
+                Op::Delete { kind: target.kind, key: current.key(), expect }
+            };
+            match self.writer.write(op).await {
+                Ok(object) => return Ok((object, !held)),
+                Err(Refused::Changed) => {}
+                Err(refused) => return Err(refusal(kind, name, refused)),
+            }
+        }
+        Err(ApiError::changed(kind, name))
+    }
+}
+
+fn check_preconditions(kind: &Kind, current: &Object, wanted: &Preconditions) -> ApiResult<()> {
+    let revision = current.revision.to_string();
+    for (what, wanted, found) in [
+        ("UID", &wanted.uid, current.uid()),
+        ("ResourceVersion", &wanted.resource_version, revision.as_str()),
+    ] {
+        if let Some(wanted) = wanted.as_deref().filter(|w| *w != found) {
+            let why = format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {found}");
+            return Err(ApiError::conflict(kind, &current.name, &why));
+        }
+    }
+    Ok(())
+}
+
+/// The object as a dry run answers it.
+fn dry(kind: KindId, value: Value) -> Arc<Object> {
+    let revision = text(&value, "/metadata/resourceVersion").parse().unwrap_or(0);
+    let mut object = Object::new(kind, value, revision);
+    if revision == 0 {
+        meta::of(&mut object.value).shift_remove("resourceVersion");
+        object.json = object.value.to_string().into();
+    }
+    Arc::new(object)
+}

@@ -1,0 +1,238 @@
+//! Connections: bounded, with a deadline for everything that a stranger can delay.
+
+use axum::Router;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt as _;
+
+use crate::auth::{Peer, User};
+use crate::authority::subject_of;
+
+/// Bounds on connections and deadlines.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Connections with a client certificate.
+    pub connections: usize,
+    /// Connections without one: joins and probes.
+    pub anonymous_connections: usize,
+    /// Connections that have not finished their TLS handshake.
+    pub handshakes: usize,
+    /// Longest TLS handshake.
+    pub handshake: Duration,
+    /// Longest wait for a request's header, and for the next request on a connection.
+    pub header: Duration,
+    /// How long requests may go on after the server was told to stop.
+    pub drain: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 2048,
+            anonymous_connections: 128,
+            handshakes: 256,
+            handshake: Duration::from_secs(10),
+            header: Duration::from_secs(95),
+            drain: Duration::from_secs(5),
+        }
+    }
+}
+
+struct Shared {
+    router: Router,
+    tls: TlsAcceptor,
+    limits: Limits,
+    known: Arc<Semaphore>,
+    anonymous: Arc<Semaphore>,
+}
+
+/// Accepts and serves until `stop`, then lets requests finish within [`Limits::drain`].
+pub(crate) async fn serve(
+    listener: TcpListener,
+    router: Router,
+    tls: Arc<rustls::ServerConfig>,
+    limits: Limits,
+    stop: CancellationToken,
+) {
+    let shared = Arc::new(Shared {
+        router,
+        tls: TlsAcceptor::from(tls),
+        limits,
+        known: Arc::new(Semaphore::new(limits.connections)),
+        anonymous: Arc::new(Semaphore::new(limits.anonymous_connections)),
+    });
+    let handshakes = Arc::new(Semaphore::new(limits.handshakes));
+    let mut connections = JoinSet::new();
+    loop {
+        while connections.try_join_next().is_some() {}
+        let accepted = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = async {
+                let permit = handshakes.clone().acquire_owned().await;
+                (listener.accept().await, permit)
+            } => accepted,
+        };
+        match accepted {
+            (Ok((stream, from)), Ok(permit)) => {
+                let (shared, stop) = (shared.clone(), stop.clone());
+                connections.spawn(async move {
+                    if let Err(reason) = connection(shared, stream, from, permit, stop).await {
+                        tracing::debug!(%from, reason, "connection ended");
+                    }
+                });
+            }
+            (Err(error), _) => {
+                // Out of file descriptors or memory: wait for connections to end.
+                tracing::warn!(%error, "cannot accept connections");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            (_, Err(_)) => break,
+        }
+    }
+    drop(listener);
+    let drained = tokio::time::timeout(limits.drain, async { while connections.join_next().await.is_some() {} }).await;
+    if drained.is_err() {
+        tracing::info!(connections = connections.len(), "connections cut after waiting for their requests");
+    }
+    connections.shutdown().await;
+}
+
+/// Requests in progress on a connection, and since when there are none.
+struct Activity {
+    active: AtomicUsize,
+    idle_since: Mutex<Instant>,
+}
+
+impl Activity {
+    fn idle(&self) -> Option<Duration> {
+        let since = *self.idle_since.lock().unwrap_or_else(PoisonError::into_inner);
+        (self.active.load(Ordering::Acquire) == 0).then(|| since.elapsed())
+    }
+}
+
+struct InProgress(Arc<Activity>);
+
+impl InProgress {
+    fn begin(activity: &Arc<Activity>) -> Self {
+        activity.active.fetch_add(1, Ordering::AcqRel);
+        Self(activity.clone())
+    }
+}
+impl Drop for InProgress {
+    fn drop(&mut self) {
+        *self.0.idle_since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        self.0.active.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+async fn connection(
+    shared: Arc<Shared>,
+    stream: TcpStream,
+    from: SocketAddr,
+    handshake: tokio::sync::OwnedSemaphorePermit,
+    stop: CancellationToken,
+) -> Result<(), String> {
+    let limits = shared.limits;
+    let _ = stream.set_nodelay(true);
+    let stream = tokio::select! {
+        () = stop.cancelled() => return Ok(()),
+        done = tokio::time::timeout(limits.handshake, shared.tls.accept(stream)) => {
+            done.map_err(|_| "the TLS handshake took too long".to_owned())?.map_err(|e| format!("TLS: {e}"))?
+        }
+    };
+    drop(handshake);
+    let certificate = stream.get_ref().1.peer_certificates().and_then(|c| c.first());
+    let user = match certificate.map(|c| subject_of(c)) {
+        None => User::Anonymous,
+        Some(Some((name, groups))) => {
+            User::from_certificate(&name, &groups.iter().map(String::as_str).collect::<Vec<_>>())
+        }
+        Some(None) => return Err("the client certificate has no readable subject".into()),
+    };
+    let class = if user == User::Anonymous { &shared.anonymous } else { &shared.known };
+    let _permit = class.clone().try_acquire_owned().map_err(|_| "too many connections".to_owned())?;
+    let peer = Peer { user, address: from.ip() };
+
+    let activity = Arc::new(Activity { active: AtomicUsize::new(0), idle_since: Mutex::new(Instant::now()) });
+    let service = {
+        let (router, activity) = (shared.router.clone(), activity.clone());
+        tower::service_fn(move |mut request: http::Request<Incoming>| {
+            request.extensions_mut().insert(peer.clone());
+            let router = router.clone();
+            let guard = InProgress::begin(&activity);
+            async move {
+                let response = router.oneshot(request.map(axum::body::Body::new)).await?;
+                // A watch is in progress until its body ends.
+                Ok::<_, std::convert::Infallible>(response.map(|body| hold(body, guard)))
+            }
+        })
+    };
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.header).max_buf_size(64 << 10);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(250)
+        .max_header_list_size(64 << 10)
+        .keep_alive_interval(Duration::from_secs(20))
+        .keep_alive_timeout(Duration::from_secs(20));
+    let served = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+    let mut served = pin!(served);
+    let mut check = tokio::time::interval(limits.header.min(Duration::from_secs(10)));
+    let mut told = false;
+    loop {
+        tokio::select! {
+            ended = served.as_mut() => return ended.map_err(|e| e.to_string()),
+            () = stop.cancelled(), if !told => {
+                told = true;
+                served.as_mut().graceful_shutdown();
+            }
+            _ = check.tick(), if !told => {
+                if activity.idle().is_some_and(|idle| idle >= limits.header) {
+                    told = true;
+                    served.as_mut().graceful_shutdown();
+                }
+            }
+        }
+    }
+}
+
+/// Keeps `guard` until the body has ended or is dropped.
+fn hold(body: axum::body::Body, guard: InProgress) -> axum::body::Body {
+    axum::body::Body::new(Held { body, _guard: guard })
+}
+
+struct Held {
+    body: axum::body::Body,
+    _guard: InProgress,
+}
+
+impl hyper::body::Body for Held {
+    type Data = bytes::Bytes;
+    type Error = axum::Error;
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<hyper::body::Frame<Self::Data>, Self::Error>>> {
+        std::pin::Pin::new(&mut self.body).poll_frame(cx)
+    }
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+    fn size_hint(&self) -> hyper::body::SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,306 @@
+//! The one writer: takes writes in order, gives each its revision, commits many at once with one flush, publishes them
+//! in order, then acknowledges.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde_json::Value;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use warren_store::{Change, Durability};
+
+use super::{ApiObject, Cache, Disk, Event, Object, REVISION_ROW, object_key, row_key};
+use crate::cidr::PodCidrAllocator;
+use crate::registry::{KindId, NAMESPACE, NODE};
+use crate::table::{list, text};
+
+/// Most writes in one commit.
+const BATCH: usize = 256;
+
+/// A write. Objects are complete but for the resourceVersion.
+#[derive(Debug)]
+pub(crate) enum Op {
+    /// A new object.
+    Create { kind: KindId, value: Value },
+    /// A new state, in place of the state with this revision.
+    Replace { kind: KindId, expect: u64, value: Value },
+    /// The end of the object that has this revision. With a namespace goes what is in it.
+    Delete { kind: KindId, key: String, expect: u64 },
+}
+
+/// Why a write was not done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// There is one of this name.
+    Exists,
+    /// There is none of this name.
+    Missing,
+    /// It has another revision now.
+    Changed,
+    /// The namespace does not exist.
+    NoNamespace(String),
+    /// The podCIDRs cannot be had.
+    PodCidr(String),
+    /// The disk or the engine failed.
+    Failed(String),
+}
+
+type Reply = Result<Arc<Object>, Refused>;
+type Request = (Op, oneshot::Sender<Reply>);
+
+/// Hands writes to the writer task; clones share it.
+#[derive(Clone)]
+pub(crate) struct Writer(mpsc::Sender<Request>);
+
+impl Writer {
+    /// Does one write; returns when it is on disk and visible.
+    pub(crate) async fn write(&self, op: Op) -> Reply {
+        let stopping = || Refused::Failed("the server is stopping".into());
+        let (tx, rx) = oneshot::channel();
+        self.0.send((op, tx)).await.map_err(|_| stopping())?;
+        rx.await.map_err(|_| stopping())?
+    }
+}
+
+/// The writer task.
+pub(crate) struct WriterTask {
+    requests: mpsc::Receiver<Request>,
+    cache: Arc<Cache>,
+    disk: Disk,
+    revision: u64,
+    cidrs: PodCidrAllocator,
+}
+
+impl WriterTask {
+    /// The task, and the handle to it.
+    pub(crate) fn new(cache: Arc<Cache>, disk: Disk, mut cidrs: PodCidrAllocator) -> (Self, Writer) {
+        let (tx, requests) = mpsc::channel(1024);
+        occupy_all(&cache, &mut cidrs);
+        let revision = cache.revision();
+        (Self { requests, cache, disk, revision, cidrs }, Writer(tx))
+    }
+
+    /// Writes until every [`Writer`] is gone, or `stop`; what was taken is finished.
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
+        let mut taken = Vec::with_capacity(BATCH);
+        loop {
+            let n = tokio::select! {
+                biased;
+                () = stop.cancelled() => {
+                    self.requests.close();
+                    self.requests.recv_many(&mut taken, BATCH).await
+                }
+                n = self.requests.recv_many(&mut taken, BATCH) => n,
+            };
+            if n == 0 {
+                return;
+            }
+            self.commit(std::mem::take(&mut taken)).await;
+        }
+    }
+
+    async fn commit(&mut self, requests: Vec<Request>) {
+        let mut batch = Batch { task: self, overlay: BTreeMap::new(), events: Vec::new() };
+        let mut answers = Vec::with_capacity(requests.len());
+        for (op, reply) in requests {
+            answers.push((batch.apply(op), reply));
+        }
+        let (overlay, events) = (batch.overlay, batch.events);
+        if let Err(reason) = self.to_disk(overlay, !events.is_empty()).await {
+            tracing::error!(%reason, writes = answers.len(), "objects could not be written");
+            // Addresses taken by writes that did not happen are free again. Revisions are not given twice.
+            self.cidrs.clear();
+            occupy_all(&self.cache, &mut self.cidrs);
+            for (answer, reply) in answers {
+                let _ = reply.send(answer.and(Err(Refused::Failed(reason.clone()))));
+            }
+            return;
+        }
+        if !events.is_empty() {
+            self.cache.publish(events, self.revision);
+        }
+        for (answer, reply) in answers {
+            let _ = reply.send(answer);
+        }
+    }
+
+    async fn to_disk(&self, overlay: Overlay, any: bool) -> Result<(), String> {
+        let table = match &self.disk {
+            Disk::Store(table) if any => table,
+            _ => return Ok(()),
+        };
+        let mut changes: Vec<Change<ApiObject>> = overlay
+            .into_iter()
+            .map(|((kind, key), object)| {
+                let key = row_key(kind, &key);
+                match object {
+                    Some(o) => {
+                        let json = String::from_utf8_lossy(&o.json).into_owned();
+                        Change::Put(ApiObject { key, revision: o.revision, json })
+                    }
+                    None => Change::Delete(key),
+                }
+            })
+            .collect();
+        changes.push(Change::Put(ApiObject {
+            key: REVISION_ROW.into(),
+            revision: self.revision,
+            json: String::new(),
+        }));
+        table.commit(changes, Durability::Flushed).await.map(drop).map_err(|e| e.to_string())
+    }
+}
+
+fn occupy_all(cache: &Cache, cidrs: &mut PodCidrAllocator) {
+    for node in cache.list(NODE).0.values() {
+        if let Err(reason) = cidrs.occupy(&node.name, &pod_cidrs(&node.value)) {
+            tracing::error!(node = %node.name, %reason, "podCIDRs of a stored node are in conflict");
+        }
+    }
+}
+
+fn pod_cidrs(node: &Value) -> Vec<ipnet::IpNet> {
+    list(node, "/spec/podCIDRs").iter().filter_map(|c| c.as_str()?.parse().ok()).collect()
+}
+
+type Overlay = BTreeMap<(KindId, String), Option<Arc<Object>>>;
+
+/// Writes of one commit: what they see is the committed state and each other.
+struct Batch<'a> {
+    task: &'a mut WriterTask,
+    overlay: Overlay,
+    events: Vec<Event>,
+}
+
+impl Batch<'_> {
+    fn get(&self, kind: KindId, key: &str) -> Option<Arc<Object>> {
+        match self.overlay.get(&(kind, key.to_owned())) {
+            Some(found) => found.clone(),
+            None => self.task.cache.get(kind, key),
+        }
+    }
+
+    fn next_revision(&mut self) -> u64 {
+        self.task.revision += 1;
+        self.task.revision
+    }
+
+    fn put(&mut self, kind: KindId, value: Value, previous: Option<Arc<Object>>) -> Arc<Object> {
+        let revision = self.next_revision();
+        let object = Arc::new(Object::new(kind, value, revision));
+        self.overlay.insert((kind, object.key()), Some(object.clone()));
+        self.events.push(Event { revision, object: object.clone(), previous, deleted: false });
+        object
+    }
+
+    fn remove(&mut self, object: &Arc<Object>) -> Arc<Object> {
+        let revision = self.next_revision();
+        self.overlay.insert((object.kind, object.key()), None);
+        let last = Arc::new(Object::new(object.kind, object.value.clone(), revision));
+        self.events.push(Event { revision, object: last.clone(), previous: Some(object.clone()), deleted: true });
+        if object.kind == NODE {
+            self.task.cidrs.release(&object.name);
+        }
+        last
+    }
+
+    fn apply(&mut self, op: Op) -> Reply {
+        match op {
+            Op::Create { kind, value } => self.create(kind, value),
+            Op::Replace { kind, expect, value } => self.replace(kind, expect, value),
+            Op::Delete { kind, key, expect } => self.delete(kind, &key, expect),
+        }
+    }
+
+    fn create(&mut self, kind: KindId, mut value: Value) -> Reply {
+        let (ns, name) = (text(&value, "/metadata/namespace"), text(&value, "/metadata/name"));
+        if self.get(kind, &object_key(ns, name)).is_some() {
+            return Err(Refused::Exists);
+        }
+        if !ns.is_empty() && self.get(NAMESPACE, ns).is_none() {
+            return Err(Refused::NoNamespace(ns.to_owned()));
+        }
+        if kind == NODE {
+            self.give_pod_cidrs(&mut value)?;
+        }
+        Ok(self.put(kind, value, None))
+    }
+
+    /// A node without podCIDRs gets some; given ones must be free.
+    fn give_pod_cidrs(&mut self, node: &mut Value) -> Result<(), Refused> {
+        let name = text(node, "/metadata/name").to_owned();
+        let wanted = pod_cidrs(node);
+        if !wanted.is_empty() {
+            return self.task.cidrs.occupy(&name, &wanted).map_err(|e| Refused::PodCidr(e.to_string()));
+        }
+        let given = self.task.cidrs.assign(&name).map_err(|e| Refused::PodCidr(e.to_string()))?;
+        let given: Vec<Value> = given.iter().map(|c| c.to_string().into()).collect();
+        if let Some(first) = given.first().cloned() {
+            let spec = crate::kinds::object(node, "spec");
+            spec.insert("podCIDR".into(), first);
+            spec.insert("podCIDRs".into(), given.into());
+        }
+        Ok(())
+    }
+
+    fn replace(&mut self, kind: KindId, expect: u64, value: Value) -> Reply {
+        let key = object_key(text(&value, "/metadata/namespace"), text(&value, "/metadata/name"));
+        let current = self.get(kind, &key).ok_or(Refused::Missing)?;
+        if current.revision != expect {
+            return Err(Refused::Changed);
+        }
+        if kind == NODE && pod_cidrs(&current.value) != pod_cidrs(&value) {
+            self.task
+                .cidrs
+                .occupy(&current.name, &pod_cidrs(&value))
+                .map_err(|e| Refused::PodCidr(e.to_string()))?;
+        }
+        // A write that changes nothing keeps its resourceVersion and tells nobody.
+        if same(&current.value, &value) {
+            return Ok(current);
+        }
+        Ok(self.put(kind, value, Some(current)))
+    }
+
+    fn delete(&mut self, kind: KindId, key: &str, expect: u64) -> Reply {
+        let current = self.get(kind, key).ok_or(Refused::Missing)?;
+        if current.revision != expect {
+            return Err(Refused::Changed);
+        }
+        if kind == NAMESPACE {
+            for inside in KindId::all().filter(|k| k.get().namespaced) {
+                self.empty(inside, key);
+            }
+        }
+        Ok(self.remove(&current))
+    }
+
+    /// Removes every object of a kind in a namespace.
+    fn empty(&mut self, kind: KindId, namespace: &str) {
+        let prefix = format!("{namespace}/");
+        let committed = self.task.cache.list(kind).0;
+        let mut keys: Vec<String> =
+            committed.range(prefix.clone()..).map(|(k, _)| k.clone()).take_while(|k| k.starts_with(&prefix)).collect();
+        let pending = self.overlay.range((kind, prefix.clone())..).map(|((k, key), _)| (*k, key.clone()));
+        keys.extend(pending.take_while(|(k, key)| *k == kind && key.starts_with(&prefix)).map(|(_, key)| key));
+        for key in keys {
+            if let Some(object) = self.get(kind, &key) {
+                self.remove(&object);
+            }
+        }
+    }
+}
+
+/// Whether two states differ in nothing but the resourceVersion.
+fn same(a: &Value, b: &Value) -> bool {
+    let (Value::Object(a), Value::Object(b)) = (a, b) else { return a == b };
+    let strip = |v: Option<&Value>| {
+        let mut v = v.cloned().unwrap_or_default();
+        if let Value::Object(m) = &mut v {
+            m.shift_remove("resourceVersion");
+        }
+        v
+    };
+    a.len() == b.len()
+        && a.iter().all(|(k, v)| if k == "metadata" { strip(Some(v)) == strip(b.get(k)) } else { b.get(k) == Some(v) })
+}

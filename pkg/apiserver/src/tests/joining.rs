@@ -1,0 +1,106 @@
+use base64::Engine as _;
+use serde_json::{Value, json};
+
+use super::harness::{TestServer, client, pod, request};
+
+fn csr() -> (String, String) {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::default();
+    params.distinguished_name.push(rcgen::DnType::CommonName, "system:admin");
+    (params.serialize_request(&key).unwrap().pem().unwrap(), key.serialize_pem())
+}
+
+/// A client of this server with, or without, a certificate.
+async fn client_with(s: &TestServer, identity: Option<(&str, &str)>) -> kube::Client {
+    let encode = |t: &str| base64::engine::general_purpose::STANDARD.encode(t);
+    let user = match identity {
+        Some((cert, key)) => json!({"client-certificate-data": encode(cert), "client-key-data": encode(key)}),
+        None => json!({}),
+    };
+    let config = json!({"apiVersion": "v1", "kind": "Config", "current-context": "c",
+        "clusters": [{"name": "c", "cluster": {"server": s.url, "certificate-authority-data": encode(&s.ca_pem)}}],
+        "users": [{"name": "u", "user": user}], "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}]});
+    client(&config.to_string()).await
+}
+
+async fn join(s: &TestServer, name: &str, password: &str, secret: &str) -> (u16, Value, String) {
+    let (csr, key) = csr();
+    let anonymous = client_with(s, None).await;
+    let bearer = format!("Bearer {secret}");
+    let body = json!({"nodeName": name, "nodePassword": password, "csr": csr});
+    let a = request(&anonymous, "POST", "/v1-warren/join", &[("authorization", &bearer)], body).await;
+    (a.code, a.body, key)
+}
+
+#[tokio::test]
+async fn a_node_joins_and_writes_only_its_own() {
+    let s = TestServer::start().await;
+    let secret = s.token.expose().rsplit(':').next().unwrap().to_owned();
+    let password = "0123456789abcdef";
+    assert_eq!(join(&s, "n1", password, "wrong").await.0, 401);
+    let (code, body, key) = join(&s, "n1", password, &secret).await;
+    assert_eq!(code, 200, "{body}");
+    assert_eq!(body["ca"], s.ca_pem);
+    assert_eq!(join(&s, "n1", "another-password-x", &secret).await.0, 403);
+    assert_eq!(join(&s, "n1", password, &secret).await.0, 200);
+    assert_eq!(join(&s, "../n", password, &secret).await.0, 400);
+
+    let node = client_with(&s, Some((body["certificate"].as_str().unwrap(), &key))).await;
+    let ask = async |method: &str, path: &str, body: Value| {
+        let headers: &[(&str, &str)] = if method == "PATCH" { &[("content-type", "application/merge-patch+json")] } else { &[] };
+        request(&node, method, path, headers, body).await
+    };
+    let made = ask("POST", "/api/v1/nodes", json!({"metadata": {"name": "n1"}})).await;
+    assert_eq!((made.code, &made.body["spec"]["podCIDR"]), (201, &json!("10.42.0.0/24")), "{}", made.body);
+    assert_eq!(ask("POST", "/api/v1/nodes", json!({"metadata": {"name": "n2"}})).await.code, 403);
+    let annotate = json!({"metadata": {"annotations": {"warren.dev/node-id": "x"}}});
+    assert_eq!(ask("PATCH", "/api/v1/nodes/n1", annotate.clone()).await.code, 200);
+    s.create("/api/v1/nodes", json!({"metadata": {"name": "n2"}})).await;
+    assert_eq!(ask("PATCH", "/api/v1/nodes/n2", annotate).await.code, 403);
+    let status = json!({"status": {"conditions": [{"type": "Ready", "status": "True"}]}});
+    assert_eq!(ask("PATCH", "/api/v1/nodes/n1/status", status).await.code, 200);
+    let pods = "/api/v1/namespaces/default/pods";
+    assert_eq!(ask("POST", pods, pod("mine", "n1", "a")).await.code, 201);
+    assert_eq!(ask("POST", pods, pod("other", "n2", "a")).await.code, 403);
+    s.create(pods, pod("theirs", "n2", "a")).await;
+    assert_eq!(ask("PATCH", &format!("{pods}/theirs/status"), json!({"status": {"phase": "Running"}})).await.code, 403);
+    assert_eq!(ask("DELETE", &format!("{pods}/theirs"), Value::Null).await.code, 403);
+    assert_eq!(ask("PATCH", &format!("{pods}/mine/status"), json!({"status": {"phase": "Running"}})).await.code, 200);
+    assert_eq!(ask("GET", "/api/v1/pods", Value::Null).await.code, 200);
+    assert_eq!(ask("GET", "/api/v1/namespaces/default/configmaps", Value::Null).await.code, 403);
+    assert_eq!(ask("GET", "/api/v1/namespaces/kube-system/configmaps/warren-cluster", Value::Null).await.code, 200);
+    let lease = json!({"metadata": {"name": "n1"}, "spec": {"holderIdentity": "n1", "leaseDurationSeconds": 40}});
+    let leases = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
+    assert_eq!(ask("POST", leases, lease.clone()).await.code, 201);
+    assert_eq!(ask("POST", leases, json!({"metadata": {"name": "n2"}})).await.code, 403);
+    let renew = json!({"spec": {"renewTime": "2026-01-02T03:04:05.678901Z"}});
+    let renewed = ask("PATCH", &format!("{leases}/n1"), renew).await;
+    assert_eq!(renewed.body["spec"]["renewTime"], "2026-01-02T03:04:05.678901Z");
+
+    // With the Node goes the hold on its name.
+    assert_eq!(ask("DELETE", "/api/v1/nodes/n1", Value::Null).await.code, 200);
+    assert_eq!(join(&s, "n1", "another-password-x", &secret).await.0, 200);
+}
+
+#[tokio::test]
+async fn without_a_certificate_there_is_little_to_see() {
+    let s = TestServer::start().await;
+    let anonymous = client_with(&s, None).await;
+    for open in ["/cacerts", "/livez", "/readyz", "/healthz", "/version"] {
+        assert_eq!(request(&anonymous, "GET", open, &[], Value::Null).await.code, 200, "{open}");
+    }
+    for closed in ["/api", "/apis", "/api/v1", "/api/v1/nodes", "/openapi/v3", "/", "/metrics"] {
+        assert_eq!(request(&anonymous, "GET", closed, &[], Value::Null).await.code, 401, "{closed}");
+    }
+    assert_eq!(request(&anonymous, "POST", "/v1-warren/join", &[], json!("x".repeat(20_000))).await.code, 413);
+}
+
+#[tokio::test]
+async fn guessing_tokens_is_slowed_down() {
+    let s = TestServer::start().await;
+    let mut codes = Vec::new();
+    for _ in 0..12 {
+        codes.push(join(&s, "n", "0123456789abcdef", "guess").await.0);
+    }
+    assert_eq!((codes[0], codes[9], codes[11]), (401, 401, 429));
+}

@@ -1,0 +1,7 @@
+//! The server as clients see it: over TLS on loopback.
+
+mod harness;
+mod joining;
+mod kubectl;
+mod verbs;
+mod watches;
