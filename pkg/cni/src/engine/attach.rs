@@ -13,8 +13,8 @@ use warren_netlink::{
 };
 use warren_types::{AttachmentKey, AttachmentPhase, IfName, defaults, marks};
 
-/// `IFALIASZ` of the kernel, less the final zero.
-const MAX_ALIAS: usize = 255;
+/// Longest alias that the kernel takes, less the final zero that is sent with it.
+const MAX_ALIAS: usize = 254;
 pub(super) const TABLE_MAIN: u32 = 254;
 
 /// What an ADD has made so far.
