@@ -57,11 +57,9 @@ impl AddResult {
     pub fn render(&self, version: SpecVersion, prev: Option<&Map<String, Value>>) -> Value {
         let mut out = prev.cloned().unwrap_or_default();
         out.insert("cniVersion".into(), version.as_str().into());
-        let before = list(&mut out, "interfaces").len();
-        let interfaces = self.interfaces.iter().map(|i| i.render(version));
-        list(&mut out, "interfaces").extend(interfaces);
-        list(&mut out, "ips").extend(self.ips.iter().map(|ip| ip.render(version, before)));
-        list(&mut out, "routes").extend(self.routes.iter().map(RouteEntry::render));
+        let before = extend(&mut out, "interfaces", self.interfaces.iter().map(|i| i.render(version)));
+        extend(&mut out, "ips", self.ips.iter().map(|ip| ip.render(version, before)));
+        extend(&mut out, "routes", self.routes.iter().map(RouteEntry::render));
         let dns = out.entry("dns").or_insert_with(|| Value::Object(Map::new()));
         if let Value::Object(dns) = dns {
             dns.extend(self.dns.clone());
@@ -149,17 +147,17 @@ impl RouteEntry {
     }
 }
 
-/// The list under `name`, made when it is missing or no list.
-fn list<'a>(out: &'a mut Map<String, Value>, name: &str) -> &'a mut Vec<Value> {
+/// Puts entries behind those of the list under `name`; what is no list gives way to one. Returns how many were there.
+fn extend(out: &mut Map<String, Value>, name: &str, entries: impl IntoIterator<Item = Value>) -> usize {
     let slot = out.entry(name).or_insert(Value::Null);
-    if !slot.is_array() {
-        *slot = Value::Array(Vec::new());
-    }
-    match slot {
+    let mut list = match slot.take() {
         Value::Array(list) => list,
-        // Just made one.
-        _ => unreachable!("{name} is a list"),
-    }
+        _ => Vec::new(),
+    };
+    let before = list.len();
+    list.extend(entries);
+    *slot = Value::Array(list);
+    before
 }
 
 fn items<'a>(fields: &'a Map<String, Value>, name: &str) -> Result<&'a [Value], Refusal> {
