@@ -41,6 +41,7 @@ pub mod route;
 mod rule;
 pub mod sysctl;
 mod transport;
+pub mod tun;
 mod watch;
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ mod sysctls;
 mod tracker;
 mod tun;
 mod uapi;
+mod udp;
 mod underlay;
 
 pub use backend::{BackendChoice, BackendKind, read_existing_key, stop_process};

@@ -12,13 +12,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use gotatun::device::{Device, DeviceBuilder};
+use gotatun::udp::socket::UdpSocketFactory;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::{tun, uapi};
+use crate::{tun, uapi, udp};
 
 /// What the tunnel proper says on its standard output when it serves.
 const READY: &str = "ready";
@@ -147,12 +148,13 @@ async fn carry(args: &ProcessArgs) -> io::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
     let listener = uapi::bind(&args.link)?;
-    let (ip_send, ip_recv) = tun::open(&args.link, args.mtu)?;
+    let (ip_send, ip_recv) = tun::open(&args.link, args.mtu).await?;
     let (answerer, server) = uapi::Answerer::new();
     let mut device: Device<_> = DeviceBuilder::new()
-        .with_default_udp()
-        .udp_recv_buffer_size(SOCKET_BUFFER)
-        .udp_send_buffer_size(SOCKET_BUFFER)
+        .with_udp(udp::Factory(UdpSocketFactory {
+            recv_buffer_size: Some(SOCKET_BUFFER),
+            send_buffer_size: Some(SOCKET_BUFFER),
+        }))
         .with_ip_pair(ip_send, ip_recv)
         .with_uapi(server)
         .build()
