@@ -39,6 +39,11 @@ impl PeerState {
     fn failing(&self) -> bool {
         self.endpoint_age >= PATIENCE && self.unanswered.is_some_and(|since| since >= PATIENCE)
     }
+    /// Whether it may soon be worth a look: packets are not answered, or the first handshake may be under way.
+    #[must_use]
+    pub fn unsettled(&self) -> bool {
+        self.unanswered.is_some() || (self.handshake_age.is_none() && self.endpoint_age < 2 * PATIENCE)
+    }
     /// Whether the last handshake is young and packets are answered.
     #[must_use]
     pub fn works(&self) -> bool {

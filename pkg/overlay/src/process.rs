@@ -100,9 +100,12 @@ pub fn launch(args: &ProcessArgs, program: &[OsString]) -> io::Result<()> {
     let _ = nix::unistd::setsid();
     let path = log_file(&args.run_dir, &args.link);
     let log = open_log(&path)?;
+    // The device's own words come for each packet that cannot be sent.
+    let filter = std::env::var("WARREN_LOG").unwrap_or_else(|_| "info".into()) + ",gotatun=off";
     let mut child = Command::new(executable)
         .args(first)
         .args(args.to_args(true))
+        .env("WARREN_LOG", filter)
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

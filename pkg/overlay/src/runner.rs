@@ -132,7 +132,7 @@ pub async fn run(
     let mut rules = deps.nft.changes().await?;
     let tunnel =
         Tunnel::new(deps.netlink.clone(), config.backend, config.run_dir.clone(), config.program.clone());
-    let mut runner = Runner { config, deps, health, tunnel, tracker: Tracker::default(), noted: false };
+    let mut runner = Runner { config, deps, health, tunnel, tracker: Tracker::default(), forwards: None };
     let (mut failures, mut gap) = (0, GAP);
     loop {
         let begun = tokio::time::Instant::now();
@@ -201,8 +201,8 @@ struct Runner {
     health: HealthCell,
     tunnel: Tunnel,
     tracker: Tracker,
-    /// Whether forwarding has been set; others may change it later, and then it is theirs.
-    noted: bool,
+    /// The families (IPv4, IPv6) whose forwarding has been set; others may change it later, and then it is theirs.
+    forwards: Option<(bool, bool)>,
 }
 
 impl Runner {
@@ -277,7 +277,7 @@ impl Runner {
         changed |= self.sweep(&desired, &routes).await?;
         self.remember(&desired, &states, &learned).await?;
         self.tell(&desired, &observed, ensured.kind);
-        let unsettled = desired.peers.keys().any(|k| states.get(k).is_none_or(|s| !s.works()));
+        let unsettled = desired.peers.keys().any(|k| states.get(k).is_none_or(PeerState::unsettled));
         Ok(Done { changed, again: if unsettled { READBACK_UNSETTLED } else { READBACK } })
     }
 
@@ -339,16 +339,16 @@ impl Runner {
     }
 
     async fn forwarding(&mut self, desired: &Desired) -> Result<(), OverlayError> {
-        if self.noted || desired.local_pod_cidrs.is_empty() {
-            return Ok(());
-        }
         let v4 = desired.local_pod_cidrs.iter().any(|n| n.addr().is_ipv4());
         let v6 = desired.local_pod_cidrs.iter().any(|n| n.addr().is_ipv6());
+        if self.forwards == Some((v4, v6)) || !(v4 || v6) {
+            return Ok(());
+        }
         let note = self.deps.note_sysctl.clone();
         let ns = self.deps.netlink.namespace();
         let missing =
             in_namespace(ns, "set sysctls", SYSCTLS, move || sysctls::forwarding(v4, v6, &note)).await?;
-        self.noted = missing.is_empty();
+        self.forwards = missing.is_empty().then_some((v4, v6));
         self.deps.status.update(|s| s.sysctls = missing);
         Ok(())
     }

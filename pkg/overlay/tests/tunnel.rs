@@ -164,6 +164,40 @@ fn a_node_that_moves_is_followed_and_remembered() {
 }
 
 #[test]
+fn a_node_behind_a_nat_calls_and_can_then_be_called() {
+    let mut lan = Lan::new(false);
+    let (a, b) = (lan.add(), lan.add());
+    // The switch becomes a router, and hides the second node.
+    sh(
+        &lan.switch,
+        "set -e; ip addr add 192.0.2.254/24 dev lan; ip link set port2 nomaster; ip addr add 10.9.9.1/24 dev port2
+         sysctl -qw net.ipv4.ip_forward=1; nft add table ip nat
+         nft 'add chain ip nat post { type nat hook postrouting priority 100; }'
+         nft add rule ip nat post oifname lan masquerade random",
+    );
+    sh(
+        &lan.nodes[b].ns,
+        "set -e; ip addr flush dev eth0; ip addr add 10.9.9.2/24 dev eth0; ip route add default via 10.9.9.1",
+    );
+    lan.nodes[b].address = "10.9.9.2".parse().unwrap();
+    lan.present(b);
+    lan.tell(&[a, b]);
+    println!("reached after {:?}", lan.reaches(b, "10.42.1.1", SOON));
+    assert!(lan.ping(a, "10.42.2.1"));
+    let peer = |lan: &Lan, i: usize| lan.nodes[i].status.get().peers[0].clone();
+    eventually("a keepalive at both ends", Duration::from_secs(12), || {
+        peer(&lan, a).keepalive == 25 && peer(&lan, b).keepalive == 25
+    });
+    let endpoint = peer(&lan, a).endpoint.unwrap();
+    assert_eq!(endpoint.ip().to_string(), "192.0.2.254", "the router's address, not the published one");
+    // A new process knows nothing of its peer but what was written down.
+    if process::running(&lan.nodes[a].run_dir, "wrn-wg").is_some() {
+        process::stop(&lan.nodes[a].run_dir, "wrn-wg", true).unwrap();
+        println!("and with a new process after {:?}", lan.reaches(a, "10.42.2.1", SOON));
+    }
+}
+
+#[test]
 fn what_others_remove_comes_back() {
     let mut lan = Lan::new(false);
     let (a, b) = (lan.add(), lan.add());
@@ -171,7 +205,7 @@ fn what_others_remove_comes_back() {
     lan.reaches(a, "10.42.2.1", SOON);
     let ns = lan.nodes[a].ns.try_clone().unwrap();
     let state = || {
-        sh(
+        try_sh(
             &ns,
             "ip route show table all proto 87; ip -6 route show table all proto 87; ip rule; nft list table inet warren | grep -v counter | grep -v packets",
         )
