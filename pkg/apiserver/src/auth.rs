@@ -33,7 +33,9 @@ impl User {
     pub(crate) fn from_certificate(name: &str, groups: &[&str]) -> Self {
         match name.strip_prefix(NODE_PREFIX) {
             _ if groups.contains(&MASTERS) => Self::Admin(name.to_owned()),
-            Some(node) if groups.contains(&NODES) && crate::meta::is_dns_subdomain(node) => Self::Node(node.to_owned()),
+            Some(node) if groups.contains(&NODES) && crate::meta::is_dns_subdomain(node) => {
+                Self::Node(node.to_owned())
+            }
             _ => Self::Other(name.to_owned()),
         }
     }
@@ -132,7 +134,12 @@ fn node_may(node: &str, verb: Verb, target: &Target) -> bool {
 }
 
 /// Decides with the objects: `old` before the write, `new` after it.
-pub(crate) fn authorize_write(user: &User, kind: KindId, old: Option<&Value>, new: Option<&Value>) -> ApiResult<()> {
+pub(crate) fn authorize_write(
+    user: &User,
+    kind: KindId,
+    old: Option<&Value>,
+    new: Option<&Value>,
+) -> ApiResult<()> {
     let User::Node(node) = user else { return Ok(()) };
     let refuse = |name: &str, why: &str| {
         Err(ApiError::forbidden_object(kind.get(), name, &format!("node {node:?} {why}")))

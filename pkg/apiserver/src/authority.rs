@@ -105,11 +105,13 @@ impl Authority {
         };
         let key = KeyPair::from_pem(key.expose()).map_err(|e| fault(&key_path.display().to_string(), e))?;
         let key_hash = hex(digest(&SHA256, &key.subject_public_key_info()).as_ref());
-        let der = CertificateDer::from_pem_slice(cert.as_bytes()).map_err(|e| fault(&cert_path.display().to_string(), e))?;
+        let der = CertificateDer::from_pem_slice(cert.as_bytes())
+            .map_err(|e| fault(&cert_path.display().to_string(), e))?;
         if spki_hash(&der).as_deref() != Some(&key_hash) {
             return Err(fault(&cert_path.display().to_string(), "it does not belong to ca.key"));
         }
-        let issuer = Issuer::from_ca_cert_der(&der, key).map_err(|e| fault(&cert_path.display().to_string(), e))?;
+        let issuer =
+            Issuer::from_ca_cert_der(&der, key).map_err(|e| fault(&cert_path.display().to_string(), e))?;
         Ok(Self { ca_pem: cert, issuer, key_hash, year })
     }
 
@@ -118,7 +120,12 @@ impl Authority {
         CertificateDer::from_pem_slice(self.ca_pem.as_bytes()).map_err(|e| fault("ca.crt", e))
     }
 
-    fn params(&self, name: &str, organisation: Option<&str>, usage: ExtendedKeyUsagePurpose) -> Result<CertificateParams, ServerError> {
+    fn params(
+        &self,
+        name: &str,
+        organisation: Option<&str>,
+        usage: ExtendedKeyUsagePurpose,
+    ) -> Result<CertificateParams, ServerError> {
         let mut params = CertificateParams::default();
         params.distinguished_name = subject(name, organisation);
         params.not_before = rcgen::date_time_ymd(1970, 1, 1);
@@ -148,7 +155,10 @@ impl Authority {
     }
 
     /// The certificate that this server shows, made anew at each start.
-    pub(crate) fn server(&self, names: &[String]) -> Result<(CertificateDer<'static>, PrivateKeyDer<'static>), ServerError> {
+    pub(crate) fn server(
+        &self,
+        names: &[String],
+    ) -> Result<(CertificateDer<'static>, PrivateKeyDer<'static>), ServerError> {
         let key = KeyPair::generate().map_err(|e| fault("server", e))?;
         let mut params = self.params("warren-server", None, ExtendedKeyUsagePurpose::ServerAuth)?;
         for name in names {
@@ -190,7 +200,8 @@ fn new_ca(year: i16) -> Result<(String, Secret), ServerError> {
     params.not_before = rcgen::date_time_ymd(1970, 1, 1);
     params.not_after = rcgen::date_time_ymd(i32::from(year + CA_YEARS), 1, 1);
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+    params.key_usages =
+        vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
     params.serial_number = Some(serial()?);
     let cert = params.self_signed(&key).map_err(|e| fault("ca.crt", e))?;
     Ok((cert.pem(), Secret::new(key.serialize_pem())))
@@ -229,7 +240,9 @@ mod tests {
         let again = Authority::open(&tls, jiff::Timestamp::now()).unwrap();
         assert_eq!(first.key_hash, again.key_hash);
         assert_eq!(fs::metadata(tls.join("ca.key")).unwrap().permissions().mode() & 0o777, 0o600);
-        let (_, cert) = x509_parser::parse_x509_certificate(&first.certificate().unwrap()).map(|(r, c)| (r.len(), c.validity().clone())).unwrap();
+        let (_, cert) = x509_parser::parse_x509_certificate(&first.certificate().unwrap())
+            .map(|(r, c)| (r.len(), c.validity().clone()))
+            .unwrap();
         assert_eq!(cert.not_before.timestamp(), 0);
         assert!(cert.not_after.timestamp() > 2_600_000_000, "a wrong clock must not end it early");
         fs::remove_file(tls.join("ca.key")).unwrap();

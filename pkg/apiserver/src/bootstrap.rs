@@ -14,7 +14,11 @@ use crate::query::{FieldValidation, Target};
 use crate::registry::{CONFIG_MAP, KindId, NAMESPACE};
 
 /// Makes the first namespaces, and brings the cluster's ConfigMap up to the configuration.
-pub(crate) async fn objects(objects: &Objects, cluster: &ClusterConfig, now: Timestamp) -> Result<(), ServerError> {
+pub(crate) async fn objects(
+    objects: &Objects,
+    cluster: &ClusterConfig,
+    now: Timestamp,
+) -> Result<(), ServerError> {
     let options = WriteOptions {
         user: User::Admin("system:warren".into()),
         dry_run: false,
@@ -26,9 +30,11 @@ pub(crate) async fn objects(objects: &Objects, cluster: &ClusterConfig, now: Tim
     }
     let config = serde_json::to_string(cluster).map_err(|e| failed(CONFIG_MAP_NAME, e))?;
     let data = json!({ CONFIG_MAP_KEY: config });
-    let map = json!({ "metadata": { "name": CONFIG_MAP_NAME, "namespace": CONFIG_MAP_NAMESPACE }, "data": data });
+    let map =
+        json!({ "metadata": { "name": CONFIG_MAP_NAME, "namespace": CONFIG_MAP_NAMESPACE }, "data": data });
     ensure(objects, CONFIG_MAP, Some(CONFIG_MAP_NAMESPACE), CONFIG_MAP_NAME, map, &options).await?;
-    let target = Target { kind: CONFIG_MAP, namespace: Some(CONFIG_MAP_NAMESPACE.into()), name: None, status: false };
+    let target =
+        Target { kind: CONFIG_MAP, namespace: Some(CONFIG_MAP_NAMESPACE.into()), name: None, status: false };
     let patch = Patch::Merge(json!({ "data": data }));
     let patched = objects.patch(&target, CONFIG_MAP_NAME, &patch, &options).await;
     patched.map(drop).map_err(|e| failed(CONFIG_MAP_NAME, e.message))

@@ -11,7 +11,9 @@ use warren_types::cidr::overlap;
 #[non_exhaustive]
 pub enum CidrError {
     /// Every podCIDR of the range belongs to a node.
-    #[error("no free /{prefix} is left in the cluster range {range}; delete nodes that are gone, or start the server with a larger --cluster-cidr")]
+    #[error(
+        "no free /{prefix} is left in the cluster range {range}; delete nodes that are gone, or start the server with a larger --cluster-cidr"
+    )]
     Exhausted {
         /// The cluster range.
         range: IpNet,
@@ -29,7 +31,9 @@ pub enum CidrError {
         node: String,
     },
     /// Two ranges of one family in a flag.
-    #[error("--{flag}: {first} and {second} are of the same family; give at most one IPv4 and one IPv6 range")]
+    #[error(
+        "--{flag}: {first} and {second} are of the same family; give at most one IPv4 and one IPv6 range"
+    )]
     SameFamily {
         /// The flag.
         flag: &'static str,
@@ -65,7 +69,9 @@ pub enum CidrError {
         longest: u8,
     },
     /// The ranges of pods and Services share addresses.
-    #[error("--cluster-cidr {cluster} and --service-cidr {service} overlap; give ranges that share no address")]
+    #[error(
+        "--cluster-cidr {cluster} and --service-cidr {service} overlap; give ranges that share no address"
+    )]
     Overlap {
         /// Range of pods.
         cluster: IpNet,
@@ -73,7 +79,9 @@ pub enum CidrError {
         service: IpNet,
     },
     /// The host already reaches these addresses elsewhere.
-    #[error("--{flag} {range} overlaps {route}, to which this host has a route; use a free range, for example --{flag} {proposal}")]
+    #[error(
+        "--{flag} {range} overlaps {route}, to which this host has a route; use a free range, for example --{flag} {proposal}"
+    )]
     Routed {
         /// The flag.
         flag: &'static str,
@@ -179,7 +187,8 @@ impl PodCidrAllocator {
         let mut given = Vec::new();
         let mut cursors = Vec::new();
         for pool in &self.pools {
-            let (cidr, cursor) = self.free(pool).ok_or(CidrError::Exhausted { range: pool.range, prefix: pool.prefix })?;
+            let (cidr, cursor) =
+                self.free(pool).ok_or(CidrError::Exhausted { range: pool.range, prefix: pool.prefix })?;
             given.push(cidr);
             cursors.push(cursor);
         }
@@ -248,11 +257,14 @@ pub fn check_ranges(cluster: &[IpNet], service: &[IpNet], host_routes: &[IpNet])
             return Err(CidrError::Empty { flag });
         }
         for (i, range) in ranges.iter().enumerate() {
-            if let Some(other) = ranges[..i].iter().find(|o| Family::of(o.addr()) == Family::of(range.addr())) {
+            if let Some(other) = ranges[..i].iter().find(|o| Family::of(o.addr()) == Family::of(range.addr()))
+            {
                 return Err(CidrError::SameFamily { flag, first: *other, second: *range });
             }
-            warren_types::PodCidrs::from_nets([*range])
-                .map_err(|e| CidrError::Unusable { flag, reason: e.to_string().replacen("podCIDR ", "", 1) })?;
+            warren_types::PodCidrs::from_nets([*range]).map_err(|e| CidrError::Unusable {
+                flag,
+                reason: e.to_string().replacen("podCIDR ", "", 1),
+            })?;
         }
     }
     for c in cluster {
@@ -264,7 +276,8 @@ pub fn check_ranges(cluster: &[IpNet], service: &[IpNet], host_routes: &[IpNet])
         for range in ranges {
             let Some(route) = host_routes.iter().find(|r| overlap(**r, *range)) else { continue };
             let avoid: Vec<IpNet> = host_routes.iter().chain(others).copied().collect();
-            let proposal = propose(*range, &avoid).map_or_else(|| "one that no route covers".into(), |p| p.to_string());
+            let proposal =
+                propose(*range, &avoid).map_or_else(|| "one that no route covers".into(), |p| p.to_string());
             return Err(CidrError::Routed { flag, range: *range, route: *route, proposal });
         }
     }
@@ -341,9 +354,14 @@ mod tests {
         assert_eq!(check_ranges(&c, &s, &nets(&["192.168.1.0/24"])), Ok(()));
         assert!(matches!(check_ranges(&c, &nets(&["10.42.5.0/24"]), &[]), Err(CidrError::Overlap { .. })));
         assert!(matches!(check_ranges(&[], &s, &[]), Err(CidrError::Empty { .. })));
-        assert!(matches!(check_ranges(&nets(&["10.0.0.0/16", "10.1.0.0/16"]), &s, &[]), Err(CidrError::SameFamily { .. })));
+        assert!(matches!(
+            check_ranges(&nets(&["10.0.0.0/16", "10.1.0.0/16"]), &s, &[]),
+            Err(CidrError::SameFamily { .. })
+        ));
         assert!(matches!(check_ranges(&nets(&["127.0.0.0/16"]), &s, &[]), Err(CidrError::Unusable { .. })));
-        let Err(CidrError::Routed { proposal, .. }) = check_ranges(&c, &s, &nets(&["10.0.0.0/8"])) else { panic!() };
+        let Err(CidrError::Routed { proposal, .. }) = check_ranges(&c, &s, &nets(&["10.0.0.0/8"])) else {
+            panic!()
+        };
         assert_eq!(proposal, "172.24.0.0/16");
         assert!(PodCidrAllocator::new(&c, 8, 64).is_err() && PodCidrAllocator::new(&c, 31, 64).is_err());
     }

@@ -80,7 +80,9 @@ pub enum ServerError {
         source: std::io::Error,
     },
     /// The address cannot be listened on.
-    #[error("cannot listen on {address}: {source}; is another server running? --listen names another address")]
+    #[error(
+        "cannot listen on {address}: {source}; is another server running? --listen names another address"
+    )]
     Listen {
         /// The address.
         address: SocketAddr,

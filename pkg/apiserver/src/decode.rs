@@ -4,6 +4,7 @@ use http::{HeaderMap, header};
 use serde_json::Value;
 
 use crate::error::{ApiError, ApiResult, Causes};
+use crate::proto::{self, Schema};
 use crate::query::FieldValidation;
 use crate::registry::Kind;
 
@@ -18,13 +19,20 @@ pub(crate) fn media_type(headers: &HeaderMap) -> &str {
     value.split(';').next().unwrap_or_default().trim()
 }
 
-/// Decodes a JSON or YAML body.
-pub(crate) fn body(headers: &HeaderMap, bytes: &[u8]) -> ApiResult<Value> {
+/// Decodes a JSON or YAML body, or a protobuf one where there is a schema for it.
+pub(crate) fn body(headers: &HeaderMap, bytes: &[u8], schema: Option<Schema>) -> ApiResult<Value> {
     match media_type(headers) {
         "application/json" | "" => json(bytes),
         "application/yaml" => {
-            let text = std::str::from_utf8(bytes).map_err(|e| ApiError::bad_request(format!("the body is not UTF-8: {e}")))?;
-            serde_saphyr::from_str(text).map_err(|e| ApiError::bad_request(format!("the body is not YAML: {e}")))
+            let text = std::str::from_utf8(bytes)
+                .map_err(|e| ApiError::bad_request(format!("the body is not UTF-8: {e}")))?;
+            serde_saphyr::from_str(text)
+                .map_err(|e| ApiError::bad_request(format!("the body is not YAML: {e}")))
+        }
+        proto::MEDIA_TYPE if schema.is_some() => {
+            proto::decode(schema.unwrap_or_default(), bytes).map_err(|proto::Malformed| {
+                ApiError::bad_request("the body is not a Kubernetes protobuf message")
+            })
         }
         _ => Err(ApiError::unsupported_media_type(&["application/json", "application/yaml"])),
     }
@@ -52,7 +60,11 @@ pub(crate) fn too_deep(value: &Value) -> bool {
 }
 
 /// Passes an object through its type: wrong types are refused, unknown fields dropped or refused. Returns warnings.
-pub(crate) fn typed(kind: &Kind, mut value: Value, validation: FieldValidation) -> ApiResult<(Value, Vec<String>)> {
+pub(crate) fn typed(
+    kind: &Kind,
+    mut value: Value,
+    validation: FieldValidation,
+) -> ApiResult<(Value, Vec<String>)> {
     let Value::Object(map) = &mut value else {
         return Err(ApiError::bad_request("the body is not an object"));
     };
@@ -71,7 +83,10 @@ pub(crate) fn typed(kind: &Kind, mut value: Value, validation: FieldValidation) 
     }
     let before = (validation != FieldValidation::Ignore).then(|| value.clone());
     let typed = (kind.typed)(value).map_err(|e| {
-        ApiError::bad_request(format!("{0} in version {1:?} cannot be handled as a {0}: {e}", kind.kind, kind.version))
+        ApiError::bad_request(format!(
+            "{0} in version {1:?} cannot be handled as a {0}: {e}",
+            kind.kind, kind.version
+        ))
     })?;
     let mut unknown = Vec::new();
     if let Some(before) = before {
@@ -177,12 +192,23 @@ mod tests {
     }
 
     fn any_json() -> impl Strategy<Value = Value> {
-        let leaf = prop_oneof![Just(json!(null)), any::<bool>().prop_map(Into::into), any::<i32>().prop_map(Into::into), "[a-z]{0,6}".prop_map(Into::into)];
-        leaf.prop_recursive(4, 32, 4, |inner| prop_oneof![
-            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::Array),
-            prop::collection::btree_map("(metadata|spec|status|name|labels|data|containers|[a-z]{1,3})", inner, 0..4)
+        let leaf = prop_oneof![
+            Just(json!(null)),
+            any::<bool>().prop_map(Into::into),
+            any::<i32>().prop_map(Into::into),
+            "[a-z]{0,6}".prop_map(Into::into)
+        ];
+        leaf.prop_recursive(4, 32, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::Array),
+                prop::collection::btree_map(
+                    "(metadata|spec|status|name|labels|data|containers|[a-z]{1,3})",
+                    inner,
+                    0..4
+                )
                 .prop_map(|m| m.into_iter().collect()),
-        ])
+            ]
+        })
     }
 
     proptest! {

@@ -43,13 +43,16 @@ pub(crate) fn answer(path: &str, headers: &HeaderMap) -> ApiResult<Option<Respon
     let value = match segments.as_slice() {
         ["api" | "apis"] if negotiate(headers, &[Form::Discovery, Form::Object])? == Form::Discovery => {
             let mut response = reply::json(StatusCode::OK, &aggregated(segments == ["api"]));
-            let media = http::HeaderValue::from_static("application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList");
+            let media = http::HeaderValue::from_static(
+                "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
+            );
             response.headers_mut().insert(header::CONTENT_TYPE, media);
             return Ok(Some(response));
         }
         ["api"] => json!({ "kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": [] }),
         ["apis"] => {
-            let groups: Vec<Value> = group_versions().iter().filter(|(g, _)| !g.is_empty()).map(|(g, v)| group(g, v)).collect();
+            let groups: Vec<Value> =
+                group_versions().iter().filter(|(g, _)| !g.is_empty()).map(|(g, v)| group(g, v)).collect();
             json!({ "kind": "APIGroupList", "apiVersion": "v1", "groups": groups })
         }
         ["apis", g] => match group_versions().into_iter().find(|(name, _)| name == g) {
@@ -127,7 +130,8 @@ fn aggregated_resource(k: &Kind) -> Value {
         r["categories"] = json!(k.categories);
     }
     if k.status {
-        r["subresources"] = json!([{ "subresource": "status", "responseKind": kind, "verbs": ["get", "patch", "update"] }]);
+        r["subresources"] =
+            json!([{ "subresource": "status", "responseKind": kind, "verbs": ["get", "patch", "update"] }]);
     }
     r
 }
@@ -148,8 +152,13 @@ fn openapi_index() -> Value {
 fn openapi(group: &str, version: &str) -> Value {
     let mut paths = Map::new();
     for k in in_group(group, version) {
-        let base = if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") };
-        let all = if k.namespaced { format!("{base}/namespaces/{{namespace}}/{}", k.plural) } else { format!("{base}/{}", k.plural) };
+        let base =
+            if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") };
+        let all = if k.namespaced {
+            format!("{base}/namespaces/{{namespace}}/{}", k.plural)
+        } else {
+            format!("{base}/{}", k.plural)
+        };
         let gvk = json!({ "group": k.group, "version": k.version, "kind": k.kind });
         let operation = |action: &str| {
             let parameter = |name: &str| json!({ "name": name, "in": "query", "schema": { "type": "string", "uniqueItems": true } });
@@ -160,7 +169,10 @@ fn openapi(group: &str, version: &str) -> Value {
             })
         };
         paths.insert(all.clone(), json!({ "post": operation("post") }));
-        paths.insert(format!("{all}/{{name}}"), json!({ "put": operation("put"), "patch": operation("patch") }));
+        paths.insert(
+            format!("{all}/{{name}}"),
+            json!({ "put": operation("put"), "patch": operation("patch") }),
+        );
     }
     json!({ "openapi": "3.0.0", "info": { "title": "Warren", "version": format!("v1.{MINOR}.0") }, "paths": paths })
 }

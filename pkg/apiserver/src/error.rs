@@ -23,13 +23,19 @@ impl Causes {
         self.0.push(Cause { reason, message, field: field.into() });
     }
     /// The value breaks a rule.
-    pub(crate) fn invalid(&mut self, field: &str, value: impl std::fmt::Display, rule: impl std::fmt::Display) {
+    pub(crate) fn invalid(
+        &mut self,
+        field: &str,
+        value: impl std::fmt::Display,
+        rule: impl std::fmt::Display,
+    ) {
         let value: String = value.to_string().chars().take(100).collect();
         self.add("FieldValueInvalid", field, format!("Invalid value: {value:?}: {rule}"));
     }
     /// The field must be there.
     pub(crate) fn required(&mut self, field: &str, rule: &str) {
-        let message = if rule.is_empty() { "Required value".into() } else { format!("Required value: {rule}") };
+        let message =
+            if rule.is_empty() { "Required value".into() } else { format!("Required value: {rule}") };
         self.add("FieldValueRequired", field, message);
     }
     /// The field may not be set or changed.
@@ -173,7 +179,10 @@ impl ApiError {
         Self::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             "UnsupportedMediaType",
-            format!("the body of the request was in an unknown format - accepted media types include: {}", known.join(", ")),
+            format!(
+                "the body of the request was in an unknown format - accepted media types include: {}",
+                known.join(", ")
+            ),
         )
     }
     pub(crate) fn unprocessable(message: impl Into<String>) -> Self {
@@ -183,7 +192,11 @@ impl ApiError {
     pub(crate) fn invalid(kind: &Kind, name: &str, causes: Causes) -> Self {
         let list: Vec<String> = causes.0.iter().map(|c| format!("{}: {}", c.field, c.message)).collect();
         let text = if list.len() == 1 { list.concat() } else { format!("[{}]", list.join(", ")) };
-        let qualified = if kind.group.is_empty() { kind.kind.to_owned() } else { format!("{}.{}", kind.kind, kind.group) };
+        let qualified = if kind.group.is_empty() {
+            kind.kind.to_owned()
+        } else {
+            format!("{}.{}", kind.kind, kind.group)
+        };
         let mut error = Self::new(
             StatusCode::UNPROCESSABLE_ENTITY,
             "Invalid",
@@ -202,7 +215,11 @@ impl ApiError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", message).retry_after(1)
     }
     pub(crate) fn internal(message: impl std::fmt::Display) -> Self {
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", format!("Internal error occurred: {message}"))
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "InternalError",
+            format!("Internal error occurred: {message}"),
+        )
     }
 
     /// The Status object.

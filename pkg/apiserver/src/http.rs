@@ -57,7 +57,9 @@ async fn dispatch(app: &Arc<App>, peer: &Peer, request: Request) -> ApiResult<Re
     let path = request.uri().path().to_owned();
     let get = request.method() == Method::GET || request.method() == Method::HEAD;
     match path.as_str() {
-        "/cacerts" if get => return Ok(reply::typed(StatusCode::OK, "application/x-pem-file", app.ca_pem.clone())),
+        "/cacerts" if get => {
+            return Ok(reply::typed(StatusCode::OK, "application/x-pem-file", app.ca_pem.clone()));
+        }
         "/livez" | "/healthz" if get => return Ok(reply::text(StatusCode::OK, "ok")),
         "/readyz" if get => return Ok(ready(app)),
         "/version" if get => return Ok(reply::json(StatusCode::OK, &discovery::version())),
@@ -164,27 +166,35 @@ async fn run(
         Verb::Watch => {
             let mut selector = selector(&target, &params)?;
             if target.name.is_some() {
-                selector = Selector::parse(target.kind.get(), target.namespace.as_deref(), &params.label_selector, &format!("metadata.name={name}"))?;
+                selector = Selector::parse(
+                    target.kind.get(),
+                    target.namespace.as_deref(),
+                    &params.label_selector,
+                    &format!("metadata.name={name}"),
+                )?;
             }
             watch::start(app.objects.cache.clone(), selector, shape, &params, app.stop.clone())
         }
         Verb::Create => {
             let (parts, body) = request.into_parts();
-            let body = decode::body(&parts.headers, &read_body(body, BODY_LIMIT).await?)?;
+            let body =
+                decode::body(&parts.headers, &read_body(body, BODY_LIMIT).await?, target.kind.get().proto)?;
             refuse_deep(&body)?;
             let written = app.objects.create(&target, body, &options).await?;
             Ok(show_written(StatusCode::CREATED, written))
         }
         Verb::Update => {
             let (parts, body) = request.into_parts();
-            let body = decode::body(&parts.headers, &read_body(body, BODY_LIMIT).await?)?;
+            let body =
+                decode::body(&parts.headers, &read_body(body, BODY_LIMIT).await?, target.kind.get().proto)?;
             refuse_deep(&body)?;
             let written = app.objects.update(&target, &name, body, &options).await?;
             Ok(show_written(StatusCode::OK, written))
         }
         Verb::Patch => {
             let (parts, body) = request.into_parts();
-            let patch = Patch::decode(decode::media_type(&parts.headers), &read_body(body, BODY_LIMIT).await?)?;
+            let patch =
+                Patch::decode(decode::media_type(&parts.headers), &read_body(body, BODY_LIMIT).await?)?;
             let written = app.objects.patch(&target, &name, &patch, &options).await?;
             Ok(show_written(StatusCode::OK, written))
         }
@@ -207,7 +217,10 @@ async fn run(
             let chosen: Vec<Arc<Object>> =
                 objects.values().filter(|o| selector.matches(&o.value, &o.namespace)).cloned().collect();
             for object in &chosen {
-                let one = Target { namespace: Some(object.namespace.clone()).filter(|n| !n.is_empty()), ..target.clone() };
+                let one = Target {
+                    namespace: Some(object.namespace.clone()).filter(|n| !n.is_empty()),
+                    ..target.clone()
+                };
                 match app.objects.delete(&one, &object.name, &delete, &options).await {
                     Ok(_) => {}
                     Err(e) if e.code == StatusCode::NOT_FOUND => {}
@@ -225,7 +238,12 @@ async fn run(
 
 /// Both selectors of a request, and its namespace.
 fn selector(target: &Target, params: &Params) -> ApiResult<Selector> {
-    Selector::parse(target.kind.get(), target.namespace.as_deref(), &params.label_selector, &params.field_selector)
+    Selector::parse(
+        target.kind.get(),
+        target.namespace.as_deref(),
+        &params.label_selector,
+        &params.field_selector,
+    )
 }
 
 fn refuse_deep(body: &Value) -> ApiResult<()> {
@@ -238,9 +256,10 @@ async fn delete_options(request: Request) -> ApiResult<DeleteOptions> {
     if bytes.is_empty() {
         return Ok(DeleteOptions::default());
     }
-    let value = decode::body(&parts.headers, &bytes)?;
+    let value = decode::body(&parts.headers, &bytes, Some(crate::proto::DELETE_OPTIONS))?;
     let value = without_nulls(value);
-    serde_json::from_value(value).map_err(|e| ApiError::bad_request(format!("the body is not DeleteOptions: {e}")))
+    serde_json::from_value(value)
+        .map_err(|e| ApiError::bad_request(format!("the body is not DeleteOptions: {e}")))
 }
 
 /// The object without members that are null, which clients send for what they leave open.

@@ -77,7 +77,12 @@ impl Joining {
     }
 
     /// Answers `POST /v1-warren/join`.
-    pub(crate) async fn answer(&self, peer: &Peer, headers: &HeaderMap, body: &[u8]) -> ApiResult<Response<Body>> {
+    pub(crate) async fn answer(
+        &self,
+        peer: &Peer,
+        headers: &HeaderMap,
+        body: &[u8],
+    ) -> ApiResult<Response<Body>> {
         if self.failures(|f| f.blocked(peer.address, Instant::now())) {
             let message = "too many failed joins from this address; wait a minute";
             return Err(ApiError::too_many_requests(message, u32::try_from(WINDOW.as_secs()).unwrap_or(60)));
@@ -97,10 +102,12 @@ impl Joining {
         let bearer = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());
         let secret = Secret::new(bearer.and_then(|v| v.strip_prefix("Bearer ")).unwrap_or_default().trim());
         if !self.tokens.may_join(secret.expose()) {
-            return Err(ApiError::unauthorized("the join token is wrong; the server's file server/agent-token holds the right one"));
+            return Err(ApiError::unauthorized(
+                "the join token is wrong; the server's file server/agent-token holds the right one",
+            ));
         }
-        let request: JoinRequest =
-            serde_json::from_slice(body).map_err(|e| ApiError::bad_request(format!("the body is not a join request: {e}")))?;
+        let request: JoinRequest = serde_json::from_slice(body)
+            .map_err(|e| ApiError::bad_request(format!("the body is not a join request: {e}")))?;
         let name = NodeName::new(request.node_name).map_err(|e| ApiError::bad_request(e.to_string()))?;
         if !(16..=1024).contains(&request.node_password.expose().len()) {
             return Err(ApiError::bad_request("nodePassword must have 16 to 1024 characters"));
@@ -111,7 +118,10 @@ impl Joining {
             .map_err(|e| ApiError::bad_request(format!("csr: {e}")))?;
         self.take_name(&name, request.node_password).await?;
         tracing::info!(node = %name, "node joined");
-        Ok(crate::reply::json(StatusCode::OK, &json!({ "certificate": certificate, "ca": self.authority.ca_pem })))
+        Ok(crate::reply::json(
+            StatusCode::OK,
+            &json!({ "certificate": certificate, "ca": self.authority.ca_pem }),
+        ))
     }
 
     /// Binds the name to the password, or checks that it is bound to this one.
@@ -119,10 +129,14 @@ impl Joining {
         let _one_at_a_time = self.taking.lock().await;
         let known = self.passwords.get(name.as_str());
         let salt: [u8; 16] = match &known {
-            Some(row) => unhex(&row.salt).and_then(|s| s.try_into().ok()).ok_or_else(|| ApiError::internal("a stored salt is damaged"))?,
+            Some(row) => unhex(&row.salt)
+                .and_then(|s| s.try_into().ok())
+                .ok_or_else(|| ApiError::internal("a stored salt is damaged"))?,
             None => crate::meta::random()?,
         };
-        let hash = tokio::task::spawn_blocking(move || derive(&salt, password.expose())).await.map_err(ApiError::internal)?;
+        let hash = tokio::task::spawn_blocking(move || derive(&salt, password.expose()))
+            .await
+            .map_err(ApiError::internal)?;
         match known {
             Some(row) if crate::tokens::equal(&row.hash, &hex(&hash)) => Ok(()),
             Some(_) => Err(ApiError::forbidden(format!(
@@ -173,7 +187,9 @@ fn source(address: IpAddr) -> IpAddr {
 
 impl Failures {
     fn blocked(&mut self, address: IpAddr, now: Instant) -> bool {
-        self.0.get(&source(address)).is_some_and(|(n, since)| *n >= FAILURES && now.duration_since(*since) < WINDOW)
+        self.0
+            .get(&source(address))
+            .is_some_and(|(n, since)| *n >= FAILURES && now.duration_since(*since) < WINDOW)
     }
     fn failed(&mut self, address: IpAddr, now: Instant) {
         if self.0.len() >= REMEMBERED {

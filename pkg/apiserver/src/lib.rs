@@ -28,6 +28,7 @@ mod lists;
 mod meta;
 mod ops;
 mod patch;
+mod proto;
 mod query;
 mod registry;
 mod reply;
@@ -82,7 +83,8 @@ impl Server {
     /// [`ServerError`], each with what to do; nothing is written before the ranges are found sound.
     pub async fn open(config: ServerConfig) -> Result<Self, ServerError> {
         cidr::check_ranges(&config.cluster_cidrs, &config.service_cidrs, &config.host_routes)?;
-        let cidrs = PodCidrAllocator::new(&config.cluster_cidrs, config.node_prefix_v4, config.node_prefix_v6)?;
+        let cidrs =
+            PodCidrAllocator::new(&config.cluster_cidrs, config.node_prefix_v4, config.node_prefix_v6)?;
         let listener = TcpListener::bind(config.listen)
             .await
             .map_err(|source| ServerError::Listen { address: config.listen, source })?;
@@ -202,7 +204,11 @@ impl Server {
 ///
 /// # Errors
 /// [`ServerError`].
-pub async fn run(config: ServerConfig, health: HealthCell, stop: CancellationToken) -> Result<(), ServerError> {
+pub async fn run(
+    config: ServerConfig,
+    health: HealthCell,
+    stop: CancellationToken,
+) -> Result<(), ServerError> {
     Server::open(config).await?.run(health, stop).await
 }
 

@@ -35,8 +35,19 @@ pub(crate) struct More {
 }
 
 /// Answers a list.
-pub(crate) fn list(cache: &Cache, target: &Target, params: &Params, shape: Shape, now: Timestamp) -> ApiResult<Response<Body>> {
-    let selector = Selector::parse(target.kind.get(), target.namespace.as_deref(), &params.label_selector, &params.field_selector)?;
+pub(crate) fn list(
+    cache: &Cache,
+    target: &Target,
+    params: &Params,
+    shape: Shape,
+    now: Timestamp,
+) -> ApiResult<Response<Body>> {
+    let selector = Selector::parse(
+        target.kind.get(),
+        target.namespace.as_deref(),
+        &params.label_selector,
+        &params.field_selector,
+    )?;
     let (mut objects, mut revision) = cache.list(target.kind);
     let mut from = Bound::Unbounded;
     if params.continue_token.is_empty() {
@@ -54,7 +65,9 @@ pub(crate) fn list(cache: &Cache, target: &Target, params: &Params, shape: Shape
     // A namespace's objects stand together; a single name is looked up.
     let mut page: Vec<Arc<Object>> = Vec::new();
     let mut more = None;
-    if let (Some(name), true) = (selector.single_name(), target.namespace.is_some() || !target.kind.get().namespaced) {
+    if let (Some(name), true) =
+        (selector.single_name(), target.namespace.is_some() || !target.kind.get().namespaced)
+    {
         let key = object_key(target.namespace.as_deref().unwrap_or_default(), name);
         page.extend(objects.get(&key).filter(|o| selector.matches(&o.value, &o.namespace)).cloned());
         return Ok(render(shape, &page, revision, None, now));
@@ -72,7 +85,8 @@ pub(crate) fn list(cache: &Cache, target: &Target, params: &Params, shape: Shape
     let limit = if params.limit == 0 { usize::MAX } else { params.limit };
     page.extend(rest.by_ref().take(limit).cloned());
     if let (Some(last), Some(_)) = (page.last(), rest.next()) {
-        let token = serde_json::to_vec(&Continue { rv: revision, after: last.key() }).map_err(ApiError::internal)?;
+        let token =
+            serde_json::to_vec(&Continue { rv: revision, after: last.key() }).map_err(ApiError::internal)?;
         // With selectors the rest is not counted, as in Kubernetes.
         let remaining = selector.is_everything().then(|| rest.count() + 1);
         more = Some(More { token: URL_SAFE_NO_PAD.encode(token), remaining });
@@ -90,16 +104,30 @@ fn check_version(params: &Params, current: u64) -> ApiResult<()> {
             _ => Ok(()),
         },
         ("Exact", Some(n)) if n > current => Err(ApiError::version_too_large(n, current)),
-        ("Exact", Some(0)) => Err(ApiError::unprocessable("resourceVersionMatch: Forbidden: resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"")),
-        ("Exact", Some(n)) if n < current => Err(ApiError::expired(format!("too old resource version: {n} ({current})"))),
+        ("Exact", Some(0)) => Err(ApiError::unprocessable(
+            "resourceVersionMatch: Forbidden: resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
+        )),
+        ("Exact", Some(n)) if n < current => {
+            Err(ApiError::expired(format!("too old resource version: {n} ({current})")))
+        }
         ("Exact", Some(_)) => Ok(()),
-        (_, None) => Err(ApiError::unprocessable("resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided")),
-        (other, _) => Err(ApiError::unprocessable(format!("resourceVersionMatch: Unsupported value: {other:?}"))),
+        (_, None) => Err(ApiError::unprocessable(
+            "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided",
+        )),
+        (other, _) => {
+            Err(ApiError::unprocessable(format!("resourceVersionMatch: Unsupported value: {other:?}")))
+        }
     }
 }
 
 /// Writes a list in the form that was asked for.
-pub(crate) fn render(shape: Shape, objects: &[Arc<Object>], revision: u64, more: Option<More>, now: Timestamp) -> Response<Body> {
+pub(crate) fn render(
+    shape: Shape,
+    objects: &[Arc<Object>],
+    revision: u64,
+    more: Option<More>,
+    now: Timestamp,
+) -> Response<Body> {
     let kind = shape.kind.get();
     let mut metadata = json!({ "resourceVersion": revision.to_string() });
     if let Some(more) = more {
@@ -121,7 +149,11 @@ pub(crate) fn render(shape: Shape, objects: &[Arc<Object>], revision: u64, more:
         Form::Object | Form::Discovery => {
             let size: usize = objects.iter().map(|o| o.json.len() + 1).sum();
             let mut out = BytesMut::with_capacity(size + 200);
-            let head = format!("{{\"kind\":\"{}List\",\"apiVersion\":\"{}\",\"metadata\":{metadata},\"items\":[", kind.kind, kind.api_version());
+            let head = format!(
+                "{{\"kind\":\"{}List\",\"apiVersion\":\"{}\",\"metadata\":{metadata},\"items\":[",
+                kind.kind,
+                kind.api_version()
+            );
             out.put_slice(head.as_bytes());
             for (i, o) in objects.iter().enumerate() {
                 if i > 0 {

@@ -103,7 +103,9 @@ pub(crate) fn of(o: &mut Value) -> &mut Map<String, Value> {
 /// Bytes from the system's random source.
 pub(crate) fn random<const N: usize>() -> ApiResult<[u8; N]> {
     let mut bytes = [0; N];
-    SystemRandom::new().fill(&mut bytes).map_err(|_| ApiError::internal("the system gives no random bytes"))?;
+    SystemRandom::new()
+        .fill(&mut bytes)
+        .map_err(|_| ApiError::internal("the system gives no random bytes"))?;
     Ok(bytes)
 }
 

@@ -73,7 +73,16 @@ fn refusal(kind: &Kind, name: &str, refused: Refused) -> ApiError {
 fn keep_server_fields(new: &mut Value, old: &Value) {
     let old = old["metadata"].as_object().cloned().unwrap_or_default();
     let new = meta::of(new);
-    for key in ["uid", "creationTimestamp", "generation", "deletionTimestamp", "deletionGracePeriodSeconds", "namespace", "name", "generateName"] {
+    for key in [
+        "uid",
+        "creationTimestamp",
+        "generation",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "namespace",
+        "name",
+        "generateName",
+    ] {
         match old.get(key) {
             Some(v) => new.insert(key.into(), v.clone()),
             None => new.shift_remove(key),
@@ -107,7 +116,12 @@ impl Objects {
     }
 
     /// Makes an object.
-    pub(crate) async fn create(&self, target: &Target, body: Value, options: &WriteOptions) -> ApiResult<Written> {
+    pub(crate) async fn create(
+        &self,
+        target: &Target,
+        body: Value,
+        options: &WriteOptions,
+    ) -> ApiResult<Written> {
         let kind = target.kind.get();
         let (mut o, warnings) = decode::typed(kind, body, options.validation)?;
         let metadata = meta::of(&mut o);
@@ -120,9 +134,13 @@ impl Objects {
             }
             (None, "") => {}
             (Some(_), _) => {
-                return Err(ApiError::bad_request("the namespace of the provided object does not match the namespace sent on the request"));
+                return Err(ApiError::bad_request(
+                    "the namespace of the provided object does not match the namespace sent on the request",
+                ));
             }
-            (None, _) => return Err(ApiError::bad_request("namespace may not be set on a cluster-scoped object")),
+            (None, _) => {
+                return Err(ApiError::bad_request("namespace may not be set on a cluster-scoped object"));
+            }
         }
         drop_untracked(metadata);
         for key in ["deletionTimestamp", "deletionGracePeriodSeconds", "resourceVersion", "generation"] {
@@ -134,7 +152,8 @@ impl Objects {
             metadata.insert("generation".into(), 1.into());
         }
         let prefix = metadata.get("generateName").and_then(Value::as_str).unwrap_or_default().to_owned();
-        let generate = !prefix.is_empty() && metadata.get("name").and_then(Value::as_str).unwrap_or_default().is_empty();
+        let generate =
+            !prefix.is_empty() && metadata.get("name").and_then(Value::as_str).unwrap_or_default().is_empty();
         for _ in 0..8 {
             let mut o = o.clone();
             if generate {
@@ -171,15 +190,25 @@ impl Objects {
     }
 
     /// Puts an object in place of the stored one.
-    pub(crate) async fn update(&self, target: &Target, name: &str, body: Value, options: &WriteOptions) -> ApiResult<Written> {
+    pub(crate) async fn update(
+        &self,
+        target: &Target,
+        name: &str,
+        body: Value,
+        options: &WriteOptions,
+    ) -> ApiResult<Written> {
         let kind = target.kind.get();
         let given = text(&body, "/metadata/name").to_owned();
         if given != name {
-            return Err(ApiError::bad_request(format!("the name of the object ({given}) does not match the name on the URL ({name})")));
+            return Err(ApiError::bad_request(format!(
+                "the name of the object ({given}) does not match the name on the URL ({name})"
+            )));
         }
         let namespace = text(&body, "/metadata/namespace");
         if !namespace.is_empty() && Some(namespace) != target.namespace.as_deref() {
-            return Err(ApiError::bad_request("the namespace of the provided object does not match the namespace sent on the request"));
+            return Err(ApiError::bad_request(
+                "the namespace of the provided object does not match the namespace sent on the request",
+            ));
         }
         if !kind.unconditional_update && text(&body, "/metadata/resourceVersion").is_empty() {
             let mut causes = crate::error::Causes::default();
@@ -190,17 +219,27 @@ impl Objects {
     }
 
     /// Patches the stored object.
-    pub(crate) async fn patch(&self, target: &Target, name: &str, patch: &Patch, options: &WriteOptions) -> ApiResult<Written> {
+    pub(crate) async fn patch(
+        &self,
+        target: &Target,
+        name: &str,
+        patch: &Patch,
+        options: &WriteOptions,
+    ) -> ApiResult<Written> {
         self.change(target, name, options, |current| {
             let mut patched = patch.apply(current)?;
             // The stored resourceVersion is no precondition; one that the patch itself brings is.
-            let (new, old) = (text(&patched, "/metadata/resourceVersion"), text(current, "/metadata/resourceVersion"));
+            let (new, old) =
+                (text(&patched, "/metadata/resourceVersion"), text(current, "/metadata/resourceVersion"));
             if new == old {
                 meta::of(&mut patched).shift_remove("resourceVersion");
             }
             for key in ["/metadata/name", "/metadata/namespace"] {
                 if text(&patched, key) != text(current, key) {
-                    return Err(ApiError::bad_request(format!("{} may not be changed", key.trim_start_matches('/').replace('/', "."))));
+                    return Err(ApiError::bad_request(format!(
+                        "{} may not be changed",
+                        key.trim_start_matches('/').replace('/', ".")
+                    )));
                 }
             }
             Ok(patched)
@@ -227,19 +266,27 @@ impl Objects {
             }
             let uid = text(&new, "/metadata/uid");
             if !uid.is_empty() && uid != current.uid() {
-                let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", current.uid());
+                let why = format!(
+                    "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+                    current.uid()
+                );
                 return Err(ApiError::conflict(kind, name, &why));
             }
             let new = self.prepare(target, new, &current.value);
             decode::validate(kind, &new, Some(&current.value))?;
             authorize_write(&options.user, target.kind, Some(&current.value), Some(&new))?;
-            let ends = !text(&new, "/metadata/deletionTimestamp").is_empty() && list(&new, "/metadata/finalizers").is_empty();
+            let ends = !text(&new, "/metadata/deletionTimestamp").is_empty()
+                && list(&new, "/metadata/finalizers").is_empty();
             let result = if options.dry_run {
                 Ok(dry(target.kind, new))
             } else if ends {
-                self.writer.write(Op::Delete { kind: target.kind, key: current.key(), expect: current.revision }).await
+                self.writer
+                    .write(Op::Delete { kind: target.kind, key: current.key(), expect: current.revision })
+                    .await
             } else {
-                self.writer.write(Op::Replace { kind: target.kind, expect: current.revision, value: new }).await
+                self.writer
+                    .write(Op::Replace { kind: target.kind, expect: current.revision, value: new })
+                    .await
             };
             match result {
                 Ok(object) => return Ok(Written { object, warnings }),
@@ -264,7 +311,10 @@ impl Objects {
             set_field(&mut new, "status", old.get("status").cloned());
         }
         (kind.default)(&mut new);
-        if target.kind == NODE && list(&new, "/spec/podCIDRs").is_empty() && !list(old, "/spec/podCIDRs").is_empty() {
+        if target.kind == NODE
+            && list(&new, "/spec/podCIDRs").is_empty()
+            && !list(old, "/spec/podCIDRs").is_empty()
+        {
             // An update by someone who does not know of podCIDRs does not take them away.
             let spec = crate::kinds::object(&mut new, "spec");
             for key in ["podCIDR", "podCIDRs"] {
@@ -328,7 +378,9 @@ fn check_preconditions(kind: &Kind, current: &Object, wanted: &Preconditions) ->
         ("ResourceVersion", &wanted.resource_version, revision.as_str()),
     ] {
         if let Some(wanted) = wanted.as_deref().filter(|w| *w != found) {
-            let why = format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {found}");
+            let why = format!(
+                "Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {found}"
+            );
             return Err(ApiError::conflict(kind, &current.name, &why));
         }
     }

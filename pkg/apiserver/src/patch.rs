@@ -7,8 +7,11 @@ use serde_json::Value;
 use crate::error::{ApiError, ApiResult};
 
 /// Media types of patches that are spoken.
-pub(crate) const MEDIA_TYPES: &[&str] =
-    &["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json"];
+pub(crate) const MEDIA_TYPES: &[&str] = &[
+    "application/json-patch+json",
+    "application/merge-patch+json",
+    "application/strategic-merge-patch+json",
+];
 
 /// Most operations of a JSON patch; of those that can multiply an object, a hundredth.
 const OPERATIONS: usize = 10_000;
@@ -26,7 +29,11 @@ impl Patch {
     pub(crate) fn decode(media: &str, bytes: &[u8]) -> ApiResult<Self> {
         let object = |bytes| {
             let value = crate::decode::json(bytes)?;
-            if value.is_object() { Ok(value) } else { Err(ApiError::bad_request("the patch is not an object")) }
+            if value.is_object() {
+                Ok(value)
+            } else {
+                Err(ApiError::bad_request("the patch is not an object"))
+            }
         };
         match media {
             "application/json-patch+json" => {
@@ -49,7 +56,10 @@ impl Patch {
                 for (i, op) in patch.0.iter().enumerate() {
                     json_patch::patch(&mut object, std::slice::from_ref(op))
                         .map_err(|e| ApiError::unprocessable(format!("the server rejected our request due to an error in our request: operation {i}: {e}")))?;
-                    let grows = matches!(op, json_patch::PatchOperation::Copy(_) | json_patch::PatchOperation::Move(_));
+                    let grows = matches!(
+                        op,
+                        json_patch::PatchOperation::Copy(_) | json_patch::PatchOperation::Move(_)
+                    );
                     if grows && crate::decode::too_deep(&object) {
                         return Err(ApiError::unprocessable("the patched object nests too deep"));
                     }
@@ -74,7 +84,10 @@ fn check_size(patch: &json_patch::Patch) -> ApiResult<()> {
     };
     let too_many = patch.0.len() > OPERATIONS || patch.0.iter().filter(growing).count() > OPERATIONS / 100;
     if too_many {
-        let message = format!("a JSON patch may hold {OPERATIONS} operations, {} of them copy or move", OPERATIONS / 100);
+        let message = format!(
+            "a JSON patch may hold {OPERATIONS} operations, {} of them copy or move",
+            OPERATIONS / 100
+        );
         return Err(ApiError::bad_request(message));
     }
     Ok(())
@@ -92,18 +105,23 @@ mod tests {
     #[test]
     fn json_and_merge_patches() {
         let o = json!({"a": 1, "b": {"c": 2}});
-        let ops = json!([{"op": "test", "path": "/a", "value": 1}, {"op": "replace", "path": "/b/c", "value": 3}]);
+        let ops =
+            json!([{"op": "test", "path": "/a", "value": 1}, {"op": "replace", "path": "/b/c", "value": 3}]);
         assert_eq!(patched(MEDIA_TYPES[0], o.clone(), ops).unwrap(), json!({"a": 1, "b": {"c": 3}}));
         let failing = json!([{"op": "test", "path": "/a", "value": 2}]);
         assert_eq!(patched(MEDIA_TYPES[0], o.clone(), failing).unwrap_err().code, 422);
-        assert_eq!(patched(MEDIA_TYPES[1], o.clone(), json!({"a": null, "b": {"d": 1}})).unwrap(), json!({"b": {"c": 2, "d": 1}}));
+        assert_eq!(
+            patched(MEDIA_TYPES[1], o.clone(), json!({"a": null, "b": {"d": 1}})).unwrap(),
+            json!({"b": {"c": 2, "d": 1}})
+        );
         assert_eq!(patched("application/apply-patch+yaml", o.clone(), json!({})).unwrap_err().code, 415);
         assert_eq!(patched(MEDIA_TYPES[1], o, json!([])).unwrap_err().code, 400);
     }
 
     #[test]
     fn a_patch_that_doubles_the_object_is_stopped() {
-        let double: Vec<Value> = (0..90).map(|i| json!({"op": "copy", "from": "", "path": format!("/k{i}")})).collect();
+        let double: Vec<Value> =
+            (0..90).map(|i| json!({"op": "copy", "from": "", "path": format!("/k{i}")})).collect();
         assert!(patched(MEDIA_TYPES[0], json!({"a": "x".repeat(1000)}), json!(double)).is_err());
         let many: Vec<Value> = (0..200).map(|_| json!({"op": "copy", "from": "/a", "path": "/b"})).collect();
         assert_eq!(patched(MEDIA_TYPES[0], json!({"a": 1}), json!(many)).unwrap_err().code, 400);

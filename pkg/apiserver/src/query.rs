@@ -32,8 +32,12 @@ pub(crate) fn decode_segment(s: &str) -> ApiResult<String> {
 
 /// Reads `/api/v1/...` and `/apis/GROUP/VERSION/...`.
 pub(crate) fn target(path: &str) -> ApiResult<Target> {
-    let segments: Vec<String> =
-        path.trim_start_matches('/').trim_end_matches('/').split('/').map(decode_segment).collect::<ApiResult<_>>()?;
+    let segments: Vec<String> = path
+        .trim_start_matches('/')
+        .trim_end_matches('/')
+        .split('/')
+        .map(decode_segment)
+        .collect::<ApiResult<_>>()?;
     let s: Vec<&str> = segments.iter().map(String::as_str).collect();
     let (group, version, rest) = match s.as_slice() {
         ["api", version, rest @ ..] => ("", *version, rest),
@@ -44,7 +48,9 @@ pub(crate) fn target(path: &str) -> ApiResult<Target> {
     let (namespace, plural, name, sub) = match rest {
         // A namespace itself, not what is in it.
         ["namespaces", name] if group.is_empty() => (None, "namespaces", Some(*name), None),
-        ["namespaces", name, sub @ ("status" | "finalize")] if group.is_empty() => (None, "namespaces", Some(*name), Some(*sub)),
+        ["namespaces", name, sub @ ("status" | "finalize")] if group.is_empty() => {
+            (None, "namespaces", Some(*name), Some(*sub))
+        }
         ["namespaces", ns, plural] => (Some(*ns), *plural, None, None),
         ["namespaces", ns, plural, name] => (Some(*ns), *plural, Some(*name), None),
         ["namespaces", ns, plural, name, sub] => (Some(*ns), *plural, Some(*name), Some(*sub)),
@@ -113,7 +119,9 @@ impl Params {
         let mut p = Self::default();
         for (key, value) in pairs.0 {
             let number = |what: &str| {
-                value.parse::<u64>().map_err(|_| ApiError::bad_request(format!("{what}: {value:?} is not a number")))
+                value
+                    .parse::<u64>()
+                    .map_err(|_| ApiError::bad_request(format!("{what}: {value:?} is not a number")))
             };
             match key.as_str() {
                 "watch" => p.watch = boolean(&value),
@@ -133,7 +141,11 @@ impl Params {
                         "Ignore" => FieldValidation::Ignore,
                         "Warn" | "" => FieldValidation::Warn,
                         "Strict" => FieldValidation::Strict,
-                        _ => return Err(ApiError::bad_request(format!("fieldValidation: {value:?} is not Ignore, Warn or Strict"))),
+                        _ => {
+                            return Err(ApiError::bad_request(format!(
+                                "fieldValidation: {value:?} is not Ignore, Warn or Strict"
+                            )));
+                        }
                     }
                 }
                 "includeObject" => p.include_object = Some(value),
@@ -182,8 +194,17 @@ mod tests {
             assert_eq!(target(path).unwrap(), expected, "{path}");
         }
         for bad in [
-            "/", "/api", "/api/v2/nodes", "/api/v1/things", "/api/v1/pods/p", "/api/v1/namespaces/a/nodes/n",
-            "/api/v1/nodes/n/proxy", "/api/v1/nodes/", "/api/v1/namespaces/a/leases", "/apis//v1/nodes", "/api/v1/nodes/%zz",
+            "/",
+            "/api",
+            "/api/v2/nodes",
+            "/api/v1/things",
+            "/api/v1/pods/p",
+            "/api/v1/namespaces/a/nodes/n",
+            "/api/v1/nodes/n/proxy",
+            "/api/v1/nodes/",
+            "/api/v1/namespaces/a/leases",
+            "/apis//v1/nodes",
+            "/api/v1/nodes/%zz",
             "/api/v1/namespaces/../pods",
         ] {
             assert!(target(bad).is_err() || bad.ends_with('/'), "{bad}");

@@ -48,6 +48,8 @@ pub(crate) struct Kind {
     pub(crate) fields: &'static [(&'static str, &'static str)],
     /// Decodes through the typed object and back, which drops unknown fields and refuses wrong types.
     pub(crate) typed: fn(Value) -> Result<Value, serde_json::Error>,
+    /// How the kind is read from protobuf; `None`: not at all.
+    pub(crate) proto: Option<crate::proto::Schema>,
     /// Fills defaults; runs at create and at update.
     pub(crate) default: fn(&mut Value),
     /// What only a create does (status of a new object).
@@ -69,7 +71,11 @@ impl Kind {
     }
     /// `v1`, `coordination.k8s.io/v1`.
     pub(crate) fn api_version(&self) -> String {
-        if self.group.is_empty() { self.version.to_owned() } else { format!("{}/{}", self.group, self.version) }
+        if self.group.is_empty() {
+            self.version.to_owned()
+        } else {
+            format!("{}/{}", self.group, self.version)
+        }
     }
     /// The verbs that discovery names.
     pub(crate) fn verbs() -> &'static [&'static str] {

@@ -88,7 +88,12 @@ pub(crate) fn text(code: StatusCode, text: impl Into<String>) -> Response<Body> 
 /// Adds a `Warning` header (RFC 9111) that clients show to their users.
 pub(crate) fn warn(response: &mut Response<Body>, warnings: &[String]) {
     for w in warnings.iter().take(20) {
-        let clean: String = w.chars().filter(|c| !c.is_control()).map(|c| if c == '"' { '\'' } else { c }).take(300).collect();
+        let clean: String = w
+            .chars()
+            .filter(|c| !c.is_control())
+            .map(|c| if c == '"' { '\'' } else { c })
+            .take(300)
+            .collect();
         if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{clean}\"")) {
             response.headers_mut().append(header::WARNING, value);
         }
@@ -110,9 +115,15 @@ mod tests {
         let kubectl = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
         assert_eq!(ask(kubectl), Some(Form::Table));
         assert_eq!(ask("application/vnd.kubernetes.protobuf,application/json"), Some(Form::Object));
-        assert_eq!(ask("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"), Some(Form::Partial));
+        assert_eq!(
+            ask("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"),
+            Some(Form::Partial)
+        );
         assert_eq!(ask("*/*"), Some(Form::Object));
-        assert_eq!(ask("application/json;as=APIGroupDiscoveryList;v=v2;g=apidiscovery.k8s.io,application/json"), Some(Form::Object));
+        assert_eq!(
+            ask("application/json;as=APIGroupDiscoveryList;v=v2;g=apidiscovery.k8s.io,application/json"),
+            Some(Form::Object)
+        );
         assert_eq!(ask("text/html"), None);
         assert_eq!(negotiate(&HeaderMap::new(), &[Form::Object]).ok(), Some(Form::Object));
     }

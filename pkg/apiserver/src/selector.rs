@@ -69,7 +69,8 @@ impl Selector {
 
 impl Requirement {
     fn matches(&self, object: &Value) -> bool {
-        let label = |key: &str| object["metadata"].get("labels").and_then(|l| l.get(key)).and_then(Value::as_str);
+        let label =
+            |key: &str| object["metadata"].get("labels").and_then(|l| l.get(key)).and_then(Value::as_str);
         let number = |key: &str| label(key).and_then(|v| v.parse::<i64>().ok());
         match self {
             Self::In(key, values) => label(key).is_some_and(|v| values.iter().any(|x| x == v)),
@@ -128,7 +129,8 @@ fn parse_term(term: &str) -> Result<Requirement, String> {
             _ => Err(format!("{term:?} is not `key in (a,b)` or `key notin (a,b)`")),
         };
     }
-    let number = |s: &str| s.trim().parse::<i64>().map_err(|_| format!("{term:?} does not compare with a number"));
+    let number =
+        |s: &str| s.trim().parse::<i64>().map_err(|_| format!("{term:?} does not compare with a number"));
     if let Some((k, v)) = term.split_once("!=") {
         return Ok(Requirement::NotIn(key(k)?, vec![value(v)?]));
     }
@@ -163,9 +165,12 @@ fn parse_fields(kind: &Kind, s: &str) -> ApiResult<Vec<FieldTerm>> {
         let pointer = match field.trim() {
             "metadata.name" => "/metadata/name",
             "metadata.namespace" => "/metadata/namespace",
-            f => kind.fields.iter().find(|(name, _)| *name == f).map(|(_, p)| *p).ok_or_else(|| {
-                ApiError::bad_request(format!("field label not supported: {f}"))
-            })?,
+            f => kind
+                .fields
+                .iter()
+                .find(|(name, _)| *name == f)
+                .map(|(_, p)| *p)
+                .ok_or_else(|| ApiError::bad_request(format!("field label not supported: {f}")))?,
         };
         terms.push(FieldTerm { pointer: pointer.to_owned(), value: unescape(value), equal });
     }
@@ -213,10 +218,26 @@ mod tests {
 
     #[test]
     fn label_selectors() {
-        for yes in ["", "app", "app=web", "app==web", "app!=db", "app in (db, web)", "app notin (db)", "!x", "x!=1", "n>4", "n<6", "app=web,n=5", "x notin (a)"] {
+        for yes in [
+            "",
+            "app",
+            "app=web",
+            "app==web",
+            "app!=db",
+            "app in (db, web)",
+            "app notin (db)",
+            "!x",
+            "x!=1",
+            "n>4",
+            "n<6",
+            "app=web,n=5",
+            "x notin (a)",
+        ] {
             assert!(shows(yes, ""), "{yes}");
         }
-        for no in ["x", "app=db", "app!=web", "app notin (web)", "!app", "n>5", "n<5", "app=web,n=6", "x in (a)"] {
+        for no in
+            ["x", "app=db", "app!=web", "app notin (web)", "!app", "n>5", "n<5", "app=web,n=6", "x in (a)"]
+        {
             assert!(!shows(no, ""), "{no}");
         }
         for bad in ["app in web", "a=b=c", "app in (a", "=", "a>b", "a b"] {

@@ -103,7 +103,8 @@ pub(crate) async fn serve(
         }
     }
     drop(listener);
-    let drained = tokio::time::timeout(limits.drain, async { while connections.join_next().await.is_some() {} }).await;
+    let drained =
+        tokio::time::timeout(limits.drain, async { while connections.join_next().await.is_some() {} }).await;
     if drained.is_err() {
         tracing::info!(connections = connections.len(), "connections cut after waiting for their requests");
     }

@@ -25,8 +25,13 @@ impl Column {
         Self { name, kind: "string", format: "", description, priority: 1 }
     }
     /// The column with the object's name.
-    pub(crate) const NAME: Self =
-        Self { name: "Name", kind: "string", format: "name", description: "Name of the object, unique among its kind.", priority: 0 };
+    pub(crate) const NAME: Self = Self {
+        name: "Name",
+        kind: "string",
+        format: "name",
+        description: "Name of the object, unique among its kind.",
+        priority: 0,
+    };
     /// The column with the object's age.
     pub(crate) const AGE: Self = Self::text("Age", "Time since the object was made.");
 }
@@ -104,7 +109,9 @@ pub(crate) fn age(object: &Value, now: Timestamp) -> Value {
 
 /// A duration as kubectl shows it: coarser the longer it is.
 pub(crate) fn duration(seconds: i64) -> String {
-    let two = |a: i64, au: &str, b: i64, bu: &str| if b == 0 { format!("{a}{au}") } else { format!("{a}{au}{b}{bu}") };
+    let two = |a: i64, au: &str, b: i64, bu: &str| {
+        if b == 0 { format!("{a}{au}") } else { format!("{a}{au}{b}{bu}") }
+    };
     let (minutes, hours) = (seconds / 60, seconds / 3600);
     match () {
         () if seconds < -1 => "<invalid>".into(),
@@ -127,13 +134,44 @@ mod tests {
 
     #[test]
     fn durations_coarsen() {
-        let shown = [-5, -1, 0, 119, 120, 125, 599, 600, 10_799, 10_800, 12_000, 30_000, 200_000, 800_000, 70_000_000, 300_000_000];
+        let shown = [
+            -5,
+            -1,
+            0,
+            119,
+            120,
+            125,
+            599,
+            600,
+            10_799,
+            10_800,
+            12_000,
+            30_000,
+            200_000,
+            800_000,
+            70_000_000,
+            300_000_000,
+        ];
         let text: Vec<String> = shown.into_iter().map(duration).collect();
         assert_eq!(
             text,
             [
-                "<invalid>", "0s", "0s", "119s", "2m", "2m5s", "9m59s", "10m", "179m", "3h", "3h20m", "8h", "2d7h",
-                "9d", "2y80d", "9y"
+                "<invalid>",
+                "0s",
+                "0s",
+                "119s",
+                "2m",
+                "2m5s",
+                "9m59s",
+                "10m",
+                "179m",
+                "3h",
+                "3h20m",
+                "8h",
+                "2d7h",
+                "9d",
+                "2y80d",
+                "9y"
             ]
         );
     }

@@ -16,7 +16,11 @@ pub(crate) struct Tokens {
 
 impl Tokens {
     /// Reads the tokens in `directory`, or makes them; `given` is a file whose secret is to be the node token.
-    pub(crate) fn open(directory: &Path, authority: &Authority, given: Option<&Path>) -> Result<Self, ServerError> {
+    pub(crate) fn open(
+        directory: &Path,
+        authority: &Authority,
+        given: Option<&Path>,
+    ) -> Result<Self, ServerError> {
         let key_hash = authority.key_hash.clone();
         let given = given.map(|path| read_secret(path, &key_hash)).transpose()?.flatten();
         let server = keep(&directory.join("token"), "server", &key_hash, None)?;
@@ -53,7 +57,11 @@ fn read_secret(path: &Path, key_hash: &str) -> Result<Option<Secret>, ServerErro
     let text = Secret::new(text.trim());
     let secret = match text.expose().strip_prefix("K10") {
         Some(rest) => match rest.split_once("::") {
-            Some((hash, _)) if hash != key_hash => return refuse("it belongs to another certificate authority; remove the file, or restore server/tls"),
+            Some((hash, _)) if hash != key_hash => {
+                return refuse(
+                    "it belongs to another certificate authority; remove the file, or restore server/tls",
+                );
+            }
             Some((_, credentials)) => credentials.split_once(':').map_or(credentials, |(_, secret)| secret),
             None => return refuse("it is cut short; a token reads K10<hash>::<user>:<secret>"),
         },
@@ -70,8 +78,8 @@ fn keep(path: &Path, user: &str, key_hash: &str, given: Option<Secret>) -> Resul
     let secret = match given.or_else(|| stored.clone()) {
         Some(secret) => secret,
         None => {
-            let bytes: [u8; 32] =
-                crate::meta::random().map_err(|e| ServerError::Token { path: path.to_owned(), reason: e.message })?;
+            let bytes: [u8; 32] = crate::meta::random()
+                .map_err(|e| ServerError::Token { path: path.to_owned(), reason: e.message })?;
             Secret::new(hex(&bytes))
         }
     };

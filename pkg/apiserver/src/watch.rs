@@ -42,7 +42,9 @@ impl Shape {
         match self.form {
             Form::Table => {
                 let metadata = json!({ "resourceVersion": object.revision.to_string() });
-                table(self.kind.get(), std::iter::once(&object.value), metadata, self.include, now).to_string().into()
+                table(self.kind.get(), std::iter::once(&object.value), metadata, self.include, now)
+                    .to_string()
+                    .into()
             }
             Form::Partial => partial(&object.value).to_string().into(),
             Form::Object | Form::Discovery => object.json.clone(),
@@ -62,8 +64,12 @@ impl Shape {
                 let metadata = json!({ "resourceVersion": revision.to_string() });
                 table(kind, rows.iter(), metadata, self.include, Timestamp::UNIX_EPOCH)
             }
-            Form::Partial => json!({ "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata }),
-            Form::Object | Form::Discovery => json!({ "kind": kind.kind, "apiVersion": kind.api_version(), "metadata": metadata }),
+            Form::Partial => {
+                json!({ "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata })
+            }
+            Form::Object | Form::Discovery => {
+                json!({ "kind": kind.kind, "apiVersion": kind.api_version(), "metadata": metadata })
+            }
         }
     }
 }
@@ -254,7 +260,9 @@ mod tests {
         let web = Selector::parse(POD.get(), Some("d"), "app=web", "").unwrap();
         let see = |object: Arc<Object>, previous: Option<Arc<Object>>, deleted| {
             let event = Event { revision: 9, object, previous, deleted };
-            translate(&event, &web).map(|(kind, o)| (kind, o.value["metadata"]["labels"]["app"].as_str().unwrap().to_owned(), o.revision))
+            translate(&event, &web).map(|(kind, o)| {
+                (kind, o.value["metadata"]["labels"]["app"].as_str().unwrap().to_owned(), o.revision)
+            })
         };
         let is = |kind, app: &str| Some((kind, app.to_owned(), 9));
         assert_eq!(see(pod(9, "web"), None, false), is("ADDED", "web"));

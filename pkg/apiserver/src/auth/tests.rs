@@ -75,9 +75,7 @@ fn only_administrators_may_everything() {
 fn objects_of_others_are_refused_by_what_they_hold() {
     let n1 = User::Node("n1".into());
     let pod = |node: &str| json!({"metadata": {"name": "p"}, "spec": {"nodeName": node}});
-    let node = |name: &str, cidr: &str| {
-        json!({"metadata": {"name": name}, "spec": {"podCIDR": cidr, "podCIDRs": [cidr]}})
-    };
+    let node = |name: &str, cidr: &str| json!({"metadata": {"name": name}, "spec": {"podCIDR": cidr, "podCIDRs": [cidr]}});
     let bare = json!({"metadata": {"name": "n1"}});
     let ok = |kind, old: Option<&Value>, new: Option<&Value>| authorize_write(&n1, kind, old, new).is_ok();
     assert!(ok(POD, None, Some(&pod("n1"))));
@@ -91,7 +89,9 @@ fn objects_of_others_are_refused_by_what_they_hold() {
     assert!(!ok(NODE, None, Some(&node("n1", "10.0.0.0/24"))));
     assert!(!ok(NODE, Some(&bare), Some(&node("n1", "10.0.0.0/24"))));
     let (a, b) = (node("n1", "10.0.0.0/24"), node("n1", "10.0.1.0/24"));
-    assert!(ok(NODE, Some(&a), Some(&a)) && !ok(NODE, Some(&a), Some(&b)) && !ok(NODE, Some(&a), Some(&bare)));
+    assert!(
+        ok(NODE, Some(&a), Some(&a)) && !ok(NODE, Some(&a), Some(&b)) && !ok(NODE, Some(&a), Some(&bare))
+    );
     assert!(!ok(LEASE, None, Some(&json!({"metadata": {"name": "n2"}}))));
     assert!(authorize_write(&User::Admin("a".into()), NODE, None, Some(&a)).is_ok());
 }

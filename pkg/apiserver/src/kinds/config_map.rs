@@ -3,8 +3,9 @@
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::{nothing};
+use super::nothing;
 use crate::error::Causes;
+use crate::proto::{META, Type};
 use crate::registry::{Kind, NameRule, typed};
 use crate::table::{Column, age, text};
 
@@ -25,6 +26,12 @@ pub(crate) const KIND: Kind = Kind {
     names: NameRule::Subdomain,
     fields: &[],
     typed: typed::<k8s_openapi::api::core::v1::ConfigMap>,
+    proto: Some(&[
+        (1, "metadata", Type::Message(META)),
+        (2, "data", Type::Map(&Type::Text)),
+        (3, "binaryData", Type::Map(&Type::Bytes)),
+        (4, "immutable", Type::Bool),
+    ]),
     default: nothing,
     create: nothing,
     validate,
@@ -72,5 +79,9 @@ fn validate_update(new: &Value, old: &Value, causes: &mut Causes) {
 
 fn cells(o: &Value, now: Timestamp) -> Vec<Value> {
     let count = |part: &str| o.get(part).and_then(Value::as_object).map_or(0, serde_json::Map::len);
-    vec![text(o, "/metadata/name").into(), (count("data") + count("binaryData")).to_string().into(), age(o, now)]
+    vec![
+        text(o, "/metadata/name").into(),
+        (count("data") + count("binaryData")).to_string().into(),
+        age(o, now),
+    ]
 }

@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use super::{any_change, nothing};
 use crate::error::Causes;
+use crate::proto::{META, Type};
 use crate::registry::{Kind, NameRule, typed};
 use crate::table::{Column, or, since, text};
 
@@ -37,6 +38,23 @@ pub(crate) const KIND: Kind = Kind {
         ("type", "/type"),
     ],
     typed: typed::<k8s_openapi::api::core::v1::Event>,
+    proto: Some(&[
+        (1, "metadata", Type::Message(META)),
+        (2, "involvedObject", Type::Message(REFERENCE)),
+        (3, "reason", Type::Text),
+        (4, "message", Type::Text),
+        (5, "source", Type::Message(&[(1, "component", Type::Text), (2, "host", Type::Text)])),
+        (6, "firstTimestamp", Type::Time),
+        (7, "lastTimestamp", Type::Time),
+        (8, "count", Type::Int),
+        (9, "type", Type::Text),
+        (10, "eventTime", Type::MicroTime),
+        (11, "series", Type::Message(&[(1, "count", Type::Int), (2, "lastObservedTime", Type::MicroTime)])),
+        (12, "action", Type::Text),
+        (13, "related", Type::Message(REFERENCE)),
+        (14, "reportingComponent", Type::Text),
+        (15, "reportingInstance", Type::Text),
+    ]),
     default: nothing,
     create: nothing,
     validate,
@@ -51,10 +69,26 @@ pub(crate) const KIND: Kind = Kind {
         Column::text("Message", "What happened."),
         Column::wide("First Seen", "Time since the event was first seen."),
         Column::wide("Count", "How often it was seen."),
-        Column { name: "Name", kind: "string", format: "name", description: "Name of the event.", priority: 1 },
+        Column {
+            name: "Name",
+            kind: "string",
+            format: "name",
+            description: "Name of the event.",
+            priority: 1,
+        },
     ],
     cells,
 };
+
+const REFERENCE: crate::proto::Schema = &[
+    (1, "kind", Type::Text),
+    (2, "namespace", Type::Text),
+    (3, "name", Type::Text),
+    (4, "uid", Type::Text),
+    (5, "apiVersion", Type::Text),
+    (6, "resourceVersion", Type::Text),
+    (7, "fieldPath", Type::Text),
+];
 
 fn validate(o: &Value, causes: &mut Causes) {
     let about = text(o, "/involvedObject/namespace");
@@ -66,7 +100,11 @@ fn validate(o: &Value, causes: &mut Causes) {
 
 fn cells(o: &Value, now: Timestamp) -> Vec<Value> {
     let seen = |pointers: &[&str]| {
-        let at = pointers.iter().find(|p| !text(o, p).is_empty()).copied().unwrap_or("/metadata/creationTimestamp");
+        let at = pointers
+            .iter()
+            .find(|p| !text(o, p).is_empty())
+            .copied()
+            .unwrap_or("/metadata/creationTimestamp");
         since(o, at, now)
     };
     let count = o.pointer("/series/count").or_else(|| o.get("count")).and_then(Value::as_i64).unwrap_or(1);
@@ -77,7 +115,8 @@ fn cells(o: &Value, now: Timestamp) -> Vec<Value> {
         seen(&["/series/lastObservedTime", "/lastTimestamp", "/eventTime"]).into(),
         text(o, "/type").into(),
         text(o, "/reason").into(),
-        format!("{}/{}", text(o, "/involvedObject/kind").to_lowercase(), text(o, "/involvedObject/name")).into(),
+        format!("{}/{}", text(o, "/involvedObject/kind").to_lowercase(), text(o, "/involvedObject/name"))
+            .into(),
         text(o, "/involvedObject/fieldPath").into(),
         source.into(),
         text(o, "/message").trim().into(),

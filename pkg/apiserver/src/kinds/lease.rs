@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use super::{any_change, nothing};
 use crate::error::Causes;
+use crate::proto::{META, Type};
 use crate::registry::{Kind, NameRule, typed};
 use crate::table::{Column, age, text};
 
@@ -25,6 +26,22 @@ pub(crate) const KIND: Kind = Kind {
     names: NameRule::Subdomain,
     fields: &[],
     typed: typed::<k8s_openapi::api::coordination::v1::Lease>,
+    proto: Some(&[
+        (1, "metadata", Type::Message(META)),
+        (
+            2,
+            "spec",
+            Type::Message(&[
+                (1, "holderIdentity", Type::Text),
+                (2, "leaseDurationSeconds", Type::Int),
+                (3, "acquireTime", Type::MicroTime),
+                (4, "renewTime", Type::MicroTime),
+                (5, "leaseTransitions", Type::Int),
+                (6, "strategy", Type::Text),
+                (7, "preferredHolder", Type::Text),
+            ]),
+        ),
+    ]),
     default: nothing,
     create: nothing,
     validate,

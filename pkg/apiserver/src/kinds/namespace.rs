@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{any_change, anything, default, object};
+use crate::proto::{META, Type};
 use crate::registry::{Kind, NameRule, typed};
 use crate::table::{Column, age, or, text};
 
@@ -24,6 +25,11 @@ pub(crate) const KIND: Kind = Kind {
     names: NameRule::Label,
     fields: &[("status.phase", "/status/phase")],
     typed: typed::<k8s_openapi::api::core::v1::Namespace>,
+    proto: Some(&[
+        (1, "metadata", Type::Message(META)),
+        (2, "spec", Type::Message(&[(1, "finalizers", Type::List(&Type::Text))])),
+        (3, "status", Type::Message(&[(1, "phase", Type::Text)])),
+    ]),
     default: defaults,
     create,
     validate: anything,

@@ -26,6 +26,7 @@ pub(crate) const KIND: Kind = Kind {
     names: NameRule::Subdomain,
     fields: &[("spec.unschedulable", "/spec/unschedulable")],
     typed: typed::<k8s_openapi::api::core::v1::Node>,
+    proto: None,
     default: pair_pod_cidr,
     create: nothing,
     validate,
@@ -62,7 +63,11 @@ fn validate(o: &Value, causes: &mut Causes) {
         causes.invalid("spec.podCIDRs", cidrs.join(","), e);
     }
     if let Some(first) = cidrs.first().filter(|c| text(o, "/spec/podCIDR") != **c) {
-        causes.invalid("spec.podCIDR", text(o, "/spec/podCIDR"), format_args!("must be {first}, the first of podCIDRs"));
+        causes.invalid(
+            "spec.podCIDR",
+            text(o, "/spec/podCIDR"),
+            format_args!("must be {first}, the first of podCIDRs"),
+        );
     }
     for (i, taint) in list(o, "/spec/taints").iter().enumerate() {
         let effect = text(taint, "/effect");
@@ -73,7 +78,9 @@ fn validate(o: &Value, causes: &mut Causes) {
     }
     for (i, address) in list(o, "/status/addresses").iter().enumerate() {
         let value = text(address, "/address");
-        if matches!(text(address, "/type"), "InternalIP" | "ExternalIP") && value.parse::<std::net::IpAddr>().is_err() {
+        if matches!(text(address, "/type"), "InternalIP" | "ExternalIP")
+            && value.parse::<std::net::IpAddr>().is_err()
+        {
             causes.invalid(&format!("status.addresses[{i}].address"), value, "must be a valid IP address");
         }
     }

@@ -35,6 +35,7 @@ pub(crate) const KIND: Kind = Kind {
         ("status.nominatedNodeName", "/status/nominatedNodeName"),
     ],
     typed: typed::<k8s_openapi::api::core::v1::Pod>,
+    proto: None,
     default: defaults,
     create,
     validate,
@@ -173,7 +174,9 @@ fn validate_addresses(o: &Value, causes: &mut Causes) {
 fn fixed_spec(o: &Value) -> Value {
     let mut spec = o.get("spec").cloned().unwrap_or_default();
     if let Value::Object(map) = &mut spec {
-        for free in ["activeDeadlineSeconds", "tolerations", "terminationGracePeriodSeconds", "schedulingGates"] {
+        for free in
+            ["activeDeadlineSeconds", "tolerations", "terminationGracePeriodSeconds", "schedulingGates"]
+        {
             map.shift_remove(free);
         }
         for part in ["containers", "initContainers"] {
@@ -272,9 +275,9 @@ fn cells(o: &Value, now: Timestamp) -> Vec<Value> {
     let passed = gates
         .iter()
         .filter(|g| {
-            list(o, "/status/conditions").iter().any(|c| {
-                text(c, "/type") == text(g, "/conditionType") && text(c, "/status") == "True"
-            })
+            list(o, "/status/conditions")
+                .iter()
+                .any(|c| text(c, "/type") == text(g, "/conditionType") && text(c, "/status") == "True")
         })
         .count();
     vec![
@@ -303,14 +306,28 @@ mod tests {
             let c = cells(&o, now);
             format!("{} {} {}", c[1].as_str().unwrap(), c[2].as_str().unwrap(), c[3].as_str().unwrap())
         };
-        assert_eq!(pod(json!({"phase": "Running", "containerStatuses": [
+        assert_eq!(
+            pod(json!({"phase": "Running", "containerStatuses": [
             {"ready": true, "restartCount": 0, "state": {"running": {}}},
             {"ready": true, "restartCount": 2, "state": {"running": {}}, "lastState": {"terminated": {"finishedAt": "2026-01-01T00:57:00Z"}}}]})),
-            "2/2 Running 2 (3m ago)");
-        assert_eq!(pod(json!({"phase": "Pending", "initContainerStatuses": [{"restartCount": 1, "state": {"waiting": {"reason": "CrashLoopBackOff"}}}]})),
-            "0/2 Init:CrashLoopBackOff 1");
-        assert_eq!(pod(json!({"phase": "Pending", "initContainerStatuses": [{"state": {"running": {}}}]})), "0/2 Init:0/1 0");
-        assert_eq!(pod(json!({"phase": "Failed", "containerStatuses": [{"state": {"terminated": {"exitCode": 3}}}]})), "0/2 ExitCode:3 0");
+            "2/2 Running 2 (3m ago)"
+        );
+        assert_eq!(
+            pod(
+                json!({"phase": "Pending", "initContainerStatuses": [{"restartCount": 1, "state": {"waiting": {"reason": "CrashLoopBackOff"}}}]})
+            ),
+            "0/2 Init:CrashLoopBackOff 1"
+        );
+        assert_eq!(
+            pod(json!({"phase": "Pending", "initContainerStatuses": [{"state": {"running": {}}}]})),
+            "0/2 Init:0/1 0"
+        );
+        assert_eq!(
+            pod(
+                json!({"phase": "Failed", "containerStatuses": [{"state": {"terminated": {"exitCode": 3}}}]})
+            ),
+            "0/2 ExitCode:3 0"
+        );
         assert_eq!(pod(json!({})), "0/2 Pending 0");
     }
 

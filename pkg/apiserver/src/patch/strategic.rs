@@ -16,8 +16,15 @@ enum List {
 /// The merge keys of the built-in kinds, by field name.
 fn list_kind(field: &str, items: &[Value]) -> List {
     match field {
-        "containers" | "initContainers" | "ephemeralContainers" | "volumes" | "env" | "imagePullSecrets"
-        | "schedulingGates" | "resourceClaims" | "secrets" => List::Keyed("name"),
+        "containers"
+        | "initContainers"
+        | "ephemeralContainers"
+        | "volumes"
+        | "env"
+        | "imagePullSecrets"
+        | "schedulingGates"
+        | "resourceClaims"
+        | "secrets" => List::Keyed("name"),
         "conditions" | "addresses" => List::Keyed("type"),
         "ports" if items.iter().any(|i| i.get("containerPort").is_some()) => List::Keyed("containerPort"),
         "ports" => List::Keyed("port"),
@@ -93,7 +100,12 @@ fn merge_maps(target: &mut Map<String, Value>, patch: &Map<String, Value>) -> Re
     Ok(())
 }
 
-fn merge_field(target: &mut Map<String, Value>, key: &str, value: &Value, order: Option<&Value>) -> Result<(), String> {
+fn merge_field(
+    target: &mut Map<String, Value>,
+    key: &str,
+    value: &Value,
+    order: Option<&Value>,
+) -> Result<(), String> {
     match value {
         Value::Null => {
             target.shift_remove(key);
@@ -146,8 +158,12 @@ fn merge_list(field: &str, items: &mut Vec<Value>, patch: &[Value]) -> Result<()
         }
         List::Keyed(key) => {
             for p in patch {
-                let Value::Object(entry) = p else { return Err(format!("{field} holds something that is not an object")) };
-                let id = entry.get(key).ok_or_else(|| format!("an entry of {field} does not contain its merge key {key}"))?;
+                let Value::Object(entry) = p else {
+                    return Err(format!("{field} holds something that is not an object"));
+                };
+                let id = entry
+                    .get(key)
+                    .ok_or_else(|| format!("an entry of {field} does not contain its merge key {key}"))?;
                 let at = items.iter().position(|i| i.get(key) == Some(id));
                 match (directive(p).as_deref(), at) {
                     (Some("delete"), _) => items.retain(|i| i.get(key) != Some(id)),
@@ -181,7 +197,9 @@ fn reorder(field: &str, items: &mut Vec<Value>, order: &Value, before: &[Value])
     named.sort_by_key(|v| rank(v));
     let mut others = others.into_iter().peekable();
     for next in named {
-        while let Some(other) = others.next_if(|o| matches!((place(o), place(&next)), (Some(a), Some(b)) if a < b)) {
+        while let Some(other) =
+            others.next_if(|o| matches!((place(o), place(&next)), (Some(a), Some(b)) if a < b))
+        {
             items.push(other);
         }
         items.push(next);
@@ -204,7 +222,10 @@ mod tests {
     fn lists_merge_by_key() {
         let pod = json!({"spec": {"containers": [{"name": "a", "image": "1"}, {"name": "b", "image": "1"}]}});
         assert_eq!(
-            merged(pod.clone(), json!({"spec": {"containers": [{"name": "b", "image": "2"}, {"name": "c"}]}})),
+            merged(
+                pod.clone(),
+                json!({"spec": {"containers": [{"name": "b", "image": "2"}, {"name": "c"}]}})
+            ),
             json!({"spec": {"containers": [{"name": "a", "image": "1"}, {"name": "b", "image": "2"}, {"name": "c"}]}})
         );
         assert_eq!(
@@ -222,11 +243,17 @@ mod tests {
     fn conditions_addresses_ports_and_sets() {
         let node = json!({"status": {"conditions": [{"type": "Ready", "status": "False", "reason": "x"}]}, "metadata": {"finalizers": ["a/b"]}});
         assert_eq!(
-            merged(node, json!({"status": {"conditions": [{"type": "Ready", "status": "True"}]}, "metadata": {"finalizers": ["c/d"], "$deleteFromPrimitiveList/finalizers": ["a/b"]}})),
+            merged(
+                node,
+                json!({"status": {"conditions": [{"type": "Ready", "status": "True"}]}, "metadata": {"finalizers": ["c/d"], "$deleteFromPrimitiveList/finalizers": ["a/b"]}})
+            ),
             json!({"status": {"conditions": [{"type": "Ready", "status": "True", "reason": "x"}]}, "metadata": {"finalizers": ["c/d"]}})
         );
         assert_eq!(
-            merged(json!({"ports": [{"containerPort": 80, "name": "a"}]}), json!({"ports": [{"containerPort": 80, "protocol": "UDP"}]})),
+            merged(
+                json!({"ports": [{"containerPort": 80, "name": "a"}]}),
+                json!({"ports": [{"containerPort": 80, "protocol": "UDP"}]})
+            ),
             json!({"ports": [{"containerPort": 80, "name": "a", "protocol": "UDP"}]})
         );
         assert_eq!(merged(json!({"args": ["a"]}), json!({"args": ["b"]})), json!({"args": ["b"]}));
@@ -236,14 +263,23 @@ mod tests {
     fn order_and_retained_keys() {
         let o = json!({"env": [{"name": "a"}, {"name": "b"}, {"name": "c"}]});
         assert_eq!(
-            merged(o, json!({"$setElementOrder/env": [{"name": "c"}, {"name": "a"}], "env": [{"name": "c", "value": "1"}]})),
+            merged(
+                o,
+                json!({"$setElementOrder/env": [{"name": "c"}, {"name": "a"}], "env": [{"name": "c", "value": "1"}]})
+            ),
             json!({"env": [{"name": "b"}, {"name": "c", "value": "1"}, {"name": "a"}]})
         );
         assert_eq!(
-            merged(json!({"volumes": [{"name": "v", "emptyDir": {}}]}), json!({"volumes": [{"name": "v", "$retainKeys": ["name", "hostPath"], "hostPath": {"path": "/x"}}]})),
+            merged(
+                json!({"volumes": [{"name": "v", "emptyDir": {}}]}),
+                json!({"volumes": [{"name": "v", "$retainKeys": ["name", "hostPath"], "hostPath": {"path": "/x"}}]})
+            ),
             json!({"volumes": [{"name": "v", "hostPath": {"path": "/x"}}]})
         );
-        assert_eq!(merged(json!({"a": {"b": 1}}), json!({"a": {"$patch": "replace", "c": 2}})), json!({"a": {"c": 2}}));
+        assert_eq!(
+            merged(json!({"a": {"b": 1}}), json!({"a": {"$patch": "replace", "c": 2}})),
+            json!({"a": {"c": 2}})
+        );
     }
 
     proptest! {

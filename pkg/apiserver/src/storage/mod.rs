@@ -106,7 +106,9 @@ impl Disk {
             }
             match decode(row) {
                 Ok(object) => objects.push(Arc::new(object)),
-                Err(reason) => tracing::error!(key = %row.key, %reason, "stored object cannot be read; it is left out"),
+                Err(reason) => {
+                    tracing::error!(key = %row.key, %reason, "stored object cannot be read; it is left out")
+                }
             }
         }
         (objects, last)

@@ -197,7 +197,12 @@ impl Batch<'_> {
         let revision = self.next_revision();
         self.overlay.insert((object.kind, object.key()), None);
         let last = Arc::new(Object::new(object.kind, object.value.clone(), revision));
-        self.events.push(Event { revision, object: last.clone(), previous: Some(object.clone()), deleted: true });
+        self.events.push(Event {
+            revision,
+            object: last.clone(),
+            previous: Some(object.clone()),
+            deleted: true,
+        });
         if object.kind == NODE {
             self.task.cidrs.release(&object.name);
         }
@@ -279,10 +284,15 @@ impl Batch<'_> {
     fn empty(&mut self, kind: KindId, namespace: &str) {
         let prefix = format!("{namespace}/");
         let committed = self.task.cache.list(kind).0;
-        let mut keys: Vec<String> =
-            committed.range(prefix.clone()..).map(|(k, _)| k.clone()).take_while(|k| k.starts_with(&prefix)).collect();
+        let mut keys: Vec<String> = committed
+            .range(prefix.clone()..)
+            .map(|(k, _)| k.clone())
+            .take_while(|k| k.starts_with(&prefix))
+            .collect();
         let pending = self.overlay.range((kind, prefix.clone())..).map(|((k, key), _)| (*k, key.clone()));
-        keys.extend(pending.take_while(|(k, key)| *k == kind && key.starts_with(&prefix)).map(|(_, key)| key));
+        keys.extend(
+            pending.take_while(|(k, key)| *k == kind && key.starts_with(&prefix)).map(|(_, key)| key),
+        );
         for key in keys {
             if let Some(object) = self.get(kind, &key) {
                 self.remove(&object);
@@ -302,5 +312,7 @@ fn same(a: &Value, b: &Value) -> bool {
         v
     };
     a.len() == b.len()
-        && a.iter().all(|(k, v)| if k == "metadata" { strip(Some(v)) == strip(b.get(k)) } else { b.get(k) == Some(v) })
+        && a.iter().all(
+            |(k, v)| if k == "metadata" { strip(Some(v)) == strip(b.get(k)) } else { b.get(k) == Some(v) },
+        )
 }

@@ -90,7 +90,13 @@ pub(super) async fn client(kubeconfig: &str) -> kube::Client {
 }
 
 /// Any request.
-pub(super) async fn request(client: &kube::Client, method: &str, path: &str, headers: &[(&str, &str)], body: Value) -> Answer {
+pub(super) async fn request(
+    client: &kube::Client,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: Value,
+) -> Answer {
     let mut request = ::http::Request::builder().method(method).uri(path);
     for (name, value) in headers {
         request = request.header(*name, *value);
@@ -103,7 +109,8 @@ pub(super) async fn request(client: &kube::Client, method: &str, path: &str, hea
     let response = client.send(request.body(kube::client::Body::from(bytes)).unwrap()).await.unwrap();
     let (parts, body) = response.into_parts();
     let bytes: Bytes = body.collect().await.unwrap().to_bytes();
-    let body = serde_json::from_slice(&bytes).unwrap_or_else(|_| String::from_utf8_lossy(&bytes).into_owned().into());
+    let body = serde_json::from_slice(&bytes)
+        .unwrap_or_else(|_| String::from_utf8_lossy(&bytes).into_owned().into());
     Answer { code: parts.status.as_u16(), headers: parts.headers, body }
 }
 

@@ -7,7 +7,10 @@ use super::harness::TestServer;
 fn kubectl(s: &TestServer) -> Command {
     let home = s.directory.path();
     let mut c = Command::new("kubectl");
-    c.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("HOME", home).env("KUBECONFIG", home.join("kubeconfig"));
+    c.env_clear()
+        .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+        .env("HOME", home)
+        .env("KUBECONFIG", home.join("kubeconfig"));
     c.arg("--cache-dir").arg(home.join("cache")).kill_on_drop(true);
     c
 }
@@ -18,7 +21,8 @@ async fn run(s: &TestServer, args: &[&str]) -> Output {
 
 async fn ok(s: &TestServer, args: &[&str]) -> String {
     let out = run(s, args).await;
-    let (text, err) = (String::from_utf8_lossy(&out.stdout).into_owned(), String::from_utf8_lossy(&out.stderr));
+    let (text, err) =
+        (String::from_utf8_lossy(&out.stdout).into_owned(), String::from_utf8_lossy(&out.stderr));
     assert!(out.status.success(), "kubectl {args:?}: {text}{err}");
     assert!(!err.contains("arning") && !err.contains("rror"), "kubectl {args:?}: {err}");
     text
@@ -38,19 +42,51 @@ async fn everyday_kubectl() {
         std::fs::write(&path, text).unwrap();
         path.to_str().unwrap().to_owned()
     };
-    let nodes = file("nodes.yaml", "apiVersion: v1\nkind: Node\nmetadata:\n  name: n1\n  labels: {node-role.kubernetes.io/edge: ''}\n---\napiVersion: v1\nkind: Node\nmetadata: {name: n2}\n");
+    let nodes = file(
+        "nodes.yaml",
+        "apiVersion: v1\nkind: Node\nmetadata:\n  name: n1\n  labels: {node-role.kubernetes.io/edge: ''}\n---\napiVersion: v1\nkind: Node\nmetadata: {name: n2}\n",
+    );
     ok(&s, &["create", "-f", &nodes]).await;
-    let pods = file("pod.yaml", "apiVersion: v1\nkind: Pod\nmetadata: {name: p1, labels: {app: web}}\nspec:\n  nodeName: n1\n  containers: [{name: main, image: 'busybox:1'}]\n");
+    let pods = file(
+        "pod.yaml",
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: p1, labels: {app: web}}\nspec:\n  nodeName: n1\n  containers: [{name: main, image: 'busybox:1'}]\n",
+    );
     assert_eq!(ok(&s, &["apply", "-f", &pods]).await, "pod/p1 created\n");
     assert_eq!(ok(&s, &["apply", "-f", &pods]).await, "pod/p1 unchanged\n");
     ok(&s, &["patch", "node", "n1", "--subresource=status", "--type=strategic", "-p", r#"{"status":{"conditions":[{"type":"Ready","status":"True"}],"addresses":[{"type":"InternalIP","address":"192.0.2.7"}]}}"#]).await;
-    ok(&s, &["patch", "pod", "p1", "--subresource=status", "--type=merge", "-p", r#"{"status":{"phase":"Running","podIP":"10.42.0.9","podIPs":[{"ip":"10.42.0.9"}]}}"#]).await;
+    ok(
+        &s,
+        &[
+            "patch",
+            "pod",
+            "p1",
+            "--subresource=status",
+            "--type=merge",
+            "-p",
+            r#"{"status":{"phase":"Running","podIP":"10.42.0.9","podIPs":[{"ip":"10.42.0.9"}]}}"#,
+        ],
+    )
+    .await;
 
     let text = ok(&s, &["get", "nodes,pods", "-o", "wide"]).await;
     let n1 = line(&text, "node/n1");
     assert_eq!((n1[1], n1[2], n1[4]), ("Ready", "edge", "192.0.2.7"), "{text}");
     let header = line(&text, "NAME ");
-    assert_eq!(header, ["NAME", "STATUS", "ROLES", "AGE", "VERSION", "INTERNAL-IP", "EXTERNAL-IP", "OS-IMAGE", "KERNEL-VERSION", "CONTAINER-RUNTIME"]);
+    assert_eq!(
+        header,
+        [
+            "NAME",
+            "STATUS",
+            "ROLES",
+            "AGE",
+            "VERSION",
+            "INTERNAL-IP",
+            "EXTERNAL-IP",
+            "OS-IMAGE",
+            "KERNEL-VERSION",
+            "CONTAINER-RUNTIME"
+        ]
+    );
     let p1 = line(&text, "pod/p1");
     assert_eq!((p1[1], p1[2], p1[3], p1[5], p1[6]), ("0/1", "Running", "0", "10.42.0.9", "n1"), "{text}");
 
@@ -71,11 +107,20 @@ async fn everyday_kubectl() {
     let resources = ok(&s, &["api-resources"]).await;
     assert_eq!(line(&resources, "leases")[1..3], ["coordination.k8s.io/v1", "true"], "{resources}");
     assert!(ok(&s, &["version"]).await.contains("v1.36.0+warren"));
-    let bad = run(&s, &["create", "-f", &file("bad.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: d}\ndat: {}\nx: 1\n")]).await;
+    let bad = run(
+        &s,
+        &[
+            "create",
+            "-f",
+            &file("bad.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: d}\ndat: {}\nx: 1\n"),
+        ],
+    )
+    .await;
     assert!(String::from_utf8_lossy(&bad.stderr).contains("unknown field \"x\""), "{bad:?}");
 
     // Watching: the rows as they come.
-    let mut watching = kubectl(&s).args(["get", "pods", "-o", "wide", "-w"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut watching =
+        kubectl(&s).args(["get", "pods", "-o", "wide", "-w"]).stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(watching.stdout.take().unwrap()).lines();
     assert!(lines.next_line().await.unwrap().unwrap().starts_with("NAME"));
     assert!(lines.next_line().await.unwrap().unwrap().starts_with("p1"));

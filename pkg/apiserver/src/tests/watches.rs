@@ -18,7 +18,8 @@ struct Watching {
 
 impl Watching {
     async fn open(s: &TestServer, path: &str, accept: &str) -> Self {
-        let request = ::http::Request::get(path).header("accept", accept).body(kube::client::Body::empty()).unwrap();
+        let request =
+            ::http::Request::get(path).header("accept", accept).body(kube::client::Body::empty()).unwrap();
         let response = s.client.send(request).await.unwrap();
         assert_eq!(response.status(), 200);
         let body = response.into_body().into_data_stream().map(|b| b.unwrap()).boxed();
@@ -31,13 +32,18 @@ impl Watching {
                 let line: Vec<u8> = self.rest.drain(..=end).collect();
                 return Some(serde_json::from_slice(&line).unwrap());
             }
-            let bytes = tokio::time::timeout(Duration::from_secs(20), self.body.next()).await.expect("an event in time");
+            let bytes = tokio::time::timeout(Duration::from_secs(20), self.body.next())
+                .await
+                .expect("an event in time");
             self.rest.extend(bytes?);
         }
     }
     async fn seen(&mut self) -> (String, String) {
         let e = self.next().await.unwrap();
-        (e["type"].as_str().unwrap().to_owned(), e["object"]["metadata"]["name"].as_str().unwrap_or_default().to_owned())
+        (
+            e["type"].as_str().unwrap().to_owned(),
+            e["object"]["metadata"]["name"].as_str().unwrap_or_default().to_owned(),
+        )
     }
 }
 
@@ -54,11 +60,25 @@ async fn a_watch_begins_with_the_state_and_follows() {
     let mut on_n2 = Watching::open(&s, "/api/v1/pods?watch=1&fieldSelector=spec.nodeName%3Dn2", "*/*").await;
     assert_eq!((all.seen().await, web.seen().await), (is("ADDED", "a"), is("ADDED", "a")));
     s.create(PODS, pod("b", "n2", "db")).await;
-    let r = s.patch(&format!("{PODS}/a"), "application/merge-patch+json", json!({"metadata": {"labels": {"app": "db"}}})).await;
+    let r = s
+        .patch(
+            &format!("{PODS}/a"),
+            "application/merge-patch+json",
+            json!({"metadata": {"labels": {"app": "db"}}}),
+        )
+        .await;
     let left = web.next().await.unwrap();
-    assert_eq!((&left["type"], &left["object"]["metadata"]["labels"]["app"]), (&json!("DELETED"), &json!("web")));
+    assert_eq!(
+        (&left["type"], &left["object"]["metadata"]["labels"]["app"]),
+        (&json!("DELETED"), &json!("web"))
+    );
     assert_eq!(left["object"]["metadata"]["resourceVersion"], r.body["metadata"]["resourceVersion"]);
-    s.patch(&format!("{PODS}/b"), "application/merge-patch+json", json!({"metadata": {"labels": {"app": "web"}}})).await;
+    s.patch(
+        &format!("{PODS}/b"),
+        "application/merge-patch+json",
+        json!({"metadata": {"labels": {"app": "web"}}}),
+    )
+    .await;
     assert_eq!(web.seen().await, is("ADDED", "b"));
     s.ask("DELETE", &format!("{PODS}/b"), Value::Null).await;
     assert_eq!(web.seen().await, is("DELETED", "b"));
@@ -76,7 +96,9 @@ async fn a_watch_resumes_where_it_left_off() {
     let a = s.create(PODS, pod("a", "n1", "web")).await;
     s.create(PODS, pod("b", "n1", "web")).await;
     let version = a["metadata"]["resourceVersion"].as_str().unwrap();
-    let mut w = Watching::open(&s, &format!("{PODS}?watch=1&resourceVersion={version}&timeoutSeconds=1"), "*/*").await;
+    let mut w =
+        Watching::open(&s, &format!("{PODS}?watch=1&resourceVersion={version}&timeoutSeconds=1"), "*/*")
+            .await;
     assert_eq!(w.seen().await, is("ADDED", "b"));
     assert_eq!(w.next().await, None, "the watch ends at its timeout");
     for gone in ["1", "99999999"] {
@@ -112,12 +134,15 @@ async fn initial_events_end_with_a_bookmark() {
 async fn tables_are_watched_too() {
     let s = TestServer::start().await;
     s.create(PODS, pod("a", "n1", "web")).await;
-    let mut w = Watching::open(&s, &format!("{PODS}?watch=1"), "application/json;as=Table;v=v1;g=meta.k8s.io").await;
+    let mut w =
+        Watching::open(&s, &format!("{PODS}?watch=1"), "application/json;as=Table;v=v1;g=meta.k8s.io").await;
     let e = w.next().await.unwrap();
     assert_eq!((&e["type"], &e["object"]["kind"]), (&json!("ADDED"), &json!("Table")));
-    assert_eq!(e["object"]["rows"][0]["cells"].as_array().unwrap()[..3], [json!("a"), json!("0/1"), json!("Pending")]);
+    assert_eq!(
+        e["object"]["rows"][0]["cells"].as_array().unwrap()[..3],
+        [json!("a"), json!("0/1"), json!("Pending")]
+    );
 }
-
 
 #[tokio::test]
 async fn watches_end_when_the_server_stops() {
@@ -147,7 +172,9 @@ async fn the_clients_own_watcher_follows() {
         }
         assert_eq!(first, ["a"]);
         s.create(PODS, pod("b", "n1", "web")).await;
-        assert!(matches!(events.next().await.unwrap().unwrap(), watcher::Event::Apply(p) if p.metadata.name.as_deref() == Some("b")));
+        assert!(
+            matches!(events.next().await.unwrap().unwrap(), watcher::Event::Apply(p) if p.metadata.name.as_deref() == Some("b"))
+        );
         s.ask("DELETE", &format!("{PODS}/b"), Value::Null).await;
         assert!(matches!(events.next().await.unwrap().unwrap(), watcher::Event::Delete(_)));
     }
@@ -162,10 +189,16 @@ async fn history_is_bounded_and_those_behind_it_are_told() {
     tasks.spawn(task.run(Default::default()));
     let kind = crate::registry::NAMESPACE;
     for i in 0..5 {
-        writer.write(Op::Create { kind, value: json!({"metadata": {"name": format!("n{i}")}}) }).await.unwrap();
+        writer
+            .write(Op::Create { kind, value: json!({"metadata": {"name": format!("n{i}")}}) })
+            .await
+            .unwrap();
     }
     assert!(matches!(cache.since(kind, 2, 10), Since::Gone { oldest: 3 }));
     assert!(matches!(cache.since(kind, 3, 10), Since::Events(e, 6) if e.len() == 3));
     assert!(matches!(cache.since(kind, 3, 2), Since::Events(e, 5) if e.len() == 2));
-    assert!(matches!(cache.since(crate::registry::POD, 1, 2), Since::Events(e, 6) if e.is_empty()), "other kinds have their own history");
+    assert!(
+        matches!(cache.since(crate::registry::POD, 1, 2), Since::Events(e, 6) if e.is_empty()),
+        "other kinds have their own history"
+    );
 }
