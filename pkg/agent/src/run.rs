@@ -155,10 +155,7 @@ fn known_access(config: &AgentConfig) -> Option<ApiAccess> {
     match &config.api {
         ApiChoice::Kubeconfig(path) => Some(ApiAccess::Kubeconfig(path.clone())),
         ApiChoice::InCluster => Some(ApiAccess::InCluster),
-        ApiChoice::Join { .. } => {
-            let identity = config.identity_path();
-            identity.exists().then_some(ApiAccess::Kubeconfig(identity))
-        }
+        ApiChoice::Join { .. } => subsystems::join::known(config),
     }
 }
 

@@ -2,7 +2,7 @@
 
 mod cni;
 mod ipam;
-mod join;
+pub(crate) mod join;
 mod node;
 mod overlay;
 mod source;

@@ -93,8 +93,10 @@ impl<R: Record, O: Observer> Follow<R, O> {
             for _ in 0..BATCH {
                 match next {
                     Some(Ok(event)) => {
+                        // The beginning of a list is said before anything was asked.
                         if !matches!(event, Event::Init) {
                             backoff.reset();
+                            self.status.contact();
                         }
                         self.take(event, &mut pending).await?;
                     }

@@ -14,6 +14,8 @@ const NAMESPACE: &str = "kube-node-lease";
 const PERIOD: Duration = Duration::from_secs(10);
 /// How long it holds, in seconds.
 const DURATION_SECONDS: u32 = 40;
+/// How soon a failed renewal is tried again.
+const RETRY: Duration = Duration::from_secs(2);
 
 /// Renews the Lease until `stop`.
 pub(crate) async fn keep(
@@ -42,6 +44,8 @@ pub(crate) async fn keep(
                 tracing::debug!(%object, error = %chain(&error), "heartbeat failed");
                 if status_code(&error).is_some() {
                     status.write_result(&object, Some(chain(&error)));
+                } else {
+                    tick.reset_after(RETRY);
                 }
             }
         }

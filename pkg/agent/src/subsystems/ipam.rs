@@ -21,6 +21,9 @@ use warren_types::{
 /// How often the figures on the board are renewed.
 const SHOW: Duration = Duration::from_secs(1);
 
+/// How often addresses that are held without a lease are looked at again.
+const LOOK: Duration = Duration::from_secs(10);
+
 /// Runs the pool.
 pub(super) async fn run(
     shared: Shared,
@@ -31,6 +34,7 @@ pub(super) async fn run(
     let mut nodes = shared.store.table::<Node>().watch();
     let own = node_key(&shared.config.node_name);
     let mut show = tokio::time::interval(SHOW);
+    let mut looked = tokio::time::Instant::now();
     loop {
         // A row of an earlier run counts: this is what makes a cold boot without the API possible. A row without
         // podCIDRs (refused, or not allotted yet) takes nothing away.
@@ -41,6 +45,10 @@ pub(super) async fn run(
             let cidrs: Vec<String> = node.pod_cidrs.iter().map(|c| c.to_string()).collect();
             tracing::info!(pod_cidrs = cidrs.join(","), "addresses of pods come from here");
             pool.set_pod_cidrs(node.pod_cidrs);
+        }
+        if looked.elapsed() >= LOOK && pool.status().prefixes.iter().any(|p| p.held > 0) {
+            looked = tokio::time::Instant::now();
+            hold(&pool, &shared.netlink).await;
         }
         say(&pool, &shared.config.node_name, &health);
         shared.board.set_pools(views(&pool.status()));
@@ -61,16 +69,21 @@ async fn open(shared: &Shared) -> Result<Pool, SubsystemError> {
             for a in reclaimed {
                 tracing::debug!(attachment = %a.key, "released: it is from before the reboot");
             }
-            match in_use(&shared.netlink).await {
-                Ok(addresses) => pool.set_observed(&addresses),
-                Err(error) => tracing::warn!(%error, "addresses in use without a lease cannot be seen"),
-            }
+            hold(&pool, &shared.netlink).await;
             Ok::<_, IpamError>(pool)
         })
         .await?
         .clone();
     shared.board.set_checker(checker(pool.clone(), shared.netlink.clone()));
     Ok(pool)
+}
+
+/// Keeps addresses that the kernel shows in use from being given out, with or without a lease.
+async fn hold(pool: &Pool, netlink: &Netlink) {
+    match in_use(netlink).await {
+        Ok(addresses) => pool.set_observed(&addresses),
+        Err(error) => tracing::warn!(%error, "addresses in use without a lease cannot be seen"),
+    }
 }
 
 /// Addresses that the kernel routes to links of pods.

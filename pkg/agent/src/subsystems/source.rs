@@ -1,9 +1,12 @@
-//! Starts `warren_source` as soon as it is known how the API is reached.
+//! Starts `warren_source` as soon as it is known how the API is reached, and anew when this node's addresses change.
 
 use super::Shared;
+use std::net::IpAddr;
 use tokio_util::sync::CancellationToken;
 use warren_source::{SourceConfig, SourceError};
-use warren_types::HealthCell;
+use warren_store::StoreError;
+use warren_store::tables::ONLY;
+use warren_types::{HealthCell, LocalNode};
 
 /// Waits for an identity, then follows the API.
 pub(super) async fn run(
@@ -24,5 +27,38 @@ pub(super) async fn run(
         register_node: shared.config.register_node,
         cluster_from_flags: !shared.config.cluster_cidrs.is_empty(),
     };
-    warren_source::run(config, shared.store, shared.status, health, stop).await
+    loop {
+        let life = stop.child_token();
+        let run = warren_source::run(
+            config.clone(),
+            shared.store.clone(),
+            shared.status.clone(),
+            health.clone(),
+            life.clone(),
+        );
+        tokio::select! {
+            ended = run => return ended,
+            moved = moved(&shared) => moved?,
+        }
+        // Connections from an address that is gone would only be found dead after seconds of silence.
+        tracing::info!("this node's addresses changed; connecting to the API anew");
+        life.cancel();
+    }
+}
+
+/// Returns when this node has other addresses than now.
+async fn moved(shared: &Shared) -> Result<(), StoreError> {
+    let table = shared.store.table::<LocalNode>();
+    let addresses = || table.get(ONLY).map(|l| l.internal_ips.clone()).unwrap_or_default();
+    let mut rows = table.watch();
+    let mut before: Vec<IpAddr> = addresses();
+    loop {
+        rows.next().await.ok_or(StoreError::Closed)?;
+        let now = addresses();
+        if before.is_empty() {
+            before = now;
+        } else if now != before && !now.is_empty() {
+            return Ok(());
+        }
+    }
 }
