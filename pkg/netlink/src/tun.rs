@@ -20,7 +20,8 @@ impl Tun {
     /// # Errors
     /// `EBADFD` when the link is gone.
     pub async fn read(&self, frame: &mut [u8]) -> io::Result<usize> {
-        self.0.async_io(Interest::READABLE, |mut file| file.read(frame)).await
+        // Of a link that is gone the kernel says "error" and not "readable".
+        self.0.async_io(Interest::READABLE | Interest::ERROR, |mut file| file.read(frame)).await
     }
 
     /// Writes one packet behind its header, in pieces.

@@ -12,6 +12,7 @@
 //! `runner` reads, applies and tells; `backend` hides whether the device is the kernel's or the process of [`process`].
 
 mod backend;
+mod config;
 pub mod device;
 pub mod endpoint;
 pub mod engine;
@@ -27,7 +28,8 @@ mod udp;
 mod underlay;
 
 pub use backend::{BackendChoice, BackendKind, read_existing_key, stop_process};
+pub use config::{Deps, OverlayConfig, Tables};
 pub use error::OverlayError;
-pub use runner::{Deps, OverlayConfig, Tables, run};
+pub use runner::run;
 pub use status::{OverlayStatus, PeerStatus, StatusSnapshot};
 pub use sysctls::NoteSysctl;

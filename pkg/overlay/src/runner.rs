@@ -4,31 +4,28 @@
 //! reverse: rules and routes, peers, addresses, guards.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
 use ipnet::IpNet;
 use tokio_util::sync::CancellationToken;
-use warren_netlink::nft::{BaseRules, Nft};
-use warren_netlink::{LinkChange, Netlink, Route};
+use warren_netlink::nft::BaseRules;
+use warren_netlink::{LinkChange, Route};
 use warren_store::tables::ONLY;
-use warren_store::{Change, Durability, Store, Table};
+use warren_store::{Change, Durability};
 use warren_types::marks::{
     GUARD_METRIC, LINK_ALIAS_PREFIX, ROUTE_PROTOCOL, ROUTE_TABLE_NODES, TUNNEL_FWMARK, TUNNEL_LINK,
 };
-use warren_types::{
-    ClusterConfig, HealthCell, HealthState, LocalNode, Node, NodeName, PeerEndpoint, PublicKey, SecretKey,
-};
+use warren_types::{HealthCell, HealthState, LocalNode, Node, PeerEndpoint, PublicKey};
 
-use crate::backend::{BackendChoice, BackendKind, Tunnel, in_namespace};
+use crate::backend::{BackendKind, Tunnel, in_namespace};
+use crate::config::{Deps, OverlayConfig};
 use crate::device::{DeviceChange, DeviceSettings, ObservedDevice, PeerChange, diff};
 use crate::endpoint::{KEEPALIVE, PeerState};
 use crate::engine::{self, Desired, OverlayInput, Underlay};
 use crate::error::OverlayError;
-use crate::status::{OverlayStatus, PeerStatus};
-use crate::sysctls::{self, NoteSysctl};
+use crate::status::PeerStatus;
+use crate::sysctls;
 use crate::tracker::Tracker;
 use crate::underlay;
 
@@ -40,80 +37,17 @@ const GAP_MAX: Duration = Duration::from_secs(1);
 const READBACK: Duration = Duration::from_secs(10);
 /// More often while a peer does not answer.
 const READBACK_UNSETTLED: Duration = Duration::from_secs(2);
+/// A new peer that may not know this node yet is called again after this, then twice this, and so on; WireGuard itself
+/// waits five seconds.
+const KNOCK: Duration = Duration::from_secs(1);
+/// So many times; then WireGuard's own pace will do.
+const KNOCKS: u32 = 3;
 /// After a failed pass.
 const RETRY: Duration = Duration::from_millis(500);
 /// So many failed passes in a row end the subsystem, and the supervisor starts it anew.
 const FAILURES_MAX: u32 = 20;
 /// How long the blocking work on sysctls may take.
 const SYSCTLS: Duration = Duration::from_secs(5);
-
-/// How the overlay of this node is to be.
-#[derive(Debug, Clone)]
-pub struct OverlayConfig {
-    /// This node.
-    pub node_name: NodeName,
-    /// UDP port of the tunnel.
-    pub listen_port: u16,
-    /// Which WireGuard to use.
-    pub backend: BackendChoice,
-    /// MTU of tunnel and pods; none: what the path carries.
-    pub mtu: Option<u32>,
-    /// Directory of the userspace tunnel's pid file and log.
-    pub run_dir: PathBuf,
-    /// This node's private key.
-    pub private_key: SecretKey,
-    /// What to execute for the userspace tunnel, and its first arguments.
-    pub program: Vec<OsString>,
-}
-
-impl OverlayConfig {
-    /// The usual program: this same binary.
-    #[must_use]
-    pub fn own_program() -> Vec<OsString> {
-        vec!["/proc/self/exe".into(), "wireguard".into()]
-    }
-}
-
-/// The tables that the overlay reads, and the one it writes.
-#[derive(Clone)]
-pub struct Tables {
-    /// Read.
-    pub nodes: Table<Node>,
-    /// Read.
-    pub cluster: Table<ClusterConfig>,
-    /// Read.
-    pub local_node: Table<LocalNode>,
-    /// Written.
-    pub peer_endpoints: Table<PeerEndpoint>,
-}
-
-impl Tables {
-    /// The tables of `store`.
-    #[must_use]
-    pub fn of(store: &Store) -> Self {
-        Self {
-            nodes: store.table(),
-            cluster: store.table(),
-            local_node: store.table(),
-            peer_endpoints: store.table(),
-        }
-    }
-}
-
-/// What the overlay works with.
-#[derive(Clone)]
-pub struct Deps {
-    /// Its tables.
-    pub tables: Tables,
-    /// The node's network namespace.
-    pub netlink: Netlink,
-    /// The same, for nftables.
-    pub nft: Nft,
-    /// Where it tells of itself.
-    pub status: OverlayStatus,
-    /// Is told of sysctls before they are changed.
-    pub note_sysctl: NoteSysctl,
-}
 
 /// Keeps the overlay as the tables say, until `stop`; then leaves everything as it is.
 ///
@@ -132,7 +66,15 @@ pub async fn run(
     let mut rules = deps.nft.changes().await?;
     let tunnel =
         Tunnel::new(deps.netlink.clone(), config.backend, config.run_dir.clone(), config.program.clone());
-    let mut runner = Runner { config, deps, health, tunnel, tracker: Tracker::default(), forwards: None };
+    let mut runner = Runner {
+        config,
+        deps,
+        health,
+        tunnel,
+        tracker: Tracker::default(),
+        forwards: None,
+        knocks: BTreeMap::new(),
+    };
     let (mut failures, mut gap) = (0, GAP);
     loop {
         let begun = tokio::time::Instant::now();
@@ -203,6 +145,8 @@ struct Runner {
     tracker: Tracker,
     /// The families (IPv4, IPv6) whose forwarding has been set; others may change it later, and then it is theirs.
     forwards: Option<(bool, bool)>,
+    /// New peers that have not answered: when they were last called, and how often again.
+    knocks: BTreeMap<PublicKey, (Instant, u32)>,
 }
 
 impl Runner {
@@ -250,6 +194,7 @@ impl Runner {
         let ensured = self.tunnel.ensure(before.mtu).await?;
         if ensured.new {
             self.tracker.clear();
+            self.knocks.clear();
             changed = true;
         }
         let observed = self.tunnel.read().await?;
@@ -266,6 +211,7 @@ impl Runner {
             changed = true;
             self.alter(&alter, ensured.kind).await?;
         }
+        self.knock(&desired, &states, ensured.kind).await?;
         changed |= self.ways(&desired, &routes).await?;
         if !remove.is_empty() {
             changed = true;
@@ -278,7 +224,12 @@ impl Runner {
         self.remember(&desired, &states, &learned).await?;
         self.tell(&desired, &observed, ensured.kind);
         let unsettled = desired.peers.keys().any(|k| states.get(k).is_none_or(PeerState::unsettled));
-        Ok(Done { changed, again: if unsettled { READBACK_UNSETTLED } else { READBACK } })
+        let again = match (self.knocks.is_empty(), unsettled) {
+            (false, _) => KNOCK,
+            (true, true) => READBACK_UNSETTLED,
+            (true, false) => READBACK,
+        };
+        Ok(Done { changed, again })
     }
 
     fn settings(&self) -> DeviceSettings {
@@ -403,7 +354,11 @@ impl Runner {
             tracing::info!(%key, new = peer.new, endpoint = ?peer.endpoint, keepalive = ?peer.keepalive, "peer set");
         }
         self.tunnel.apply(change).await?;
-        self.tracker.applied(Instant::now(), change);
+        let now = Instant::now();
+        self.tracker.applied(now, change);
+        for (key, _) in change.peers.iter().filter(|(_, peer)| peer.new && peer.endpoint.is_some()) {
+            self.knocks.entry(*key).or_insert((now, 0));
+        }
         // A handshake now, not with the first packet: a peer that still holds a session of an earlier life of this node
         // learns of the new one. The userspace tunnel does so itself; the kernel when a keepalive is turned on.
         let silent = |p: &&PeerChange| p.new && p.endpoint.is_some() && p.keepalive == Some(0);
@@ -416,6 +371,42 @@ impl Runner {
             }
         }
         Ok(())
+    }
+
+    /// Calls new peers again that have not answered. Two nodes learn of each other at different moments, and where only
+    /// one can call (the other sits behind a NAT, or is this one) its first call may come too early. A peer is called
+    /// anew by being made anew; it has no session to lose.
+    async fn knock(
+        &mut self,
+        desired: &Desired,
+        states: &BTreeMap<PublicKey, PeerState>,
+        kind: BackendKind,
+    ) -> Result<(), OverlayError> {
+        let silent = |key: &PublicKey| states.get(key).is_none_or(|s| s.handshake_age.is_none());
+        self.knocks
+            .retain(|key, (_, count)| *count < KNOCKS && desired.peers.contains_key(key) && silent(key));
+        let now = Instant::now();
+        let mut change = DeviceChange::default();
+        for (key, (last, count)) in &mut self.knocks {
+            let Some(peer) = desired.peers.get(key).filter(|p| p.endpoint.is_some()) else { continue };
+            if now.duration_since(*last) < KNOCK * 2u32.pow(*count) {
+                continue;
+            }
+            (*last, *count) = (now, *count + 1);
+            let anew = PeerChange {
+                new: true,
+                endpoint: peer.endpoint,
+                allowed_ips: Some(peer.allowed_ips.clone()),
+                keepalive: Some(peer.keepalive),
+            };
+            change.peers.insert(*key, anew);
+        }
+        if change.peers.is_empty() {
+            return Ok(());
+        }
+        let removed = change.peers.keys().copied().collect();
+        self.tunnel.apply(&DeviceChange { removed, ..DeviceChange::default() }).await?;
+        self.alter(&change, kind).await
     }
 
     /// Adds rules and routes into the tunnel.

@@ -219,6 +219,12 @@ fn what_others_remove_comes_back() {
     assert!(lan.ping(a, "10.42.2.1"));
     sh(&ns, "ip link del wrn-wg");
     println!("and with a new link after {:?}", lan.reaches(a, "10.42.2.1", SOON));
+    // Without an agent, a tunnel process whose link was removed ends.
+    lan.stop(a);
+    eventually("the runner stops", SOON, || {
+        sh(&ns, "ip link del wrn-wg 2>/dev/null || true");
+        process::running(&lan.nodes[a].run_dir, "wrn-wg").is_none()
+    });
 }
 
 /// No test: figures, for `cargo test -p warren-overlay --test tunnel -- --ignored --nocapture throughput`, optimised.
