@@ -182,7 +182,7 @@ mod tests {
     #[test]
     fn a_bad_file_is_a_usage_error() {
         let dir = std::env::temp_dir().join(format!("warren-config-{}", std::process::id()));
-        for bad in ["a: [", "a: 1\na: 2\n", "\t"] {
+        for bad in ["a: [", "a: 1\na: 2\n", "\"x"] {
             std::fs::write(&dir, bad).unwrap();
             let error = read_file(Some(&dir)).unwrap_err();
             assert_eq!(crate::failure::describe(&error).1, crate::failure::EXIT_USAGE, "{bad:?}");

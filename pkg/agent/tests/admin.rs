@@ -1,5 +1,7 @@
 //! The admin socket and the health endpoint, asked as a user and a scraper ask them.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
