@@ -45,7 +45,12 @@ pub(crate) struct ServerArgs {
     #[arg(long, value_name = "FILE", env = "WARREN_TOKEN_FILE")]
     token_file: Option<PathBuf>,
     /// Where to write the administrator's kubeconfig (mode 0600).
-    #[arg(long, value_name = "FILE", env = "WARREN_WRITE_KUBECONFIG", default_value = "/etc/warren/kubeconfig")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "WARREN_WRITE_KUBECONFIG",
+        default_value = "/etc/warren/kubeconfig"
+    )]
     write_kubeconfig: PathBuf,
 }
 
@@ -56,7 +61,8 @@ pub(crate) fn run(args: ServerArgs) -> anyhow::Result<ExitCode> {
         crate::output::line(token.expose());
         return Ok(ExitCode::SUCCESS);
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
     runtime.block_on(serve(args))?;
     Ok(ExitCode::SUCCESS)
 }
@@ -92,9 +98,14 @@ async fn serve(args: ServerArgs) -> anyhow::Result<()> {
 /// Faults of the configuration exit with the code of usage errors.
 fn classify(error: ServerError) -> anyhow::Error {
     match error {
-        ServerError::Cidr(e @ (CidrError::Empty { .. } | CidrError::SameFamily { .. } | CidrError::Unusable { .. } | CidrError::Prefix { .. } | CidrError::Overlap { .. } | CidrError::Routed { .. })) => {
-            anyhow::Error::new(UsageError(e.to_string()))
-        }
+        ServerError::Cidr(
+            e @ (CidrError::Empty { .. }
+            | CidrError::SameFamily { .. }
+            | CidrError::Unusable { .. }
+            | CidrError::Prefix { .. }
+            | CidrError::Overlap { .. }
+            | CidrError::Routed { .. }),
+        ) => anyhow::Error::new(UsageError(e.to_string())),
         e @ ServerError::Token { .. } => anyhow::Error::new(UsageError(e.to_string())),
         e => e.into(),
     }

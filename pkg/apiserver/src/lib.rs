@@ -212,14 +212,21 @@ pub async fn run(
     Server::open(config).await?.run(health, stop).await
 }
 
-/// The node token of the server whose state is in `data_dir`, made when there is none yet.
+/// The node token of the server whose state is in `data_dir`.
 ///
 /// # Errors
-/// [`ServerError`] when keys or tokens cannot be read or written.
+/// [`ServerError::Token`] when there is none: no server has run there; [`ServerError::Io`].
 pub fn node_token(data_dir: &std::path::Path) -> Result<Secret, ServerError> {
-    let directory = data_dir.join("server");
-    let authority = Authority::open(&directory.join("tls"), Timestamp::now())?;
-    Ok(Tokens::open(&directory, &authority, None)?.node_token())
+    let path = data_dir.join("server/agent-token");
+    match authority::read_optional(&path)? {
+        Some(text) => Ok(Secret::new(text.trim())),
+        None => Err(ServerError::Token {
+            path,
+            reason:
+                "there is none; `warren server` makes it when it first starts, and --data-dir names its place"
+                    .into(),
+        }),
+    }
 }
 
 fn tls_config(authority: &Authority, sans: &[String]) -> Result<Arc<rustls::ServerConfig>, ServerError> {

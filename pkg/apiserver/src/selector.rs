@@ -50,7 +50,7 @@ impl Selector {
                 let found = match object.pointer(&f.pointer) {
                     Some(Value::String(s)) => *s == f.value,
                     Some(Value::Null) => f.value.is_empty(),
-                    Some(other) => other.to_string() == f.value,
+                    Some(other) => f.value.parse::<Value>().is_ok_and(|v| v == *other),
                     // A missing boolean is false.
                     None => f.value.is_empty() || f.value == "false",
                 };

@@ -5,7 +5,8 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -30,6 +31,8 @@ pub struct Limits {
     pub anonymous_connections: usize,
     /// Connections that have not finished their TLS handshake.
     pub handshakes: usize,
+    /// Connections of one address that have shown no client certificate, or not yet.
+    pub unknown_of_one_address: usize,
     /// Longest TLS handshake.
     pub handshake: Duration,
     /// Longest wait for a request's header, and for the next request on a connection.
@@ -42,8 +45,9 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 2048,
-            anonymous_connections: 128,
-            handshakes: 256,
+            anonymous_connections: 256,
+            handshakes: 512,
+            unknown_of_one_address: 128,
             handshake: Duration::from_secs(10),
             header: Duration::from_secs(95),
             drain: Duration::from_secs(5),
@@ -57,6 +61,37 @@ struct Shared {
     limits: Limits,
     known: Arc<Semaphore>,
     anonymous: Arc<Semaphore>,
+    unknown: Arc<Unknown>,
+}
+
+/// How many connections without a client certificate each address has: one stranger cannot keep out the others.
+#[derive(Default)]
+struct Unknown(Mutex<BTreeMap<IpAddr, usize>>);
+
+struct UnknownPermit(Arc<Unknown>, IpAddr);
+
+impl Unknown {
+    fn acquire(self: &Arc<Self>, address: IpAddr, most: usize) -> Option<UnknownPermit> {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(address).or_insert(0);
+        if *count >= most {
+            return None;
+        }
+        *count += 1;
+        Some(UnknownPermit(self.clone(), address))
+    }
+}
+
+impl Drop for UnknownPermit {
+    fn drop(&mut self) {
+        let mut counts = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&self.1) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.1);
+            }
+        }
+    }
 }
 
 /// Accepts and serves until `stop`, then lets requests finish within [`Limits::drain`].
@@ -73,6 +108,7 @@ pub(crate) async fn serve(
         limits,
         known: Arc::new(Semaphore::new(limits.connections)),
         anonymous: Arc::new(Semaphore::new(limits.anonymous_connections)),
+        unknown: Arc::default(),
     });
     let handshakes = Arc::new(Semaphore::new(limits.handshakes));
     let mut connections = JoinSet::new();
@@ -88,8 +124,12 @@ pub(crate) async fn serve(
         match accepted {
             (Ok((stream, from)), Ok(permit)) => {
                 let (shared, stop) = (shared.clone(), stop.clone());
+                let Some(unknown) = shared.unknown.acquire(from.ip(), limits.unknown_of_one_address) else {
+                    tracing::debug!(%from, "too many unknown connections from this address");
+                    continue;
+                };
                 connections.spawn(async move {
-                    if let Err(reason) = connection(shared, stream, from, permit, stop).await {
+                    if let Err(reason) = connection(shared, stream, from, (permit, unknown), stop).await {
                         tracing::debug!(%from, reason, "connection ended");
                     }
                 });
@@ -143,7 +183,7 @@ async fn connection(
     shared: Arc<Shared>,
     stream: TcpStream,
     from: SocketAddr,
-    handshake: tokio::sync::OwnedSemaphorePermit,
+    (handshake, unknown): (tokio::sync::OwnedSemaphorePermit, UnknownPermit),
     stop: CancellationToken,
 ) -> Result<(), String> {
     let limits = shared.limits;
@@ -163,6 +203,7 @@ async fn connection(
         }
         Some(None) => return Err("the client certificate has no readable subject".into()),
     };
+    let _unknown = (user == User::Anonymous).then_some(unknown);
     let class = if user == User::Anonymous { &shared.anonymous } else { &shared.known };
     let _permit = class.clone().try_acquire_owned().map_err(|_| "too many connections".to_owned())?;
     let peer = Peer { user, address: from.ip() };
@@ -235,5 +276,21 @@ impl hyper::body::Body for Held {
     }
     fn size_hint(&self) -> hyper::body::SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_address_cannot_take_every_place() {
+        let unknown = Arc::new(Unknown::default());
+        let (a, b) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
+        let held = (unknown.acquire(a, 2), unknown.acquire(a, 2));
+        assert!(unknown.acquire(a, 2).is_none() && unknown.acquire(b, 2).is_some());
+        drop(held);
+        assert!(unknown.acquire(a, 2).is_some());
+        assert!(unknown.0.lock().unwrap().is_empty());
     }
 }

@@ -48,7 +48,15 @@ impl TestServer {
         Self::start_in(tempfile::tempdir().unwrap()).await
     }
     pub(super) async fn start_in(directory: tempfile::TempDir) -> Self {
-        let server = Server::open(config(directory.path())).await.unwrap();
+        Self::start_with(directory, |_| {}).await
+    }
+    pub(super) async fn start_with(
+        directory: tempfile::TempDir,
+        change: impl FnOnce(&mut ServerConfig),
+    ) -> Self {
+        let mut config = config(directory.path());
+        change(&mut config);
+        let server = Server::open(config).await.unwrap();
         let url = format!("https://{}", server.address());
         let (ca_pem, token) = (server.ca_pem().to_owned(), server.node_token());
         let client = client(server.kubeconfig().expose()).await;
@@ -85,7 +93,9 @@ impl TestServer {
 /// A client from a kubeconfig.
 pub(super) async fn client(kubeconfig: &str) -> kube::Client {
     let kubeconfig = kube::config::Kubeconfig::from_yaml(kubeconfig).unwrap();
-    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await.unwrap();
+    let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await.unwrap();
+    // Answers are to be seen as they are.
+    config.default_retry = false;
     kube::Client::try_from(config).unwrap()
 }
 

@@ -1,5 +1,6 @@
 //! The server as clients see it: over TLS on loopback.
 
+mod connections;
 mod harness;
 mod joining;
 mod kubectl;
