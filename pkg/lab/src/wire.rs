@@ -1,0 +1,352 @@
+//! What the processes of a lab say to each other, and `--output json`.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+/// A request to a lab, over its control socket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "verb")]
+pub enum Request {
+    /// Nodes, pods, services: [`LabStatus`].
+    Status,
+    /// Starts a pod: [`PodStatus`].
+    Run {
+        /// Its name.
+        name: String,
+        /// Its node.
+        node: String,
+        /// Its labels.
+        labels: BTreeMap<String, String>,
+        /// Its program; empty for the echo server.
+        command: Vec<String>,
+    },
+    /// Removes a pod.
+    Rm {
+        /// Its name.
+        name: String,
+    },
+    /// Cuts a node's power, or kills one of its processes.
+    Kill {
+        /// The node.
+        node: String,
+        /// The one service to kill; none for the whole node.
+        process: Option<Service>,
+    },
+    /// Boots a node that was killed, and starts its pods again.
+    Start {
+        /// The node.
+        node: String,
+    },
+    /// Stops a service until it is started again.
+    Service {
+        /// The node.
+        node: String,
+        /// What to do.
+        action: ServiceAction,
+        /// With which service.
+        service: Service,
+    },
+    /// One more node: its [`NodeStatus`].
+    NodeAdd,
+    /// Removes a node for good, its Node object too.
+    NodeRemove {
+        /// The node.
+        node: String,
+    },
+    /// Gives a node another address on its switch: its [`NodeStatus`].
+    Readdress {
+        /// The node.
+        node: String,
+    },
+    /// Cuts two nodes apart at the switch.
+    Partition {
+        /// One.
+        a: String,
+        /// The other.
+        b: String,
+    },
+    /// Joins all nodes that were cut apart.
+    Heal,
+    /// The connectivity check: [`CheckReport`].
+    Check {
+        /// How long one probe may take.
+        timeout_ms: u64,
+    },
+    /// A kubeconfig that works on the host.
+    Kubeconfig,
+    /// Where a node, a pod, a router, the switch or the outside is: its namespaces.
+    Target {
+        /// Its name.
+        name: String,
+    },
+}
+
+/// A service of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Service {
+    /// `warren server`.
+    Server,
+    /// `warren agent`.
+    Agent,
+    /// The echo server on the node's own addresses.
+    Echo,
+}
+
+impl Service {
+    /// Its name.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Service::Server => "server",
+            Service::Agent => "agent",
+            Service::Echo => "echo",
+        }
+    }
+}
+
+/// What to do with a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ServiceAction {
+    /// Stop it, until it is started.
+    Stop,
+    /// Start it.
+    Start,
+}
+
+/// A line of an answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Event {
+    /// What is being done now.
+    Progress(String),
+    /// The result; the last line.
+    Done(Value),
+    /// Why there is no result; the last line.
+    Failed(String),
+}
+
+/// A lab.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LabStatus {
+    /// Its name.
+    pub name: String,
+    /// `lan`, `nat` or `sites`.
+    pub topology: crate::Topology,
+    /// `v4`, `v6` or `dual`.
+    pub families: crate::Families,
+    /// Process id, as the host counts, of the lab's first process; its network namespace is the switch.
+    pub switch_pid: i32,
+    /// TCP port on the host's loopback that leads to the lab's API.
+    pub api_port: u16,
+    /// The nodes.
+    pub nodes: Vec<NodeStatus>,
+    /// Their pods.
+    pub pods: Vec<PodStatus>,
+    /// Pairs of nodes that are cut apart.
+    pub partitions: Vec<(String, String)>,
+    /// The outside host's addresses.
+    pub outside: Vec<IpAddr>,
+}
+
+/// A node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// Its name.
+    pub name: String,
+    /// Process id, as the host counts, of its first process; none while it is off.
+    pub pid: Option<i32>,
+    /// Its own addresses.
+    pub addresses: Vec<IpAddr>,
+    /// What the switch sees of it; another than `addresses` behind a masquerading router.
+    pub switch_addresses: Vec<IpAddr>,
+    /// Its services; empty while it is off.
+    pub services: Vec<ServiceStatus>,
+}
+
+/// A service of a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceStatus {
+    /// Which.
+    pub name: Service,
+    /// Process id, as the node counts; none while it does not run.
+    pub pid: Option<i32>,
+    /// Whether it is to run.
+    pub wanted: bool,
+    /// How often it was started.
+    pub starts: u64,
+    /// How it ended the last time; empty when it never did.
+    pub last_exit: String,
+}
+
+/// State of a pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PodState {
+    /// Its program runs.
+    Running,
+    /// Its program ended; its namespaces and addresses are still there.
+    Exited,
+    /// Its node is off, or it could not be started again.
+    Dead,
+}
+
+/// A pod.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodStatus {
+    /// Its name.
+    pub name: String,
+    /// Its node.
+    pub node: String,
+    /// Process id, as the host counts, of its first process; none when there is none.
+    pub pid: Option<i32>,
+    /// Its addresses, as the CNI plugin gave them.
+    pub ips: Vec<IpAddr>,
+    /// Its state.
+    pub state: PodState,
+    /// What there is to say about the state; empty when it runs.
+    pub message: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Its program; empty for the echo server.
+    pub command: Vec<String>,
+    /// Its container id, as the CNI plugin heard it.
+    pub container_id: String,
+}
+
+/// What the connectivity check found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CheckReport {
+    /// Checks that passed.
+    pub passed: usize,
+    /// All checks.
+    pub total: usize,
+    /// Every check.
+    pub results: Vec<CheckResult>,
+}
+
+/// One check.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CheckResult {
+    /// From: a pod's or node's name.
+    pub source: String,
+    /// To: a pod's or node's name, or `outside`.
+    pub target: String,
+    /// The address asked.
+    pub address: IpAddr,
+    /// `tcp`, `udp`, `http` or `icmp`.
+    pub method: Method,
+    /// Whether it passed.
+    pub ok: bool,
+    /// How long the answer took.
+    pub ms: f64,
+    /// Why it failed; empty when it passed.
+    pub error: String,
+}
+
+/// How to ask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Method {
+    /// A line to the echo server over TCP.
+    Tcp,
+    /// A datagram to the echo server.
+    Udp,
+    /// A request to the echo server over HTTP.
+    Http,
+    /// An echo request.
+    Icmp,
+}
+
+/// A pod, as its node is told to run it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PodSpec {
+    pub(crate) name: String,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) command: Vec<String>,
+}
+
+/// A request to a node's first process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "verb")]
+pub(crate) enum NodeRequest {
+    /// Starts these services.
+    Boot {
+        services: Vec<ServiceSpec>,
+    },
+    Service {
+        action: ServiceAction,
+        service: Service,
+    },
+    /// Kills a service's process; it is restarted.
+    Kill {
+        service: Service,
+    },
+    /// Runs a pod; tries until this time has passed.
+    Run {
+        pod: PodSpec,
+        patience_ms: u64,
+    },
+    Rm {
+        name: String,
+    },
+    /// Services and pods: [`NodeReport`].
+    Report,
+    /// Probes from a pod, or from the node itself: a list of [`CheckResult`].
+    Probe {
+        from: Option<String>,
+        order: ProbeOrder,
+    },
+}
+
+/// A service, as the node is told to run it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ServiceSpec {
+    pub(crate) name: Service,
+    pub(crate) args: Vec<String>,
+    pub(crate) log_filter: String,
+}
+
+/// What a node says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct NodeReport {
+    pub(crate) services: Vec<ServiceStatus>,
+    pub(crate) pods: Vec<PodStatus>,
+}
+
+/// What the prober is to ask.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ProbeOrder {
+    pub(crate) source: String,
+    pub(crate) timeout_ms: u64,
+    pub(crate) targets: Vec<ProbeTarget>,
+}
+
+/// One thing to ask.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ProbeTarget {
+    pub(crate) name: String,
+    pub(crate) address: IpAddr,
+    pub(crate) method: Method,
+    /// The addresses of which one must be what the target sees; empty: the prober's own address.
+    pub(crate) seen_as: Vec<IpAddr>,
+}
+
+/// Where a target of `exec` is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Place {
+    /// Process id, as the host counts.
+    pub(crate) pid: i32,
+    /// Network namespace, when it is not that of the process.
+    pub(crate) netns: Option<String>,
+}
+
+/// What a new first process of a node or pod says, once its namespaces are furnished.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Hello {
+    /// Its process id, as the host counts.
+    pub(crate) host_pid: i32,
+}
