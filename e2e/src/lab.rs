@@ -187,6 +187,14 @@ impl Lab {
         Ok(serde_json::from_str(&text)?)
     }
 
+    /// Waits until a node's agent answers and is ready.
+    ///
+    /// # Errors
+    /// What its status says, when `limit` has passed.
+    pub fn agent_ready_within(&self, node: &str, limit: Duration) -> Result<Duration> {
+        Ok(crate::eventually(limit, || self.agent_status(node))?.1)
+    }
+
     /// Process ids, as the node counts, of processes on `node` whose command line contains every one of `words`.
     ///
     /// # Errors

@@ -21,8 +21,8 @@ fn ipv6_pods_over_an_ipv6_lan() -> Result<()> {
 }
 
 #[test]
-fn nodes_behind_masquerading_routers() -> Result<()> {
-    check("nat", &["--topology", "nat"])
+fn a_node_behind_a_masquerading_router() -> Result<()> {
+    check("nat", &["--topology", "nat", "--nodes", "2"])
 }
 
 #[test]

@@ -333,7 +333,12 @@ impl RawConfig {
                 self.fault("--token-file", "give --token or --token-file, not both");
                 None
             }
-            (Some(t), None) => Some(TokenSource::Value(Secret::new(t))),
+            (Some(t), None) => {
+                if let Err(e) = warren_source::join::JoinToken::parse(&t) {
+                    self.fault("--token", e.to_string());
+                }
+                Some(TokenSource::Value(Secret::new(t)))
+            }
             (None, Some(_)) => Some(TokenSource::File(self.path("token-file", "/"))),
             (None, None) => None,
         };

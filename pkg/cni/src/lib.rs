@@ -29,7 +29,10 @@ pub use server::{CniConfig, CniError, serve};
 #[must_use]
 pub fn conflist(network: &str, socket: &std::path::Path, queue_dir: &std::path::Path) -> String {
     let list = serde_json::json!({
-        "cniVersion": spec::SpecVersion::NEWEST.as_str(),
+        // Runtimes that know `cniVersions` (specification 1.1) take the newest of it; older ones, such as containerd 1.6,
+        // refuse a result of 1.1.0 and take this.
+        "cniVersion": spec::SpecVersion::V1_0_0.as_str(),
+        "cniVersions": [spec::SpecVersion::V1_0_0.as_str(), spec::SpecVersion::NEWEST.as_str()],
         "name": network,
         "plugins": [{
             "type": warren_types::defaults::CNI_PLUGIN,
