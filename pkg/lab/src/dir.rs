@@ -187,7 +187,8 @@ impl LabDir {
     }
 }
 
-/// When process `pid` started, in clock ticks since boot (`/proc/PID/stat`, field 22).
+/// When process `pid` started, in clock ticks since boot (`/proc/PID/stat`, field 22); none when it has ended, also when
+/// nobody has taken note of that yet.
 pub(crate) fn start_time(pid: i32) -> Option<u64> {
     parse_start_time(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
@@ -195,7 +196,9 @@ pub(crate) fn start_time(pid: i32) -> Option<u64> {
 /// The second field is the program's name in parentheses and may hold anything, also parentheses and spaces.
 fn parse_start_time(stat: &str) -> Option<u64> {
     let (_, rest) = stat.rsplit_once(')')?;
-    rest.split_ascii_whitespace().nth(19)?.parse().ok()
+    let mut fields = rest.split_ascii_whitespace();
+    let ended = matches!(fields.next()?, "Z" | "X");
+    if ended { None } else { fields.nth(18)?.parse().ok() }
 }
 
 #[cfg(test)]
@@ -224,6 +227,7 @@ mod tests {
         for name in ["x", "a) S 1 2", ") (", ""] {
             assert_eq!(parse_start_time(&format!("5 ({name}) {tail}")), Some(777), "{name:?}");
         }
+        assert_eq!(parse_start_time(&format!("5 (x) {}", tail.replacen('S', "Z", 1))), None, "a zombie");
     }
 
     #[test]

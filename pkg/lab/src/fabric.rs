@@ -36,9 +36,11 @@ fn bridge(site: u8) -> String {
 fn fresh() -> Result<NetNs, LabError> {
     let made = std::thread::scope(|scope| {
         let make = || {
-            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)
-                .map_err(LabError::errno("make a namespace"))?;
-            NetNs::current().map_err(LabError::kernel("make a namespace"))
+            let what = "make a namespace";
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).map_err(LabError::errno(what))?;
+            // A router asks for neighbours from its link-local address, which would not be usable for a second.
+            sysctl::set("net/ipv6/conf/default/accept_dad", "0").map_err(LabError::io(what))?;
+            NetNs::current().map_err(LabError::kernel(what))
         };
         scope.spawn(make).join()
     });
@@ -226,11 +228,12 @@ impl Fabric {
         let gateways = new.router.as_ref().map_or(&new.gateway, |r| &r.gateway);
         let change = async {
             let netlink = Netlink::in_namespace(ns).await?;
-            for address in &new.switch {
-                netlink.ensure_address(link, *address).await?;
-            }
+            // The old one first: with an older address of the same network, newer ones would go.
             for address in old.switch.iter().filter(|a| !new.switch.contains(a)) {
                 netlink.remove_address(link, *address).await?;
+            }
+            for address in &new.switch {
+                netlink.ensure_address(link, *address).await?;
             }
             // Routes go with the last address of their network.
             default_routes(&netlink, link, gateways).await

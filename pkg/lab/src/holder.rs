@@ -3,7 +3,9 @@
 //! It gets the API's socket on the host as stdin and a conversation with `lab up` as stdout. Until the lab is up, the
 //! end of that conversation is the end of the lab: an `up` that was killed leaves nothing.
 
+mod bring_up;
 mod lab;
+mod requests;
 
 use crate::dir::{HolderRecord, LabDir, start_time};
 use crate::plan::LabConfig;
@@ -35,6 +37,9 @@ pub(crate) fn main(config: &str) -> Result<ExitCode, LabError> {
     root::keep_mounts_private()?;
     nix::unistd::sethostname(config.name.as_str()).map_err(LabError::errno("set the lab's host name"))?;
     root::memory_disk(&dir.state(), "mode=700")?;
+    let devices = dir.disk("sys");
+    std::fs::create_dir(&devices).map_err(LabError::io("make a directory of the lab"))?;
+    root::own_devices(&devices)?;
     let (api, parent) = inherited().map_err(LabError::io("take over the sockets of `lab up`"))?;
     runtime()?.block_on(live(config, dir, pid, api, parent))
 }

@@ -211,8 +211,10 @@ fn v4(bytes: [u8; 4], prefix: u8) -> IpNet {
     IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::from(bytes), prefix))
 }
 
+/// The host number looks the same as in the IPv4 address: 11 is `::11`.
 fn v6(head: [u16; 4], host: u16) -> IpNet {
     let [a, b, c, d] = head;
+    let host = host / 100 * 0x100 + host / 10 % 10 * 0x10 + host % 10;
     IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, d, 0, 0, 0, host), 64))
 }
 
@@ -242,7 +244,7 @@ mod tests {
         let plan = config(3, Topology::Lan, Families::Dual).node(1, 0);
         assert_eq!(
             addresses(&plan.node),
-            ["192.168.57.11".parse::<IpAddr>().unwrap(), "fd57:1ab::b".parse().unwrap()]
+            ["192.168.57.11".parse::<IpAddr>().unwrap(), "fd57:1ab::11".parse().unwrap()]
         );
         assert_eq!(plan.gateway[0], "192.168.57.1".parse::<IpAddr>().unwrap());
         assert_eq!(plan.router, None);

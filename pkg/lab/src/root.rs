@@ -22,6 +22,8 @@ const DISK: [(&str, &[&str]); 3] =
 const OWN: [&str; 5] = ["etc/cni/net.d", "etc/warren", "opt/cni/bin", "var/lib/warren", "var/lib/cni"];
 
 const NONE: Option<&str> = None;
+/// How the kernel's file systems are mounted.
+const KERNEL: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC);
 
 fn mounted(
     what: &str,
@@ -124,11 +126,20 @@ pub(crate) fn enter_pod() -> Result<(), LabError> {
     mount_kernel(Path::new("/proc"), Path::new("/sys"))
 }
 
+/// Gives the calling process the kernel's view of the devices of its network namespace. `place` is an empty directory.
+pub(crate) fn own_devices(place: &Path) -> Result<(), LabError> {
+    mount_devices(place)?;
+    mounted("the kernel's view of devices", Some(place), Path::new("/sys"), None, MsFlags::MS_MOVE, None)
+}
+
 /// The kernel's views of this process's namespaces.
 fn mount_kernel(proc: &Path, sys: &Path) -> Result<(), LabError> {
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    mounted("the kernel's view of processes", Some(Path::new("proc")), proc, Some("proc"), flags, None)?;
-    mounted("the kernel's view of devices", Some(Path::new("sysfs")), sys, Some("sysfs"), flags, None)?;
+    mounted("the kernel's view of processes", Some(Path::new("proc")), proc, Some("proc"), KERNEL, None)?;
+    mount_devices(sys)
+}
+
+fn mount_devices(sys: &Path) -> Result<(), LabError> {
+    mounted("the kernel's view of devices", Some(Path::new("sysfs")), sys, Some("sysfs"), KERNEL, None)?;
     let host = Path::new("/sys/fs/cgroup");
     let target = sys.join("fs/cgroup");
     // A pod covers /sys itself: there is no other view of the control groups then.

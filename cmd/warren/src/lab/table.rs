@@ -163,16 +163,9 @@ pub(super) fn up(report: &UpReport) -> String {
     if let Some(ping) = &ping {
         tries.insert(2, (ping, "a pod, from a node"));
     }
-    let rows: Vec<Vec<String>> = tries
-        .iter()
-        .map(|(verb, what)| vec![format!("  warren lab {verb}{}", with(verb, &option)), format!("# {what}")])
-        .collect();
-    text + &columns(&rows)
-}
-
-/// The option that names the lab; none where a command follows, which would take it for its own.
-fn with<'a>(verb: &str, option: &'a str) -> &'a str {
-    if verb.contains(" -- ") { "" } else { option }
+    let rows =
+        tries.iter().map(|(verb, what)| vec![format!("  warren lab{option} {verb}"), format!("# {what}")]);
+    text + &columns(&rows.collect::<Vec<_>>())
 }
 
 #[cfg(test)]
