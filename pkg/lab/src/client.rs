@@ -80,7 +80,8 @@ pub async fn up(config: &LabConfig, on_progress: impl FnMut(String)) -> Result<L
     };
     if result.is_err() {
         let log = std::fs::read_to_string(dir.holder_log()).unwrap_or_default();
-        if !log.trim().is_empty() {
+        // What it could say itself is not said again.
+        if !matches!(result, Err(LabError::Remote(_))) && !log.trim().is_empty() {
             tracing::warn!("the log of the lab's first process:\n{log}");
         }
         let _ = child.kill();
@@ -121,7 +122,7 @@ async fn listen(stream: UnixStream, mut on_progress: impl FnMut(String)) -> Resu
             }
         }
     }
-    Err(LabError::Remote("the lab's first process ended before the lab was up".into()))
+    Err(LabError::Refused("the lab's first process ended before the lab was up".into()))
 }
 
 /// Takes a lab down, in whatever state it is; returns when nothing of it is left.

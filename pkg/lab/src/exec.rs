@@ -26,12 +26,13 @@ pub async fn exec(name: &LabName, target: &str, command: &[String]) -> Result<Ex
     let (mut interrupt, mut quit) = (handle(SignalKind::interrupt())?, handle(SignalKind::quit())?);
     let mut terminate = handle(SignalKind::terminate())?;
     let directory = std::env::current_dir().unwrap_or_else(|_| "/".into());
-    let mut command = Command::new(program);
+    // This program needs no place in the PATH to be run in a node.
+    let own = (program == "warren").then(std::env::current_exe).and_then(Result::ok);
+    let mut command = own.map_or_else(|| Command::new(program), Command::new);
     command.args(args);
     let started = spawn_inside(&mut command, namespaces, &directory);
-    let child = started.map_err(LabError::io(format!("run {program} in {target}")))?;
+    let mut child = started.map_err(LabError::io(format!("run {program} in {target}")))?;
     let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap_or(0));
-    let mut child = child;
     let mut ended = tokio::task::spawn_blocking(move || child.wait());
     let status = loop {
         tokio::select! {

@@ -161,8 +161,9 @@ impl Lab {
             if late || (looks.is_multiple_of(25) && self.hopeless(node, service).await) {
                 let why = if late { "is not ready" } else { "fails again and again" };
                 let (name, seconds) = (&node.name, begin.elapsed().as_secs());
+                let file = log.file_name().unwrap_or_default().display();
                 let text =
-                    format!("{name}: {what}: it {why} after {seconds} s; {}\n{}", log.display(), tail(&log));
+                    format!("{name}: {what}: it {why} after {seconds} s; {file} ends with:\n{}", tail(&log));
                 return Err(LabError::Refused(text));
             }
             tokio::time::sleep(LOOK_AGAIN).await;

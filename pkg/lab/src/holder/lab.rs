@@ -390,5 +390,5 @@ impl Lab {
 pub(super) fn tail(path: &Path) -> String {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
-    lines.iter().skip(lines.len().saturating_sub(12)).map(|l| format!("  {l}\n")).collect()
+    lines.iter().skip(lines.len().saturating_sub(8)).map(|l| format!("  {l}\n")).collect()
 }
