@@ -15,7 +15,7 @@ use std::process::{Command, ExitCode};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
-use warren_netlink::{NetNs, Netlink};
+use warren_netlink::{NetNs, Netlink, sysctl};
 
 /// What a node's first process is told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,6 +55,8 @@ async fn live(
 ) -> Result<ExitCode, LabError> {
     let what = format!("boot {}", order.name);
     let listener = tokio::net::UnixListener::from_std(listener).map_err(LabError::io(what.as_str()))?;
+    // A host that has booted is past looking for others with its address; a lab has none.
+    sysctl::set("net/ipv6/conf/default/accept_dad", "0").map_err(LabError::io(what.as_str()))?;
     let netlink = Netlink::current().map_err(LabError::kernel(what.as_str()))?;
     netlink.set_up("lo", true).await.map_err(LabError::kernel(what.as_str()))?;
     drop(netlink);
