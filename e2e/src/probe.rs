@@ -108,8 +108,10 @@ fn ask(socket: &UdpSocket, stop: &AtomicBool) -> Result<Gap> {
         std::thread::park_timeout(next.saturating_duration_since(Instant::now()));
         hear(&mut gap);
     }
-    // The last answers are still under way.
+    // The last answers are still under way; how long this wait is says nothing about the path.
+    let longest = gap.longest;
     std::thread::park_timeout(Duration::from_millis(300));
     hear(&mut gap);
+    gap.longest = longest;
     Ok(gap)
 }

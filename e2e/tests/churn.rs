@@ -46,7 +46,8 @@ fn a_thousand_pods_come_and_go() -> Result<()> {
     let after: Vec<usize> = kinds.iter().map(|k| leftovers(k)).collect::<Result<_>>()?;
     ensure!(before == after, "{kinds:?} were {before:?}, are {after:?}");
     lab.exec("node-1", &[&bin, "ipam", "check"])?;
-    let report: serde_json::Value = serde_json::from_str(&lab.exec("node-1", &[&bin, "ipam", "status", "--output", "json"])?)?;
+    let report: serde_json::Value =
+        serde_json::from_str(&lab.exec("node-1", &[&bin, "ipam", "status", "--output", "json"])?)?;
     let attachments = report["attachments"].as_array().map(Vec::len);
     ensure!(attachments == Some(0), "leases left: {attachments:?}");
     lab.done()

@@ -30,7 +30,7 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
-    /// Every test: unit, property, and end to end in namespaces and in a virtual machine. Needs root.
+    /// Every test: unit, property, and end to end in namespaces. Needs root. `vm` is apart: emulation is slow.
     Test,
     /// The end-to-end tests only. Needs root.
     E2e {

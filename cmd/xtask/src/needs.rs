@@ -11,8 +11,10 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("busybox", "busybox-static"),
     ("containerd", "containerd"),
     ("runc", "runc"),
-    ("qemu-system-x86_64", "qemu-system-x86"),
 ];
+
+/// Programs the virtual machine needs besides.
+const MACHINE: &[(&str, &str)] = &[("qemu-system-x86_64", "qemu-system-x86"), ("tc", "iproute2")];
 
 /// Programs the benchmarks use besides.
 const PEERS: &[(&str, &str)] = &[
@@ -37,6 +39,11 @@ pub(crate) fn root() -> Result<()> {
 /// Fails with one `apt-get` line for everything that is missing.
 pub(crate) fn for_tests() -> Result<()> {
     missing(PROGRAMS)
+}
+
+/// As [`for_tests`], for the virtual machine.
+pub(crate) fn for_machine() -> Result<()> {
+    missing(MACHINE)
 }
 
 /// As [`for_tests`], for benchmarks.

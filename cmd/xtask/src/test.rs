@@ -10,8 +10,7 @@ pub(crate) fn all() -> Result<()> {
     needs::root()?;
     needs::for_tests()?;
     run("unit and property tests", cargo().args(["test", "--workspace", "--exclude", "warren-e2e"]))?;
-    e2e(&[])?;
-    crate::vm::run_tests()
+    e2e(&[])
 }
 
 /// The end-to-end tests, against the release binary. One at a time: each has a cluster of its own, and figures such as

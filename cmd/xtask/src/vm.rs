@@ -24,6 +24,7 @@ const LIMIT: Duration = Duration::from_secs(15 * 60);
 pub(crate) fn run_tests() -> Result<()> {
     needs::root()?;
     needs::for_tests()?;
+    needs::for_machine()?;
     let kernel = kernel::fetch(&target_dir().join("vm"))?;
     let image = image::build(&target_dir().join("vm"), &kernel, &release()?, &tests()?)?;
     boot(&kernel, &image, "tests")

@@ -42,7 +42,9 @@ pub enum InvalidPodCidrs {
     #[error("podCIDR {0} has host bits set; did you mean {1}?")]
     HostBits(IpNet, IpNet),
     /// Loopback, link-local, multicast or unspecified space, or too large to be a node's.
-    #[error("podCIDR {0} is not usable for pods: loopback, link-local, multicast and whole-internet prefixes are refused")]
+    #[error(
+        "podCIDR {0} is not usable for pods: loopback, link-local, multicast and whole-internet prefixes are refused"
+    )]
     Unusable(IpNet),
 }
 
@@ -87,7 +89,9 @@ impl PodCidrs {
     pub fn parse<S: AsRef<str>>(list: impl IntoIterator<Item = S>) -> Result<Self, InvalidPodCidrs> {
         let nets: Result<Vec<IpNet>, _> = list
             .into_iter()
-            .map(|s| s.as_ref().parse().map_err(|_| InvalidPodCidrs::Syntax(s.as_ref().chars().take(80).collect())))
+            .map(|s| {
+                s.as_ref().parse().map_err(|_| InvalidPodCidrs::Syntax(s.as_ref().chars().take(80).collect()))
+            })
             .collect();
         Self::from_nets(nets?)
     }
@@ -114,8 +118,10 @@ impl PodCidrs {
     /// The node's own addresses inside its podCIDRs: the first after the network address of each prefix. They
     /// sit on the tunnel link, are the source of the node's own traffic to pods, and are never given to a pod.
     pub fn node_addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
-        let v4 = self.v4.map(|n| IpAddr::from(std::net::Ipv4Addr::from(u32::from(n.network()).wrapping_add(1))));
-        let v6 = self.v6.map(|n| IpAddr::from(std::net::Ipv6Addr::from(u128::from(n.network()).wrapping_add(1))));
+        let v4 =
+            self.v4.map(|n| IpAddr::from(std::net::Ipv4Addr::from(u32::from(n.network()).wrapping_add(1))));
+        let v6 =
+            self.v6.map(|n| IpAddr::from(std::net::Ipv6Addr::from(u128::from(n.network()).wrapping_add(1))));
         v4.into_iter().chain(v6)
     }
 }
@@ -149,7 +155,10 @@ mod tests {
             ok.node_addresses().collect::<Vec<_>>(),
             ["10.42.1.1".parse::<IpAddr>().unwrap(), "fd00:1::1".parse().unwrap()]
         );
-        assert!(matches!(PodCidrs::parse(["10.0.0.0/24", "10.1.0.0/24"]), Err(InvalidPodCidrs::SameFamily(..))));
+        assert!(matches!(
+            PodCidrs::parse(["10.0.0.0/24", "10.1.0.0/24"]),
+            Err(InvalidPodCidrs::SameFamily(..))
+        ));
         assert!(matches!(PodCidrs::parse(["10.0.0.1/24"]), Err(InvalidPodCidrs::HostBits(..))));
         for bad in ["127.0.0.0/24", "169.254.0.0/24", "224.0.0.0/24", "0.0.0.0/0", "fe80::/64", "ff00::/64"] {
             assert!(matches!(PodCidrs::parse([bad]), Err(InvalidPodCidrs::Unusable(_))), "{bad}");

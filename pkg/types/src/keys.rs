@@ -132,7 +132,9 @@ mod tests {
     fn public_keys_round_trip_as_base64() {
         let k = PublicKey([7; 32]);
         assert_eq!(PublicKey::parse(&k.to_string()), Ok(k));
-        for bad in ["", "AAAA", &"A".repeat(43), &"A".repeat(48), "not base64 at all, but 44 characters long..."] {
+        for bad in
+            ["", "AAAA", &"A".repeat(43), &"A".repeat(48), "not base64 at all, but 44 characters long..."]
+        {
             assert_eq!(PublicKey::parse(bad), Err(InvalidKey), "{bad:?}");
         }
     }
