@@ -1,6 +1,9 @@
 use super::*;
 use serde_json::json;
 
+/// A token of the right form.
+const TOKEN: &str = "K100000000000000000000000000000000000000000000000000000000000000000::node:hunter2";
+
 fn facts() -> Facts {
     Facts { hostname: "Node-A".into(), in_cluster: false, has_identity: |d| d == Path::new("/joined") }
 }
@@ -24,7 +27,7 @@ fn defaults_are_filled_in() {
     assert!(!c.register_node);
     assert_eq!(c.health_address.to_string(), "127.0.0.1:9457");
     assert_eq!((c.tunnel_port, c.data_dir.to_str()), (51840, Some("/var/lib/warren")));
-    let joined = raw(&[("server", "192.0.2.1"), ("token", "t")]).validate(&facts()).unwrap();
+    let joined = raw(&[("server", "192.0.2.1"), ("token", TOKEN)]).validate(&facts()).unwrap();
     assert!(joined.register_node);
     assert!(matches!(joined.api, ApiChoice::Join { server: Some(s), .. } if s == "https://192.0.2.1:6443"));
 }
@@ -89,11 +92,13 @@ fn the_file_is_judged_with_the_flags_and_loses_to_them() {
 fn where_the_api_is_must_be_said_once() {
     assert!(faults(raw(&[])).iter().any(|f| f.starts_with("--server")));
     assert!(
-        faults(raw(&[("server", "a"), ("kubeconfig", "/k"), ("token", "t")]))[0].starts_with("--kubeconfig")
+        faults(raw(&[("server", "a"), ("kubeconfig", "/k"), ("token", TOKEN)]))[0]
+            .starts_with("--kubeconfig")
     );
     assert!(faults(raw(&[("server", "a")]))[0].starts_with("--token"));
     assert!(
-        faults(raw(&[("server", "a"), ("token", "t"), ("token-file", "/t")]))[0].starts_with("--token-file")
+        faults(raw(&[("server", "a"), ("token", TOKEN), ("token-file", "/t")]))[0]
+            .starts_with("--token-file")
     );
     let known = raw(&[("data-dir", "/joined")]).validate(&facts()).unwrap();
     assert!(matches!(known.api, ApiChoice::Join { server: None, token: None }));
@@ -130,6 +135,11 @@ fn server_urls_are_completed_or_refused() {
 
 #[test]
 fn a_secret_in_the_configuration_does_not_print() {
-    let c = raw(&[("server", "a"), ("token", "hunter2")]).validate(&facts()).unwrap();
+    let c = raw(&[("server", "a"), ("token", TOKEN)]).validate(&facts()).unwrap();
     assert!(!format!("{c:?}").contains("hunter2"));
+}
+
+#[test]
+fn a_token_that_cannot_be_one_is_refused_before_anything_starts() {
+    assert!(faults(raw(&[("server", "a"), ("token", "nonsense")]))[0].starts_with("--token"));
 }

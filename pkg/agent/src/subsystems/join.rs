@@ -108,7 +108,9 @@ mod tests {
     fn a_server_that_moved_is_found_at_its_new_address() {
         let dir = tempfile::tempdir().unwrap();
         let mut raw = RawConfig::default();
-        for (k, v) in [("data-dir", dir.path().to_str().unwrap()), ("server", "192.0.2.9"), ("token", "t")] {
+        let token = format!("K10{}::node:secret", "0".repeat(64));
+        let said = [("data-dir", dir.path().to_str().unwrap()), ("server", "192.0.2.9"), ("token", &token)];
+        for (k, v) in said {
             raw.say(k, Origin::Flag, vec![v.into()]);
         }
         let facts = Facts { hostname: "a".into(), in_cluster: false, has_identity: |_| true };
