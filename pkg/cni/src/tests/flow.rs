@@ -416,7 +416,8 @@ fn the_conflist_is_one_that_the_plugin_understands() {
     let list: serde_json::Value = serde_json::from_str(&text).unwrap();
     let mut conf = list["plugins"][0].clone();
     conf["name"] = list["name"].clone();
-    conf["cniVersion"] = list["cniVersion"].clone();
+    assert_eq!(list["cniVersion"], "1.0.0", "what a runtime takes that knows no cniVersions");
+    conf["cniVersion"] = list["cniVersions"].as_array().unwrap().last().unwrap().clone();
     let call = crate::spec::Call { command: "STATUS".into(), config: conf.to_string(), ..Default::default() };
     assert_eq!(call.parse().unwrap().settings, crate::spec::Settings::default());
 }
