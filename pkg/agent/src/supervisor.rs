@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use warren_source::backoff::Backoff;
+pub(crate) use warren_source::client::chain;
 use warren_types::{HealthCell, HealthState};
 
 /// Why a subsystem ended.
@@ -170,21 +171,6 @@ fn panic_text(join: JoinError) -> String {
         }
         Err(_) => "was aborted".into(),
     }
-}
-
-/// An error with its causes in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut out = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let text = cause.to_string();
-        if !out.contains(&text) {
-            out.push_str(": ");
-            out.push_str(&text);
-        }
-        next = cause.source();
-    }
-    out
 }
 
 #[cfg(test)]
