@@ -162,7 +162,7 @@ impl Fabric {
                 let ns = fresh()?;
                 let wired = self.plug_router(name, plan.site, router, &ns, node).await;
                 forwarding(&ns)?;
-                firewall::masquerade(&ns, "outer").await?;
+                firewall::home_router(&ns, "outer").await?;
                 self.routers.insert(name.to_owned(), ns);
                 wired
             }

@@ -1,7 +1,9 @@
 //! nftables of the virtual LAN: masquerade in routers, partitions on the switch. All inside the lab's namespaces.
 
 use crate::LabError;
-use nlink::netlink::nftables::{BaseChain, Chain, Family, FilterHook, NatHook, Priority, Rule, Transaction};
+use nlink::netlink::nftables::{
+    BaseChain, Chain, CtState, Family, FilterHook, NatHook, Priority, Rule, Transaction,
+};
 use nlink::netlink::{Connection, Nftables};
 use std::net::IpAddr;
 use std::os::fd::AsFd as _;
@@ -9,17 +11,35 @@ use warren_netlink::NetNs;
 
 const TABLE: &str = "lab";
 const CHAIN: &str = "forward";
+const INPUT_CHAIN: &str = "input";
+const IPPROTO_ICMP: u8 = 1;
+const IPPROTO_ICMPV6: u8 = 58;
 const NAT_CHAIN: &str = "postrouting";
 
-/// Masquerades what leaves `netns` through `link`.
-pub(crate) async fn masquerade(netns: &NetNs, link: &str) -> Result<(), LabError> {
+/// Makes `netns` a home router with `link` to the outside: what leaves is masqueraded, and nothing comes in that was not
+/// asked for. Without the latter, a call that comes before the one from inside takes its place in conntrack, and the
+/// mapped port moves.
+pub(crate) async fn home_router(netns: &NetNs, link: &str) -> Result<(), LabError> {
     let build = async {
         let nft = Connection::<Nftables>::new_in(netns.as_fd())?;
         let chain = Chain::new(TABLE, NAT_CHAIN)?
             .family(Family::Inet)
             .base(BaseChain::nat(NatHook::Postrouting, Priority::SrcNat));
         let rule = Rule::new(TABLE, NAT_CHAIN).family(Family::Inet).match_oif(link).masquerade();
-        nft.transaction().add_table(TABLE, Family::Inet).add_chain(chain).add_rule(rule).commit(&nft).await
+        let mut change = nft.transaction().add_table(TABLE, Family::Inet).add_chain(chain).add_rule(rule);
+        for (name, hook) in [(INPUT_CHAIN, FilterHook::Input), (CHAIN, FilterHook::Forward)] {
+            let chain =
+                Chain::new(TABLE, name)?.family(Family::Inet).base(BaseChain::filter(hook, Priority::Filter));
+            let rule = |r: Rule| r.family(Family::Inet).match_iif(link);
+            // Neighbour discovery and ping have to go on; everything else that is new is dropped.
+            let icmp = [IPPROTO_ICMP, IPPROTO_ICMPV6];
+            change = change.add_chain(chain);
+            for proto in icmp {
+                change = change.add_rule(rule(Rule::new(TABLE, name)).match_l4proto(proto).accept());
+            }
+            change = change.add_rule(rule(Rule::new(TABLE, name)).match_ct_state(CtState::NEW).drop());
+        }
+        change.commit(&nft).await
     };
     build.await.map_err(LabError::firewall("set up the masquerade of a router"))
 }

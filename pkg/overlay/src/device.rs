@@ -194,7 +194,7 @@ mod tests {
             let want: BTreeMap<PublicKey, DesiredPeer> = want
                 .into_iter()
                 .map(|(key, endpoint, allowed_ips, keepalive)| {
-                    (key, DesiredPeer { node: NodeName::new("n").unwrap(), allowed_ips, endpoint, keepalive })
+                    (key, DesiredPeer { node: NodeName::new("n").unwrap(), allowed_ips, endpoint, candidates: Vec::new(), keepalive })
                 })
                 .collect();
             let change = diff(&device, &settings(), &want);

@@ -52,17 +52,32 @@ impl PeerState {
     }
 }
 
-/// The endpoints worth trying, best first: one that the peer was last heard from and does not publish (it has roamed, or
-/// sits behind a NAT), then the published ones in their order. `usable`: whether the underlay has a way to it.
+/// Where a peer may be.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Whereabouts<'a> {
+    /// What the peer publishes, in its order.
+    pub published: &'a [SocketAddr],
+    /// From where other nodes hear it: a NAT's public side, if it has one.
+    pub observed: &'a [SocketAddr],
+    /// From where this node last heard it.
+    pub learned: Option<SocketAddr>,
+}
+
+/// The endpoints worth trying, best first: where the peer was last heard from, what it publishes in a subnet that this
+/// node is `connected` to, where others hear it, then the rest of what it publishes. `usable`: whether the underlay has
+/// a way to it.
 pub fn candidates(
-    published: &[SocketAddr],
-    learned: Option<SocketAddr>,
+    at: &Whereabouts<'_>,
+    connected: &[IpNet],
     usable: impl Fn(IpAddr) -> bool,
 ) -> Vec<SocketAddr> {
-    let mut out: Vec<SocketAddr> = Vec::with_capacity(published.len() + 1);
-    for endpoint in learned.into_iter().chain(published.iter().copied()) {
-        if endpoint.port() != 0 && usable(endpoint.ip()) && !out.contains(&endpoint) {
-            out.push(endpoint);
+    let near = |e: &&SocketAddr| connected.iter().any(|net| net.contains(&e.ip()));
+    let all =
+        at.learned.iter().chain(at.published.iter().filter(near)).chain(at.observed).chain(at.published);
+    let mut out: Vec<SocketAddr> = Vec::new();
+    for endpoint in all {
+        if endpoint.port() != 0 && usable(endpoint.ip()) && !out.contains(endpoint) {
+            out.push(*endpoint);
         }
     }
     out
@@ -72,29 +87,26 @@ pub fn candidates(
 ///
 /// What the device has is kept while it works or while nothing says that it fails, whether it was configured or learned
 /// from the peer's packets. It is left when it does not answer for [`PATIENCE`] (the next candidate is tried, round and
-/// round), when there is no way to it any more, or when it was set from a list of published endpoints that no longer
-/// has it.
+/// round), when there is no way to it any more, or when this agent set it and it is no longer among `candidates`.
 pub fn choose(
-    published: &[SocketAddr],
-    learned: Option<SocketAddr>,
+    at: &Whereabouts<'_>,
+    candidates: &[SocketAddr],
     usable: impl Fn(IpAddr) -> bool,
     state: Option<&PeerState>,
 ) -> Option<SocketAddr> {
     let current = state.and_then(|s| s.endpoint);
     let (Some(state), Some(current)) = (state, current) else {
-        return candidates(published, learned, usable).first().copied();
+        return candidates.first().copied();
     };
-    let withdrawn = state.endpoint_is_ours && !published.contains(&current) && learned != Some(current);
-    let lost = !usable(current.ip());
-    if !withdrawn && !lost && !state.failing() {
+    let withdrawn = state.endpoint_is_ours && !candidates.contains(&current);
+    if !withdrawn && usable(current.ip()) && !state.failing() {
         return Some(current);
     }
     // What is left is not gone back to before the others have had their turn.
-    let all = candidates(published, learned.filter(|l| *l != current || !withdrawn), usable);
-    let next = match all.iter().position(|c| *c == current) {
-        Some(at) => all.get((at + 1) % all.len()),
+    let next = match candidates.iter().position(|c| *c == current) {
+        Some(at) => candidates.get((at + 1) % candidates.len()),
         // Published comes first: a withdrawn or roamed endpoint has just been left.
-        None => all.iter().find(|c| published.contains(c)).or(all.first()),
+        None => candidates.iter().find(|c| at.published.contains(c)).or(candidates.first()),
     };
     next.copied().or(Some(current))
 }
@@ -168,6 +180,30 @@ mod tests {
     }
     fn v4_only(addr: IpAddr) -> bool {
         addr.is_ipv4()
+    }
+
+    fn choose(
+        published: &[SocketAddr],
+        learned: Option<SocketAddr>,
+        usable: impl Fn(IpAddr) -> bool,
+        state: Option<&PeerState>,
+    ) -> Option<SocketAddr> {
+        let at = Whereabouts { published, observed: &[], learned };
+        super::choose(&at, &candidates(&at, &[], &usable), usable, state)
+    }
+
+    #[test]
+    fn what_is_near_comes_before_what_others_hear_and_that_before_what_is_far() {
+        let published = [at("10.0.0.1:1"), at("192.168.1.5:1"), at("[fd00::1]:1")];
+        let observed = [at("198.51.100.7:9"), at("192.168.1.5:1")];
+        let lan: Vec<IpNet> = vec!["192.168.1.0/24".parse().unwrap()];
+        let all = Whereabouts { published: &published, observed: &observed, learned: None };
+        assert_eq!(candidates(&all, &lan, |_| true), [published[1], observed[0], published[0], published[2]]);
+        let heard = Whereabouts { learned: Some(at("203.0.113.9:2")), ..all };
+        assert_eq!(
+            candidates(&heard, &[], v4_only),
+            [at("203.0.113.9:2"), observed[0], published[1], published[0]]
+        );
     }
 
     #[test]

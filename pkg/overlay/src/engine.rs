@@ -15,7 +15,7 @@ use warren_types::marks::{
 };
 use warren_types::{ClusterConfig, Family, LocalNode, Node, NodeName, PodCidrs, PublicKey};
 
-use crate::endpoint::{self, PeerState};
+use crate::endpoint::{self, PeerState, Whereabouts};
 
 /// The main routing table.
 const TABLE_MAIN: u32 = 254;
@@ -63,6 +63,8 @@ pub struct DesiredPeer {
     pub allowed_ips: BTreeSet<IpNet>,
     /// Where to send; none: it has to come to us.
     pub endpoint: Option<SocketAddr>,
+    /// Every endpoint worth trying, best first; `endpoint` need not be among them, when the peer has roamed.
+    pub candidates: Vec<SocketAddr>,
     /// Persistent keepalive in seconds; 0 for none.
     pub keepalive: u16,
 }
@@ -141,15 +143,19 @@ pub fn compile(input: &OverlayInput<'_>) -> Desired {
         let Some(key) = keys.get(name).copied().filter(|_| !pods.is_empty()) else { continue };
         let state = input.tunnels.get(&key);
         let learned = input.learned.get(&key).copied();
-        let endpoint = endpoint::choose(&node.endpoints, learned, usable, state);
+        let observed = observed(input, &nodes, name);
+        let at = Whereabouts { published: &node.endpoints, observed: &observed, learned };
         let connected = &input.underlay.addresses;
+        let candidates = endpoint::candidates(&at, connected, usable);
+        let endpoint = endpoint::choose(&at, &candidates, usable, state);
         let keepalive =
             endpoint::keepalive(&input.local.endpoints, &node.endpoints, connected, learned, state);
         let path = endpoint.and_then(|e| Some((*input.underlay.paths.get(&e.ip())?, Family::of(e.ip()))));
         mtus.insert(*name, path.map(|(mtu, family)| endpoint::inner_mtu(mtu, family, ipv6_pods)));
         let own_addresses = addresses.get(name).into_iter().flatten().map(|a| IpNet::from(*a));
         let allowed_ips = pods.iter().chain(own_addresses).collect();
-        out.peers.insert(key, DesiredPeer { node: (*name).clone(), allowed_ips, endpoint, keepalive });
+        out.peers
+            .insert(key, DesiredPeer { node: (*name).clone(), allowed_ips, endpoint, candidates, keepalive });
     }
 
     let usual = usual_mtu(input, ipv6_pods);
@@ -170,6 +176,21 @@ pub fn compile(input: &OverlayInput<'_>) -> Desired {
     }
     out.quarantined = refused.into_iter().collect();
     out
+}
+
+/// From where other nodes hear `name`, without repeats. What this node itself observes is in `learned`.
+fn observed(
+    input: &OverlayInput<'_>,
+    nodes: &BTreeMap<&NodeName, &Node>,
+    name: &NodeName,
+) -> Vec<SocketAddr> {
+    let others = nodes.iter().filter(|(observer, _)| **observer != &input.local.name);
+    others
+        .filter_map(|(_, node)| node.observed.get(name))
+        .copied()
+        .collect::<BTreeSet<_>>()
+        .into_iter()
+        .collect()
 }
 
 /// The MTU without any peer: that of the path to this node's own addresses, whose links lead to the others.

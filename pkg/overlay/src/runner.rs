@@ -40,7 +40,7 @@ const READBACK_UNSETTLED: Duration = Duration::from_secs(2);
 /// A new peer that may not know this node yet is called again after this, then twice this, and so on; WireGuard itself
 /// waits five seconds.
 const KNOCK: Duration = Duration::from_secs(1);
-/// So many times; then WireGuard's own pace will do.
+/// So many times at each place where it may be; then WireGuard's own pace will do.
 const KNOCKS: u32 = 3;
 /// After a failed pass.
 const RETRY: Duration = Duration::from_millis(500);
@@ -145,8 +145,38 @@ struct Runner {
     tracker: Tracker,
     /// The families (IPv4, IPv6) whose forwarding has been set; others may change it later, and then it is theirs.
     forwards: Option<(bool, bool)>,
-    /// New peers that have not answered: when they were last called, and how often again.
-    knocks: BTreeMap<PublicKey, (Instant, u32)>,
+    /// Peers that have not answered yet.
+    knocks: BTreeMap<PublicKey, Knock>,
+}
+
+/// The calls to a peer that this node has never had a handshake with.
+struct Knock {
+    last: Instant,
+    count: u32,
+    /// The places it is called at, in turn. Others than before begin a new series.
+    candidates: Vec<SocketAddr>,
+}
+
+impl Knock {
+    fn new(now: Instant, candidates: &[SocketAddr]) -> Self {
+        Self { last: now, count: 0, candidates: candidates.to_vec() }
+    }
+    /// How many full rounds of the candidates have been made.
+    fn rounds(&self) -> u32 {
+        self.count / u32::try_from(self.candidates.len().max(1)).unwrap_or(u32::MAX)
+    }
+    fn over(&self) -> bool {
+        self.rounds() >= KNOCKS
+    }
+    fn due(&self, now: Instant) -> bool {
+        !self.over() && now.duration_since(self.last) >= KNOCK * 2u32.pow(self.rounds())
+    }
+    /// The next place, after the one called last.
+    fn next(&mut self, now: Instant, current: Option<SocketAddr>) -> Option<SocketAddr> {
+        (self.last, self.count) = (now, self.count + 1);
+        let after = self.candidates.iter().position(|c| Some(*c) == current).map_or(0, |at| at + 1);
+        self.candidates.get(after % self.candidates.len().max(1)).copied().or(current)
+    }
 }
 
 impl Runner {
@@ -221,13 +251,13 @@ impl Runner {
             self.tunnel.apply(&remove).await?;
         }
         changed |= self.sweep(&desired, &routes).await?;
-        self.remember(&desired, &states, &learned).await?;
+        self.remember(&nodes, &desired, &states, &learned).await?;
         self.tell(&desired, &observed, ensured.kind);
         let unsettled = desired.peers.keys().any(|k| states.get(k).is_none_or(PeerState::unsettled));
-        let again = match (self.knocks.is_empty(), unsettled) {
-            (false, _) => KNOCK,
-            (true, true) => READBACK_UNSETTLED,
-            (true, false) => READBACK,
+        let again = match (self.knocks.values().any(|k| !k.over()), unsettled) {
+            (true, _) => KNOCK,
+            (false, true) => READBACK_UNSETTLED,
+            (false, false) => READBACK,
         };
         Ok(Done { changed, again })
     }
@@ -255,6 +285,7 @@ impl Runner {
         let others = nodes.iter().filter(|n| n.name != self.config.node_name);
         let mut targets: BTreeSet<IpAddr> =
             others.flat_map(|n| n.endpoints.iter().map(SocketAddr::ip)).collect();
+        targets.extend(nodes.iter().flat_map(|n| n.observed.values().map(SocketAddr::ip)));
         targets.extend(learned.values().map(SocketAddr::ip));
         let states = self.tracker.states(Instant::now());
         targets.extend(states.values().filter_map(|s| s.endpoint).map(|e| e.ip()));
@@ -354,11 +385,7 @@ impl Runner {
             tracing::info!(%key, new = peer.new, endpoint = ?peer.endpoint, keepalive = ?peer.keepalive, "peer set");
         }
         self.tunnel.apply(change).await?;
-        let now = Instant::now();
-        self.tracker.applied(now, change);
-        for (key, _) in change.peers.iter().filter(|(_, peer)| peer.new && peer.endpoint.is_some()) {
-            self.knocks.entry(*key).or_insert((now, 0));
-        }
+        self.tracker.applied(Instant::now(), change);
         // A handshake now, not with the first packet: a peer that still holds a session of an earlier life of this node
         // learns of the new one. The userspace tunnel does so itself; the kernel when a keepalive is turned on.
         let silent = |p: &&PeerChange| p.new && p.endpoint.is_some() && p.keepalive == Some(0);
@@ -383,19 +410,20 @@ impl Runner {
         kind: BackendKind,
     ) -> Result<(), OverlayError> {
         let silent = |key: &PublicKey| states.get(key).is_none_or(|s| s.handshake_age.is_none());
-        self.knocks
-            .retain(|key, (_, count)| *count < KNOCKS && desired.peers.contains_key(key) && silent(key));
         let now = Instant::now();
+        self.knocks.retain(|key, _| desired.peers.contains_key(key) && silent(key));
         let mut change = DeviceChange::default();
-        for (key, (last, count)) in &mut self.knocks {
-            let Some(peer) = desired.peers.get(key).filter(|p| p.endpoint.is_some()) else { continue };
-            if now.duration_since(*last) < KNOCK * 2u32.pow(*count) {
+        for (key, peer) in desired.peers.iter().filter(|(key, p)| p.endpoint.is_some() && silent(key)) {
+            let knock = self.knocks.entry(*key).or_insert_with(|| Knock::new(now, &peer.candidates));
+            if knock.candidates != peer.candidates {
+                *knock = Knock::new(now, &peer.candidates);
+            }
+            if !knock.due(now) {
                 continue;
             }
-            (*last, *count) = (now, *count + 1);
             let anew = PeerChange {
                 new: true,
-                endpoint: peer.endpoint,
+                endpoint: knock.next(now, peer.endpoint),
                 allowed_ips: Some(peer.allowed_ips.clone()),
                 keepalive: Some(peer.keepalive),
             };
@@ -462,19 +490,27 @@ impl Runner {
         Ok(changed)
     }
 
-    /// Writes down where peers are, for a start without the API, and forgets those that are gone.
+    /// Writes down where peers are that are not where they publish, for a start without the API and for third nodes, and
+    /// forgets those that are gone or back.
     async fn remember(
         &self,
+        nodes: &[Node],
         desired: &Desired,
         states: &BTreeMap<PublicKey, PeerState>,
         learned: &BTreeMap<PublicKey, SocketAddr>,
     ) -> Result<(), OverlayError> {
         let mut batch = Vec::new();
-        for (key, state) in
-            states.iter().filter(|(key, state)| desired.peers.contains_key(key) && state.works())
-        {
-            if let Some(endpoint) = state.endpoint.filter(|e| learned.get(key) != Some(e)) {
-                batch.push(Change::Put(PeerEndpoint { public_key: *key, endpoint }));
+        let published = |key: &PublicKey, at: &SocketAddr| {
+            nodes.iter().any(|n| n.public_key == Some(*key) && n.endpoints.contains(at))
+        };
+        let working = states.iter().filter(|(key, state)| desired.peers.contains_key(key) && state.works());
+        for (key, at) in working.filter_map(|(key, state)| Some((key, state.endpoint?))) {
+            match (published(key, &at), learned.get(key)) {
+                (true, Some(_)) => batch.push(Change::Delete(key.to_string())),
+                (false, was) if was != Some(&at) => {
+                    batch.push(Change::Put(PeerEndpoint { public_key: *key, endpoint: at }));
+                }
+                _ => {}
             }
         }
         let gone = learned.keys().filter(|key| !desired.peers.contains_key(key));

@@ -9,11 +9,15 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use warren_types::cluster::{CONFIG_MAP_KEY, CONFIG_MAP_NAME};
-use warren_types::node::{ANNOTATION_ENDPOINTS, ANNOTATION_NODE_ID, ANNOTATION_PUBLIC_KEY};
+use warren_types::node::{
+    ANNOTATION_ENDPOINTS, ANNOTATION_NODE_ID, ANNOTATION_OBSERVED, ANNOTATION_PUBLIC_KEY,
+};
 use warren_types::{
     ClusterConfig, Namespace, Node, NodeId, NodeName, Pod, PodCidrs, PodKey, PodName, PublicKey,
 };
 
+/// At most this many observations of one node are kept: more than a site has nodes.
+const MAX_OBSERVED: usize = 1024;
 /// At most this many endpoints of one node are kept: each is tried in turn.
 const MAX_ENDPOINTS: usize = 8;
 /// At most this many addresses of one object are kept.
@@ -82,6 +86,7 @@ pub fn node(meta: &ObjectMeta, data: &Value) -> Converted<Node> {
     let public_key =
         annotation(ANNOTATION_PUBLIC_KEY).and_then(|v| door.keep(ANNOTATION_PUBLIC_KEY, PublicKey::parse(v)));
     let endpoints = annotation(ANNOTATION_ENDPOINTS).map(|v| endpoints(&mut door, v)).unwrap_or_default();
+    let observed = annotation(ANNOTATION_OBSERVED).map(|v| observed(&mut door, v)).unwrap_or_default();
     let pod_cidrs = pod_cidrs(&mut door, data);
     let mut internal_ips = Vec::new();
     for address in list(data, "/status/addresses").iter().filter(|a| text(a, "/type") == Some("InternalIP")) {
@@ -101,6 +106,7 @@ pub fn node(meta: &ObjectMeta, data: &Value) -> Converted<Node> {
         node_id,
         public_key,
         endpoints,
+        observed,
         internal_ips,
         pod_cidrs,
         labels: meta.labels.clone().unwrap_or_default(),
@@ -122,20 +128,44 @@ fn pod_cidrs(door: &mut Door, data: &Value) -> PodCidrs {
 
 fn endpoints(door: &mut Door, value: &str) -> Vec<SocketAddr> {
     let mut out = Vec::new();
-    for part in value.split(',').map(str::trim).filter(|p| !p.is_empty()).take(MAX_ENDPOINTS) {
-        match part.parse::<SocketAddr>() {
-            Ok(e) if e.port() == 0 || !usable(e.ip()) => {
-                door.refuse(
-                    ANNOTATION_ENDPOINTS,
-                    format_args!("{part:?} cannot be reached from another node"),
-                );
-            }
-            Ok(e) if !out.contains(&e) => out.push(e),
-            Ok(_) => {}
-            Err(_) => door.refuse(ANNOTATION_ENDPOINTS, format_args!("{:?} is not address:port", cut(part))),
+    for part in parts(value).take(MAX_ENDPOINTS) {
+        if let Some(e) = endpoint(door, ANNOTATION_ENDPOINTS, part)
+            && !out.contains(&e)
+        {
+            out.push(e);
         }
     }
     out
+}
+
+fn observed(door: &mut Door, value: &str) -> BTreeMap<NodeName, SocketAddr> {
+    let mut out = BTreeMap::new();
+    for part in parts(value).take(MAX_OBSERVED) {
+        let Some((name, at)) = part.split_once('=') else {
+            door.refuse(ANNOTATION_OBSERVED, format_args!("{:?} is not node=address:port", cut(part)));
+            continue;
+        };
+        if let Some(name) = door.keep(ANNOTATION_OBSERVED, NodeName::new(name.to_owned()))
+            && let Some(at) = endpoint(door, ANNOTATION_OBSERVED, at)
+        {
+            out.insert(name, at);
+        }
+    }
+    out
+}
+
+/// The entries of a comma-separated list.
+fn parts(value: &str) -> impl Iterator<Item = &str> {
+    value.split(',').map(str::trim).filter(|p| !p.is_empty())
+}
+
+fn endpoint(door: &mut Door, field: &str, value: &str) -> Option<SocketAddr> {
+    match value.parse::<SocketAddr>() {
+        Ok(e) if e.port() != 0 && usable(e.ip()) => return Some(e),
+        Ok(_) => door.refuse(field, format_args!("{value:?} cannot be reached from another node")),
+        Err(_) => door.refuse(field, format_args!("{:?} is not address:port", cut(value))),
+    }
+    None
 }
 
 fn ip(door: &mut Door, field: &str, value: &str) -> Option<IpAddr> {

@@ -162,7 +162,7 @@ fn tasks_of(
         };
         tasks.push(Box::pin(follow.run(stop.clone())));
     }
-    let publisher = node::Publisher::new(config, client.clone(), store.table(), own_node, status.clone());
+    let publisher = node::Publisher::new(config, client.clone(), store, own_node, status.clone());
     tasks.push(Box::pin(publisher.run(stop.clone())));
     if config.register_node {
         tasks.push(Box::pin(lease::keep(

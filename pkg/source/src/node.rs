@@ -6,13 +6,17 @@ use crate::observed::{OwnNode, Seen};
 use crate::{Object, SourceConfig, SourceError, SourceStatus, resource, status_code};
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
-use warren_store::Table;
 use warren_store::tables::ONLY;
-use warren_types::node::{ANNOTATION_ENDPOINTS, ANNOTATION_NODE_ID, ANNOTATION_PUBLIC_KEY};
-use warren_types::{LocalNode, NodeName};
+use warren_store::{Store, Table};
+use warren_types::node::{
+    ANNOTATION_ENDPOINTS, ANNOTATION_NODE_ID, ANNOTATION_OBSERVED, ANNOTATION_PUBLIC_KEY,
+};
+use warren_types::{LocalNode, Node, NodeName, PeerEndpoint, PublicKey};
 
 /// Even without a change the own Node is looked at this often.
 const RESYNC: Duration = Duration::from_secs(60);
@@ -33,14 +37,39 @@ impl Plan {
     }
 }
 
-/// What differs between what this node says of itself and what the API holds. `now` is RFC 3339, for the condition.
-pub(crate) fn plan(local: &LocalNode, observed: Option<&Object>, register: bool, now: &str) -> Plan {
+/// The nodes that are heard from an endpoint which they do not publish, as [`ANNOTATION_OBSERVED`] has it: a NAT hides
+/// them, and nobody but who hears them can tell others where to call.
+pub(crate) fn hidden<'a>(nodes: impl Iterator<Item = &'a Node>, heard: &[PeerEndpoint]) -> String {
+    let heard: BTreeMap<PublicKey, SocketAddr> = heard.iter().map(|p| (p.public_key, p.endpoint)).collect();
+    let entry = |node: &Node| {
+        let at = heard.get(&node.public_key?).filter(|at| !node.endpoints.contains(at))?;
+        Some(format!("{}={at}", node.name))
+    };
+    nodes.filter_map(entry).collect::<Vec<_>>().join(",")
+}
+
+/// What differs between what this node says of itself and what the API holds. `hidden`: see [`hidden`]. `now` is
+/// RFC 3339, for the condition.
+pub(crate) fn plan(
+    local: &LocalNode,
+    hidden: &str,
+    observed: Option<&Object>,
+    register: bool,
+    now: &str,
+) -> Plan {
     let endpoints = local.endpoints.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-    let annotations = json!({
+    let mut annotations = json!({
         ANNOTATION_PUBLIC_KEY: local.public_key.to_string(),
         ANNOTATION_ENDPOINTS: endpoints,
         ANNOTATION_NODE_ID: local.node_id.as_str(),
     });
+    if !hidden.is_empty() {
+        annotations[ANNOTATION_OBSERVED] = hidden.into();
+    } else if observed
+        .is_some_and(|o| o.metadata.annotations.iter().any(|a| a.contains_key(ANNOTATION_OBSERVED)))
+    {
+        annotations[ANNOTATION_OBSERVED] = Value::Null; // A merge patch removes it.
+    }
     let labels = json!({
         "kubernetes.io/hostname": local.name.as_str(),
         "kubernetes.io/os": "linux",
@@ -146,6 +175,8 @@ pub(crate) struct Publisher {
     register: bool,
     api: Api<Object>,
     table: Table<LocalNode>,
+    nodes: Table<Node>,
+    heard: Table<PeerEndpoint>,
     seen: tokio::sync::watch::Receiver<Seen>,
     status: SourceStatus,
 }
@@ -154,7 +185,7 @@ impl Publisher {
     pub(crate) fn new(
         config: &SourceConfig,
         client: kube::Client,
-        table: Table<LocalNode>,
+        store: &Store,
         own: Arc<OwnNode>,
         status: SourceStatus,
     ) -> Self {
@@ -162,7 +193,9 @@ impl Publisher {
             name: config.node_name.clone(),
             register: config.register_node,
             api: Api::all_with(client, &resource::<k8s_openapi::api::core::v1::Node>()),
-            table,
+            table: store.table(),
+            nodes: store.table(),
+            heard: store.table(),
             seen: own.subscribe(),
             status,
         }
@@ -171,7 +204,7 @@ impl Publisher {
     /// Publishes until `stop`.
     pub(crate) async fn run(mut self, stop: CancellationToken) -> Result<(), SourceError> {
         let object = format!("Node {}", self.name);
-        let mut local = self.table.watch();
+        let (mut local, mut heard) = (self.table.watch(), self.heard.watch());
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
         let mut last: Option<(Plan, Instant)> = None;
         let mut wait = Duration::ZERO;
@@ -180,12 +213,13 @@ impl Publisher {
                 () = stop.cancelled() => return Ok(()),
                 changed = self.seen.changed() => if changed.is_err() { return Ok(()) },
                 update = local.next() => if update.is_none() { return Err(warren_store::StoreError::Closed.into()) },
+                update = heard.next() => if update.is_none() { return Err(warren_store::StoreError::Closed.into()) },
                 () = tokio::time::sleep(wait) => {}
             }
             wait = RESYNC;
             let seen = self.seen.borrow_and_update().clone();
             let Some(row) = self.table.get(ONLY).filter(|_| seen.synced) else { continue };
-            let plan = plan(&row, seen.object.as_deref(), self.register, &now());
+            let plan = plan(&row, &self.hidden(), seen.object.as_deref(), self.register, &now());
             if plan.is_empty() {
                 self.status.write_result(&object, None);
                 backoff.reset();
@@ -216,6 +250,12 @@ impl Publisher {
                 }
             }
         }
+    }
+
+    fn hidden(&self) -> String {
+        let (nodes, heard) = (self.nodes.snapshot().rows, self.heard.snapshot().rows);
+        let heard: Vec<PeerEndpoint> = heard.iter().map(|(_, row)| PeerEndpoint::clone(row)).collect();
+        hidden(nodes.iter().map(|(_, row)| &**row), &heard)
     }
 
     async fn write(&self, plan: &Plan) -> Result<(), kube::Error> {
@@ -283,21 +323,21 @@ mod tests {
 
     #[test]
     fn a_missing_node_is_created_only_by_who_registers() {
-        assert!(plan(&local(), None, false, "t").is_empty());
-        let p = plan(&local(), None, true, "t");
+        assert!(plan(&local(), "", None, false, "t").is_empty());
+        let p = plan(&local(), "", None, true, "t");
         assert!(p.create.is_some() && p.status.is_some());
     }
 
     #[test]
     fn what_matches_is_not_written_again() {
-        let object = applied(&plan(&local(), None, true, "t"));
-        assert!(plan(&local(), Some(&object), true, "later").is_empty());
-        assert!(plan(&local(), Some(&object), false, "later").is_empty());
+        let object = applied(&plan(&local(), "", None, true, "t"));
+        assert!(plan(&local(), "", Some(&object), true, "later").is_empty());
+        assert!(plan(&local(), "", Some(&object), false, "later").is_empty());
     }
 
     #[test]
     fn only_the_difference_is_written_and_foreign_conditions_stay() {
-        let mut object = applied(&plan(&local(), None, true, "t"));
+        let mut object = applied(&plan(&local(), "", None, true, "t"));
         object.data["status"]["conditions"]
             .as_array_mut()
             .unwrap()
@@ -306,7 +346,7 @@ mod tests {
         changed.endpoints = vec!["192.0.2.9:51840".parse().unwrap()];
         changed.ready = false;
         changed.message = "no podCIDR".into();
-        let p = plan(&changed, Some(&object), true, "later");
+        let p = plan(&changed, "", Some(&object), true, "later");
         assert_eq!(
             p.metadata,
             Some(json!({"metadata": {"annotations": {"warren.dev/endpoints": "192.0.2.9:51840"}}}))
@@ -317,6 +357,41 @@ mod tests {
             (&conditions[1]["status"], &conditions[1]["message"]),
             (&json!("False"), &json!("no podCIDR"))
         );
-        assert_eq!(plan(&changed, Some(&object), false, "later").status, None);
+        assert_eq!(plan(&changed, "", Some(&object), false, "later").status, None);
+    }
+
+    #[test]
+    fn who_is_behind_a_nat_is_told_to_others_and_taken_back() {
+        let object = applied(&plan(&local(), "", None, true, "t"));
+        let told = plan(&local(), "n2=198.51.100.7:4711", Some(&object), true, "t").metadata.unwrap();
+        assert_eq!(
+            told,
+            json!({"metadata": {"annotations": {"warren.dev/observed": "n2=198.51.100.7:4711"}}})
+        );
+        let told = applied(&plan(&local(), "n2=198.51.100.7:4711", None, true, "t"));
+        assert!(plan(&local(), "n2=198.51.100.7:4711", Some(&told), true, "t").is_empty());
+        let back = plan(&local(), "", Some(&told), true, "t").metadata.unwrap();
+        assert_eq!(back, json!({"metadata": {"annotations": {"warren.dev/observed": null}}}));
+    }
+
+    #[test]
+    fn only_endpoints_that_are_not_published_are_told() {
+        let node = |name: &str, key: u8| Node {
+            name: NodeName::new(name).unwrap(),
+            uid: String::new(),
+            node_id: None,
+            public_key: Some(PublicKey([key; 32])),
+            endpoints: vec!["10.0.0.2:51840".parse().unwrap()],
+            observed: BTreeMap::new(),
+            internal_ips: vec![],
+            pod_cidrs: Default::default(),
+            labels: BTreeMap::new(),
+            ready: true,
+        };
+        let heard = [(1, "10.0.0.2:51840"), (2, "198.51.100.7:1"), (3, "198.51.100.8:1")].map(|(key, at)| {
+            PeerEndpoint { public_key: PublicKey([key; 32]), endpoint: at.parse().unwrap() }
+        });
+        let nodes = [node("open", 1), node("behind", 2), Node { public_key: None, ..node("keyless", 9) }];
+        assert_eq!(hidden(nodes.iter(), &heard), "behind=198.51.100.7:1");
     }
 }

@@ -9,6 +9,9 @@ use std::net::{IpAddr, SocketAddr};
 pub const ANNOTATION_PUBLIC_KEY: &str = "warren.dev/public-key";
 /// Annotation on a Node: comma-separated `address:port` list where its tunnel listens.
 pub const ANNOTATION_ENDPOINTS: &str = "warren.dev/endpoints";
+/// Annotation on a Node: comma-separated `node=address:port` list of other nodes that a NAT hides, each with the endpoint
+/// from which this node hears it.
+pub const ANNOTATION_OBSERVED: &str = "warren.dev/observed";
 /// Annotation on a Node: the node's random identity.
 pub const ANNOTATION_NODE_ID: &str = "warren.dev/node-id";
 
@@ -25,6 +28,10 @@ pub struct Node {
     pub public_key: Option<PublicKey>,
     /// Annotation [`ANNOTATION_ENDPOINTS`]: where the node's tunnel can be tried, best first.
     pub endpoints: Vec<SocketAddr>,
+    /// Annotation [`ANNOTATION_OBSERVED`]: from where this node hears others that do not publish that endpoint
+    /// themselves. A third node can call them there.
+    #[serde(default)]
+    pub observed: BTreeMap<NodeName, SocketAddr>,
     /// `status.addresses` of type InternalIP.
     pub internal_ips: Vec<IpAddr>,
     /// `spec.podCIDRs`.

@@ -4,8 +4,9 @@ use crate::PublicKey;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 
-/// The endpoint from which a peer last completed a handshake. Table `peer_endpoints`, written by `overlay`, so
-/// that a restarted node can reach a roamed peer without the API.
+/// The endpoint from which a peer last completed a handshake, while it is not one that the peer publishes: it has roamed,
+/// or a NAT hides it. Table `peer_endpoints`, written by `overlay`, so that a restarted node can reach it without the API,
+/// and `source` can tell others.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PeerEndpoint {
     /// The peer.

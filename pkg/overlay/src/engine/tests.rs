@@ -21,6 +21,7 @@ fn node(text: &str, key: u8, cidrs: &[&str], address: &str) -> Node {
         node_id: None,
         public_key: (key != 0).then_some(PublicKey([key; 32])),
         endpoints: vec![SocketAddr::new(ip(address), 51840)],
+        observed: BTreeMap::new(),
         internal_ips: vec![ip(address)],
         pod_cidrs: PodCidrs::parse(cidrs).unwrap(),
         labels: BTreeMap::new(),

@@ -269,6 +269,7 @@ impl Lan {
             node_id: None,
             public_key: Some(node.public),
             endpoints: vec![SocketAddr::new(node.address, PORT)],
+            observed: Default::default(),
             internal_ips: vec![node.address],
             pod_cidrs: node.cidrs,
             labels: Default::default(),
@@ -325,6 +326,9 @@ impl Lan {
         .unwrap();
         let link = format!("wrnp{host:011x}");
         let (v4, v6) = (format!("10.42.{}.{host}", index + 1), format!("fd00:42:0:{}::{host:x}", index + 1));
+        eventually(&format!("{} tells its MTU", node.name), Duration::from_secs(15), || {
+            node.status.mtu().is_some()
+        });
         let mtu = node.status.mtu().unwrap();
         self.rt.block_on(async {
             let nft = Nft::in_namespace(&node.ns).await.unwrap();

@@ -11,7 +11,8 @@ fn a_whole_node_becomes_a_row() {
     let key = PublicKey([7; 32]);
     let m = meta(json!({"name": "n1", "uid": "u", "labels": {"a": "b"}, "annotations": {
         "warren.dev/public-key": key.to_string(), "warren.dev/endpoints": "192.0.2.1:51840, [2001:db8::1]:51840",
-        "warren.dev/node-id": "0123456789abcdef0123456789abcdef"}}));
+        "warren.dev/node-id": "0123456789abcdef0123456789abcdef",
+        "warren.dev/observed": "n2=198.51.100.7:4711, n.3=[2001:db8::7]:1"}}));
     let got = node(
         &m,
         &json!({"spec": {"podCIDR": "10.42.1.0/24", "podCIDRs": ["10.42.1.0/24", "fd00:1::/64"]},
@@ -22,6 +23,11 @@ fn a_whole_node_becomes_a_row() {
     let row = got.row.unwrap();
     assert_eq!(row.public_key, Some(key));
     assert_eq!(row.endpoints, ["192.0.2.1:51840".parse().unwrap(), "[2001:db8::1]:51840".parse().unwrap()]);
+    let observed = [("n2", "198.51.100.7:4711"), ("n.3", "[2001:db8::7]:1")];
+    assert_eq!(
+        row.observed,
+        observed.map(|(n, at)| (NodeName::new(n).unwrap(), at.parse().unwrap())).into_iter().collect()
+    );
     assert_eq!(row.internal_ips, ["192.0.2.1".parse::<IpAddr>().unwrap()]);
     assert_eq!(row.pod_cidrs, PodCidrs::parse(["10.42.1.0/24", "fd00:1::/64"]).unwrap());
     assert!(row.ready);
@@ -38,6 +44,9 @@ fn a_bad_field_is_refused_by_name_and_the_node_is_kept() {
         ("warren.dev/endpoints", json!({"warren.dev/endpoints": "127.0.0.1:1"}), json!({})),
         ("warren.dev/endpoints", json!({"warren.dev/endpoints": "192.0.2.1:0"}), json!({})),
         ("warren.dev/endpoints", json!({"warren.dev/endpoints": "192.0.2.1; rm -rf /"}), json!({})),
+        ("warren.dev/observed", json!({"warren.dev/observed": "n2"}), json!({})),
+        ("warren.dev/observed", json!({"warren.dev/observed": "n2=127.0.0.1:7"}), json!({})),
+        ("warren.dev/observed", json!({"warren.dev/observed": "../n=192.0.2.1:7"}), json!({})),
         ("warren.dev/node-id", json!({"warren.dev/node-id": "../x"}), json!({})),
         (
             "status.addresses",
