@@ -230,6 +230,13 @@ impl Runner {
         let observed = self.tunnel.read().await?;
         self.tracker.observe(Instant::now(), SystemTime::now(), &observed);
         let states = self.tracker.states(Instant::now());
+        // A packet may have come from a place that nothing named before it.
+        let named = |state: &PeerState| state.endpoint.is_none_or(|e| underlay.paths.contains_key(&e.ip()));
+        let reread = match states.values().all(named) {
+            true => None,
+            false => Some(self.underlay(&routes, &local, &nodes, &learned).await?),
+        };
+        input.underlay = reread.as_ref().unwrap_or(&underlay);
         input.tunnels = &states;
         input.max_mtu = ensured.kind.max_mtu();
         let desired = engine::compile(&input);
@@ -416,7 +423,9 @@ impl Runner {
         for (key, peer) in desired.peers.iter().filter(|(key, p)| p.endpoint.is_some() && silent(key)) {
             let knock = self.knocks.entry(*key).or_insert_with(|| Knock::new(now, &peer.candidates));
             if knock.candidates != peer.candidates {
-                *knock = Knock::new(now, &peer.candidates);
+                // At once: others may just have told where to call.
+                let past = now.checked_sub(KNOCK).unwrap_or(now);
+                *knock = Knock::new(past, &peer.candidates);
             }
             if !knock.due(now) {
                 continue;
