@@ -1,7 +1,7 @@
 //! TCP, UDP and ping through the tunnel, beside wireguard-go on the same links.
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -16,7 +16,7 @@ struct Figures {
     ping: String,
 }
 
-pub(super) fn run() -> Result<()> {
+pub(super) fn run(as_json: bool) -> Result<()> {
     let lab = Lab::up("bench-overlay", &["--nodes", "2", "--pods", "1"])?;
     let ends = ["node-1", "node-2"].map(|n| lab.pods_on(n).map(|mut p| p.remove(0)));
     let [a, b] = ends;
@@ -31,6 +31,11 @@ pub(super) fn run() -> Result<()> {
     let other = measure(&x, &y, "192.168.99.2")?;
     drop(peer);
     lab.done()?;
+    if as_json {
+        let line = |who: &str, f: &Figures| json!({"who": who, "tcp_gbit_s": f.tcp, "udp_gbit_s": f.udp, "ping": f.ping});
+        println!("{:#}", json!([line("warren", &warren), line("wireguard-go", &other)]));
+        return Ok(());
+    }
     println!("overlay            TCP Gbit/s   UDP Gbit/s   ping");
     for (name, f) in [("warren", &warren), ("wireguard-go", &other)] {
         println!("  {name:<16} {:>10.2}   {:>10.2}   {}", f.tcp, f.udp, f.ping);
