@@ -27,7 +27,6 @@ const OVERLAY_PEERS: &[(&str, &str)] = &[
 
 /// Programs the benchmark of CNI uses; its peers are not on the path.
 const CNI_PEERS: &[(&str, &str)] = &[
-    ("bridge", "containernetworking-plugins"),
     ("portmap", "containernetworking-plugins"),
     ("host-local", "containernetworking-plugins"),
     // What the port mapper executes.

@@ -6,6 +6,7 @@
 //! the journal alone. Kernel objects need no journal to be found again: their names follow from the attachment's key and
 //! carry Warren's marks.
 
+mod adopt;
 mod attach;
 mod check;
 mod identity;
@@ -185,11 +186,13 @@ impl Engine {
         match self.0.pool.get(key).await.map_err(|e| no_lease(&e))? {
             None => {}
             Some(row) if row.phase == AttachmentPhase::Live => {
-                return Err(Refusal::new(Code::Exists, format!("{key} is attached already"))
-                    .with("the runtime must DEL it before it may ADD it again"));
+                return Err(attached(key));
             }
             // An ADD or DEL that did not end.
             Some(row) => self.dismantle(&row).await?,
+        }
+        if self.found(key).is_some() {
+            return Err(attached(key));
         }
         let link = self.claim(key)?;
         let mut done = attach::Done::default();
@@ -248,7 +251,10 @@ impl Engine {
                 self.dismantle(&row).await?;
                 tracing::debug!(%key, "detached");
             }
-            None => tracing::debug!(%key, "nothing to detach"),
+            None => match self.found(key) {
+                Some(found) => self.del_found(key, &found).await?,
+                None => tracing::debug!(%key, "nothing to detach"),
+            },
         }
         Ok(())
     }
@@ -263,7 +269,8 @@ impl Engine {
             return Ok(());
         }
         let rows = self.0.pool.list().await.map_err(|e| no_lease(&e))?;
-        let stale = rows.into_iter().filter(|row| !request.valid.contains(&row.key));
+        let known = adopt::Known::new(&request.valid, &rows);
+        let stale = rows.into_iter().filter(|row| !known.contains(row));
         let mut tasks: JoinSet<Option<String>> = JoinSet::new();
         let mut failed = Vec::new();
         for row in stale {
@@ -363,8 +370,7 @@ impl Engine {
     /// A name for the host side that no other attachment has.
     fn claim(&self, key: &AttachmentKey) -> Result<IfName, Refusal> {
         let mut names = self.names();
-        for salt in 0..16 {
-            let name = identity::host_link(key, salt);
+        for name in identity::host_links(key) {
             match names.get(&name) {
                 Some(holder) if holder != key => {}
                 _ => {
@@ -411,6 +417,11 @@ impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Engine").field("config", &self.0.config).finish_non_exhaustive()
     }
+}
+
+fn attached(key: &AttachmentKey) -> Refusal {
+    Refusal::new(Code::Exists, format!("{key} is attached already"))
+        .with("the runtime must DEL it before it may ADD it again")
 }
 
 fn starting() -> Refusal {

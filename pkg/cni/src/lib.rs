@@ -22,7 +22,7 @@ pub mod spec;
 mod wire;
 
 pub use engine::{Added, Engine, EngineConfig, Recovered};
-pub use pool::{AddressPool, BoxFuture, LeaseRequest, PoolError};
+pub use pool::{AddressPool, BoxFuture, PoolError};
 pub use server::{CniConfig, CniError, serve};
 
 /// The configuration list for container runtimes, as the agent writes it.

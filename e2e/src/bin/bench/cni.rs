@@ -34,14 +34,23 @@ pub(super) fn run(as_json: bool) -> Result<()> {
     for concurrency in CONCURRENCIES {
         let (_, took) = runtime.add_many(PODS, concurrency)?;
         lines.push(Line { who: WARREN, verb: "ADD", concurrency, took });
-        lines.push(Line { who: WARREN, verb: "DEL", concurrency, took: runtime.del_many(PODS, concurrency)? });
+        lines.push(Line {
+            who: WARREN,
+            verb: "DEL",
+            concurrency,
+            took: runtime.del_many(PODS, concurrency)?,
+        });
     }
     lab.done()?;
     lines.extend(netns::join(std::thread::spawn(|| {
         unshare(CloneFlags::CLONE_NEWNET)?;
         peer()
     }))?);
-    if as_json { print_json(&lines) } else { print_table(&lines) }
+    if as_json {
+        print_json(&lines)
+    } else {
+        print_table(&lines)
+    }
     Ok(())
 }
 
@@ -108,7 +117,13 @@ fn peer() -> Result<Vec<Line>> {
 }
 
 /// `count` pods come and go.
-fn round(chain: &Chain, dir: &Path, own: &File, count: usize, concurrency: usize) -> Result<(Latencies, Latencies)> {
+fn round(
+    chain: &Chain,
+    dir: &Path,
+    own: &File,
+    count: usize,
+    concurrency: usize,
+) -> Result<(Latencies, Latencies)> {
     let namespaces: Vec<File> = (0..count).map(|_| fresh_netns()).collect::<Result<_>>()?;
     let results: Mutex<Vec<Value>> = Mutex::new(vec![Value::Null; count]);
     let results = || results.lock().unwrap_or_else(PoisonError::into_inner);

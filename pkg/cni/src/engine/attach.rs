@@ -2,7 +2,6 @@
 
 use super::identity::{self, Macs, mac_text};
 use super::{Engine, Halt, Step};
-use crate::pool::LeaseRequest;
 use crate::spec::{AddRequest, AddResult, Code, Interface, IpEntry, Refusal, RouteEntry};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use nix::libc;
@@ -11,10 +10,10 @@ use warren_netlink::sysctl::{self, SysctlOutcome};
 use warren_netlink::{
     Link, LinkChange, NetNs, Netlink, NetlinkError, Route, RouteTarget, VethPair, VethSpec,
 };
-use warren_types::{AttachmentKey, AttachmentPhase, IfName, defaults, marks};
+use warren_types::{AttachmentKey, AttachmentPhase, IfName, LeaseRequest, defaults, marks};
 
 /// Longest alias that the kernel takes, less the final zero that is sent with it.
-const MAX_ALIAS: usize = 254;
+pub(super) const MAX_ALIAS: usize = 254;
 pub(super) const TABLE_MAIN: u32 = 254;
 
 /// What an ADD has made so far.
