@@ -163,11 +163,16 @@ impl Engine {
         }))
     }
 
-    /// ADD. `ns` is the pod's namespace.
+    /// ADD. `ns` is the pod's namespace, and `pod` a handle there if the caller has one.
     ///
     /// # Errors
     /// What to answer the runtime; nothing is left of the attachment then, or the journal knows it.
-    pub async fn add(&self, request: &AddRequest, ns: &NetNs) -> Result<Added, Refusal> {
+    pub async fn add(
+        &self,
+        request: &AddRequest,
+        ns: &NetNs,
+        pod: Option<Netlink>,
+    ) -> Result<Added, Refusal> {
         let key = &request.key;
         if request.network != self.0.config.network {
             let msg = format!("network {:?} is not known here", request.network);
@@ -196,7 +201,7 @@ impl Engine {
         }
         let link = self.claim(key)?;
         let mut done = attach::Done::default();
-        match self.attach(request, ns, &link, &mut done).await {
+        match self.attach(request, (ns, pod), &link, &mut done).await {
             Ok(result) => {
                 tracing::debug!(%key, %link, "attached");
                 Ok(Added { result, key: key.clone(), _guard: guard })

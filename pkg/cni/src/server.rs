@@ -17,7 +17,7 @@ use tokio::sync::Semaphore;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
-use warren_netlink::NetNs;
+use warren_netlink::{NetNs, Netlink};
 use warren_types::{AttachmentKey, HealthCell};
 
 /// Connections at once. More wait in the kernel's queue.
@@ -172,13 +172,15 @@ async fn answer(stream: UnixStream, engine: &Engine, queue: &DelQueue) -> io::Re
         tracing::warn!(uid, "a connection from a user other than root is refused");
         return Ok(());
     }
-    let (call, fd) = timeout(FRAME_DEADLINE, receive(&stream)).await??;
+    let (call, fds) = timeout(FRAME_DEADLINE, receive(&stream)).await??;
+    let mut fds = fds.into_iter();
+    let (fd, socket) = (fds.next(), fds.next());
     let Parsed { version, request, .. } = match call.parse() {
         Ok(parsed) => parsed,
         Err((version, refusal)) => return send(stream, &Reply::refusal(version, &refusal)).await,
     };
     let outcome = match &request {
-        Request::Add(request) => return add(stream, engine, queue, version, request, fd).await,
+        Request::Add(request) => return add(stream, engine, queue, version, request, (fd, socket)).await,
         Request::Status => engine.status().await,
         Request::Del(key) => engine.del(key).await,
         Request::Check(request) => match namespace(fd, &request.netns) {
@@ -205,13 +207,13 @@ async fn add(
     queue: &DelQueue,
     version: SpecVersion,
     request: &AddRequest,
-    fd: Option<OwnedFd>,
+    (fd, socket): (Option<OwnedFd>, Option<OwnedFd>),
 ) -> io::Result<()> {
     if queue.contains(&request.key) {
         delete(engine, queue, &request.key).await;
     }
     let added = match namespace(fd, &request.netns) {
-        Ok(ns) => engine.add(request, &ns).await,
+        Ok(ns) => engine.add(request, &ns, socket.and_then(|socket| handle(socket, &ns))).await,
         Err(refusal) => Err(refusal),
     };
     let added = match added {
@@ -235,19 +237,27 @@ fn namespace(fd: Option<OwnedFd>, path: &Path) -> Result<NetNs, Refusal> {
     opened.map_err(|e| Refusal::new(Code::InvalidEnvironment, format!("CNI_NETNS {}: {e}", path.display())))
 }
 
-async fn receive(stream: &UnixStream) -> io::Result<(Call, Option<OwnedFd>)> {
+/// The plugin's socket in the pod's namespace; one that is of no use is done without.
+fn handle(socket: OwnedFd, ns: &NetNs) -> Option<Netlink> {
+    let handle = ns.try_clone().and_then(|ns| Netlink::over_socket(socket, ns));
+    handle
+        .inspect_err(|error| tracing::warn!(%error, "opening a netlink socket in a pod's namespace anew"))
+        .ok()
+}
+
+async fn receive(stream: &UnixStream) -> io::Result<(Call, Vec<OwnedFd>)> {
     let mut incoming = Incoming::default();
     let mut chunk = vec![0; 16 * 1024];
-    let mut fd = None;
+    let mut received = Vec::new();
     loop {
         let read = || warren_netlink::handover::receive(stream, &mut chunk);
         let (n, fds) = stream.async_io(Interest::READABLE, read).await?;
-        fd = fd.or(fds.into_iter().next());
+        received.extend(fds);
         if n == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         if incoming.push(chunk.get(..n).unwrap_or_default())? {
-            return Ok((incoming.message()?, fd));
+            return Ok((incoming.message()?, received));
         }
     }
 }

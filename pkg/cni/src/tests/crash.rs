@@ -19,7 +19,7 @@ fn dying_add(node: &Node, id: &str, pod: &NetNs, step: Step) {
         engine.recover().await.unwrap();
         engine.crash_at(step);
         let Request::Add(request) = parsed(&call).request else { panic!() };
-        let refusal = engine.add(&request, &pod).await.unwrap_err();
+        let refusal = engine.add(&request, &pod, None).await.unwrap_err();
         assert!(refusal.msg.contains("ended at"), "{refusal}");
     });
 }
@@ -53,9 +53,9 @@ fn an_add_finds_what_an_earlier_one_left() {
             engine.recover().await.unwrap();
             let Request::Add(request) = parsed(&call).request else { panic!() };
             engine.crash_at(step);
-            engine.add(&request, &ns).await.unwrap_err();
+            engine.add(&request, &ns, None).await.unwrap_err();
             // No new start in between.
-            engine.add(&request, &ns).await.unwrap();
+            engine.add(&request, &ns, None).await.unwrap();
             engine.del(&request.key).await.unwrap();
         });
         node.assert_clean();
@@ -171,7 +171,7 @@ fn an_answer_nobody_takes_is_taken_back() {
     node.engine(async move |engine| {
         engine.recover().await.unwrap();
         let Request::Add(request) = parsed(&call).request else { panic!() };
-        let added = engine.add(&request, &ns).await.unwrap();
+        let added = engine.add(&request, &ns, None).await.unwrap();
         engine.abandon(added).await;
     });
     node.assert_clean();
@@ -184,7 +184,7 @@ fn add_is_refused_before_recovery() {
     let (call, ns) = (node.call("ADD", "c1", Some(&pod)), pod.try_clone().unwrap());
     node.engine(async move |engine| {
         let Request::Add(request) = parsed(&call).request else { panic!() };
-        assert_eq!(engine.add(&request, &ns).await.unwrap_err().code.number(), 11);
+        assert_eq!(engine.add(&request, &ns, None).await.unwrap_err().code.number(), 11);
         assert_eq!(engine.status().await.unwrap_err().code.number(), 50);
     });
     node.assert_clean();
