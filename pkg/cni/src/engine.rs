@@ -39,6 +39,8 @@ pub struct EngineConfig {
     pub network: String,
     /// The MTU of pods, at this moment.
     pub mtu: watch::Receiver<u32>,
+    /// Why pods cannot reach other nodes at this moment; none when they can.
+    pub cut_off: watch::Receiver<Option<String>>,
     /// This boot.
     pub boot_id: BootId,
     /// Calls that are worked on side by side.
@@ -313,14 +315,22 @@ impl Engine {
         }
     }
 
-    /// STATUS: whether an ADD could succeed now.
+    /// STATUS: whether an ADD could succeed now, and its pod reach the others.
     ///
     /// # Errors
-    /// Code 50 with the reason.
+    /// Code 50 with the reason; code 51 when pods that are attached cannot reach other nodes either.
     pub async fn status(&self) -> Result<(), Refusal> {
         let not_now = |msg: String| Refusal::new(Code::NotAvailable, msg);
         if !self.0.recovered.load(Ordering::Acquire) {
             return Err(not_now(starting().msg));
+        }
+        let cut_off = self.0.config.cut_off.borrow().clone();
+        if let Some(why) = cut_off {
+            let rows = self.0.pool.list().await.map_err(|e| not_now(e.to_string()))?;
+            let attached = rows.iter().any(|row| row.phase == AttachmentPhase::Live);
+            let code = if attached { Code::LimitedConnectivity } else { Code::NotAvailable };
+            return Err(Refusal::new(code, format!("pods cannot reach other nodes: {why}"))
+                .with("the agent tries again by itself; see `warren status`"));
         }
         self.0.pool.available().await.map_err(|e| {
             let refusal = no_lease(&e);

@@ -3,6 +3,7 @@
 use crate::engine::Engine;
 use crate::queue::{DelQueue, private_dir};
 use crate::spec::{AddRequest, Call, Code, Parsed, Refusal, Request, SpecVersion};
+use crate::stats::CallStats;
 use crate::wire::{Incoming, Reply, frame};
 use std::fs;
 use std::io;
@@ -36,12 +37,14 @@ const REPAIR_GAP: Duration = Duration::from_millis(500);
 const LAST_CALLS: Duration = Duration::from_secs(10);
 
 /// Where the agent listens.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct CniConfig {
     /// The socket; its directory is made with mode 0700 if it is missing.
     pub socket: PathBuf,
     /// Deletions that arrived while no agent ran.
     pub queue_dir: PathBuf,
+    /// Where calls are counted.
+    pub stats: CallStats,
 }
 
 /// Why the server cannot go on.
@@ -87,7 +90,7 @@ pub async fn serve(
     let mut calls = JoinSet::new();
     let outcome = tokio::select! {
         () = stop.cancelled() => Ok(()),
-        outcome = accept(&listener, &config.socket, &engine, &queue, &mut calls) => outcome,
+        outcome = accept(&listener, &config, &engine, &queue, &mut calls) => outcome,
         outcome = keep_whole(&engine, &health) => outcome,
         () = keep_drained(&engine, &queue) => Ok(()),
     };
@@ -123,7 +126,7 @@ fn listen(path: &Path) -> Result<UnixListener, CniError> {
 
 async fn accept(
     listener: &UnixListener,
-    path: &Path,
+    config: &CniConfig,
     engine: &Engine,
     queue: &DelQueue,
     calls: &mut JoinSet<()>,
@@ -147,11 +150,11 @@ async fn accept(
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             }
-            Err(source) => return Err(CniError::Path { path: path.to_owned(), source }),
+            Err(source) => return Err(CniError::Path { path: config.socket.clone(), source }),
         };
-        let (engine, queue) = (engine.clone(), queue.clone());
+        let (engine, queue, stats) = (engine.clone(), queue.clone(), config.stats.clone());
         calls.spawn(async move {
-            if let Err(error) = answer(stream, &engine, &queue).await {
+            if let Err(error) = answer(stream, &engine, &queue, &stats).await {
                 tracing::debug!(%error, "a call ended early");
             }
             drop(place);
@@ -166,7 +169,7 @@ fn report(ended: Result<(), JoinError>) {
 }
 
 /// One connection, one call.
-async fn answer(stream: UnixStream, engine: &Engine, queue: &DelQueue) -> io::Result<()> {
+async fn answer(stream: UnixStream, engine: &Engine, queue: &DelQueue, stats: &CallStats) -> io::Result<()> {
     let uid = stream.peer_cred()?.uid();
     if uid != 0 {
         tracing::warn!(uid, "a connection from a user other than root is refused");
@@ -179,8 +182,12 @@ async fn answer(stream: UnixStream, engine: &Engine, queue: &DelQueue) -> io::Re
         Ok(parsed) => parsed,
         Err((version, refusal)) => return send(stream, &Reply::refusal(version, &refusal)).await,
     };
+    let begun = std::time::Instant::now();
+    let count = |success| stats.count(&request, success, begun.elapsed());
     let outcome = match &request {
-        Request::Add(request) => return add(stream, engine, queue, version, request, (fd, socket)).await,
+        Request::Add(request) => {
+            return add(stream, engine, queue, version, request, (fd, socket), count).await;
+        }
         Request::Status => engine.status().await,
         Request::Del(key) => engine.del(key).await,
         Request::Check(request) => match namespace(fd, &request.netns) {
@@ -190,9 +197,11 @@ async fn answer(stream: UnixStream, engine: &Engine, queue: &DelQueue) -> io::Re
         Request::Gc(request) => engine.gc(request).await,
         Request::Version(asked) => {
             let report = SpecVersion::report(asked.as_deref());
+            count(true);
             return send(stream, &Reply::success(Some(&report))).await;
         }
     };
+    count(outcome.is_ok());
     let reply = match outcome {
         Ok(()) => Reply::success(None),
         Err(refusal) => Reply::refusal(version, &refusal),
@@ -208,6 +217,7 @@ async fn add(
     version: SpecVersion,
     request: &AddRequest,
     (fd, socket): (Option<OwnedFd>, Option<OwnedFd>),
+    count: impl Fn(bool),
 ) -> io::Result<()> {
     if queue.contains(&request.key) {
         delete(engine, queue, &request.key).await;
@@ -216,6 +226,7 @@ async fn add(
         Ok(ns) => engine.add(request, &ns, socket.and_then(|socket| handle(socket, &ns))).await,
         Err(refusal) => Err(refusal),
     };
+    count(added.is_ok());
     let added = match added {
         Ok(added) => added,
         Err(refusal) => return send(stream, &Reply::refusal(version, &refusal)).await,

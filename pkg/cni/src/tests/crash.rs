@@ -208,7 +208,7 @@ fn pods_without_rows(node: &Node) -> [(NetNs, serde_json::Value); 2] {
 #[test]
 fn running_pods_outlive_the_loss_of_the_store() {
     let node = Node::new();
-    let [(one, result), _] = pods_without_rows(&node);
+    let [(one, result), _two] = pods_without_rows(&node);
     let before = node.kernel();
     let agent = node.start();
     assert_eq!(node.kernel(), before, "nothing of a running pod was touched");

@@ -5,6 +5,7 @@ use crate::plugin::{self, Reply};
 use crate::pool::{AddressPool, BoxFuture, PoolError};
 use crate::server::{CniConfig, serve};
 use crate::spec::Call;
+use crate::stats::CallStats;
 use nix::sched::{CloneFlags, unshare};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -171,6 +172,7 @@ pub(super) struct Node {
     pub(super) ns: NetNs,
     pub(super) dir: tempfile::TempDir,
     pub(super) pool: Arc<MemoryPool>,
+    pub(super) stats: CallStats,
 }
 
 /// A running agent side; dropping the value stops it.
@@ -199,7 +201,8 @@ impl Node {
             std::fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1").unwrap();
         })
         .unwrap();
-        let node = Self { ns, dir: tempfile::tempdir().unwrap(), pool: Arc::default() };
+        let node =
+            Self { ns, dir: tempfile::tempdir().unwrap(), pool: Arc::default(), stats: CallStats::default() };
         node.run(async |_, nft| {
             nft.ensure_base(&base()).await.unwrap();
         });
@@ -207,7 +210,7 @@ impl Node {
     }
 
     fn config(&self) -> CniConfig {
-        CniConfig { socket: self.socket(), queue_dir: self.dir.path().join("del") }
+        CniConfig { socket: self.socket(), queue_dir: self.dir.path().join("del"), stats: self.stats.clone() }
     }
 
     pub(super) fn socket(&self) -> PathBuf {
@@ -327,7 +330,18 @@ impl Node {
 pub(super) fn engine(host: Netlink, nft: Nft, pool: Arc<MemoryPool>) -> Engine {
     // The sender may go: the last value stays readable.
     let (_, mtu) = watch::channel(1420);
-    let config = EngineConfig { network: "warren".into(), mtu, boot_id: boot(), at_once: 64 };
+    let (_, cut_off) = watch::channel(None);
+    engine_with(host, nft, pool, mtu, cut_off)
+}
+
+pub(super) fn engine_with(
+    host: Netlink,
+    nft: Nft,
+    pool: Arc<MemoryPool>,
+    mtu: watch::Receiver<u32>,
+    cut_off: watch::Receiver<Option<String>>,
+) -> Engine {
+    let config = EngineConfig { network: "warren".into(), mtu, cut_off, boot_id: boot(), at_once: 64 };
     Engine::new(config, host, nft, pool)
 }
 
