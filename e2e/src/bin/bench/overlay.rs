@@ -53,13 +53,22 @@ fn measure(from: &Path, to: &Path, target: &str) -> Result<Figures> {
         all.extend(args.iter().map(|a| (*a).to_owned()));
         let text =
             netns::run(from, move || succeeded("iperf3", &Command::new("iperf3").args(all).output()?))?;
-        Ok(serde_json::from_str(&text)?)
+        let report: Value = serde_json::from_str(&text)?;
+        // It has been seen to end well without figures, on a busy machine.
+        ensure!(
+            report.pointer("/end/sum").or(report.pointer("/end/sum_received")).is_some(),
+            "iperf3: {report}"
+        );
+        Ok(report)
     };
     let gbits = |v: &Value, at: &str| {
-        v.pointer(at).and_then(Value::as_f64).map(|b| b / 1e9).with_context(|| at.to_owned())
+        v.pointer(at)
+            .and_then(Value::as_f64)
+            .map(|b| b / 1e9)
+            .with_context(|| format!("{at} is not in {}", v["end"]))
     };
-    let (tcp, _) = eventually(Duration::from_secs(5), || iperf(&[]))?;
-    let udp = iperf(&["-u", "-b", "2G", "-l", "1300"])?;
+    let (tcp, _) = eventually(Duration::from_secs(20), || iperf(&[]))?;
+    let (udp, _) = eventually(Duration::from_secs(20), || iperf(&["-u", "-b", "2G", "-l", "1300"]))?;
     let lost = udp.pointer("/end/sum/lost_percent").and_then(Value::as_f64).unwrap_or(100.0);
     let (at, host) = (target.to_owned(), from.to_owned());
     let ping = netns::run(&host, move || {
