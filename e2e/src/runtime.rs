@@ -5,7 +5,6 @@ use crate::netns;
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::sched::{CloneFlags, unshare};
 use serde::Deserialize;
-use std::collections::VecDeque;
 use std::fmt;
 use std::fs::File;
 use std::io::Write as _;
@@ -13,6 +12,7 @@ use std::net::IpAddr;
 use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -152,28 +152,7 @@ impl Runtime {
     }
 
     fn many(&self, verb: &str, count: usize, concurrency: usize) -> Result<Vec<(String, Duration)>> {
-        let work: Mutex<VecDeque<usize>> = Mutex::new((0..count).collect());
-        let next = || work.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-        let worker = || -> Result<Vec<(String, Duration)>> {
-            let mut done = Vec::new();
-            while let Some(n) = next() {
-                let start = Instant::now();
-                let out = self.one(verb, n)?;
-                done.push((out, start.elapsed()));
-            }
-            Ok(done)
-        };
-        std::thread::scope(|scope| {
-            let workers: Vec<_> = (0..concurrency).map(|_| scope.spawn(worker)).collect();
-            let mut all = Vec::new();
-            for worker in workers {
-                match worker.join() {
-                    Ok(done) => all.extend(done?),
-                    Err(_) => bail!("a worker panicked"),
-                }
-            }
-            Ok(all)
-        })
+        timed(count, concurrency, |n| self.one(verb, n))
     }
 
     fn one(&self, verb: &str, n: usize) -> Result<String> {
@@ -202,6 +181,41 @@ impl Runtime {
         );
         Ok(stdout)
     }
+}
+
+/// Does `work` for the numbers below `count`, `concurrency` at a time, and tells how long each took.
+///
+/// # Errors
+/// The first that failed.
+pub fn timed<T: Send>(
+    count: usize,
+    concurrency: usize,
+    work: impl Fn(usize) -> Result<T> + Sync,
+) -> Result<Vec<(T, Duration)>> {
+    let next = AtomicUsize::new(0);
+    let worker = || -> Result<Vec<(T, Duration)>> {
+        let mut done = Vec::new();
+        loop {
+            let n = next.fetch_add(1, Ordering::Relaxed);
+            if n >= count {
+                return Ok(done);
+            }
+            let start = Instant::now();
+            let out = work(n)?;
+            done.push((out, start.elapsed()));
+        }
+    };
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..concurrency).map(|_| scope.spawn(worker)).collect();
+        let mut all = Vec::new();
+        for worker in workers {
+            match worker.join() {
+                Ok(done) => all.extend(done?),
+                Err(_) => bail!("a worker panicked"),
+            }
+        }
+        Ok(all)
+    })
 }
 
 /// A new network namespace that lives as long as the file.

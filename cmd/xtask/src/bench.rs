@@ -12,18 +12,34 @@ pub(crate) enum What {
     Overlay,
 }
 
+/// How figures are printed.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum Output {
+    /// For people.
+    Table,
+    /// For programs; on stdout alone.
+    Json,
+}
+
 /// Runs one benchmark, which lives among the end-to-end programs because it starts the real binary.
-pub(crate) fn run(what: What) -> Result<()> {
+pub(crate) fn run(what: What, output: Output) -> Result<()> {
     needs::root()?;
-    needs::for_benchmarks()?;
+    match what {
+        What::Cni => needs::for_cni_benchmark()?,
+        What::Overlay => needs::for_overlay_benchmark()?,
+    }
     let binary = build::release()?;
     let name = match what {
         What::Cni => "cni",
         What::Overlay => "overlay",
     };
+    let output = match output {
+        Output::Table => "table",
+        Output::Json => "json",
+    };
     let mut bench = build::static_cargo("run")?;
     bench
-        .args(["--quiet", "--package", "warren-e2e", "--bin", "bench", "--", name])
+        .args(["--quiet", "--package", "warren-e2e", "--bin", "bench", "--", name, output])
         .env("WARREN_BIN", binary);
     crate::run::run(&format!("bench {name}"), &mut bench)
 }

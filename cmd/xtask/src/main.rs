@@ -46,6 +46,9 @@ enum Verb {
     Bench {
         /// What to measure.
         what: bench::What,
+        /// How figures are printed.
+        #[arg(long, value_enum, default_value = "table")]
+        output: bench::Output,
     },
 }
 
@@ -57,7 +60,7 @@ fn main() -> ExitCode {
         Verb::E2e { args } => test::e2e(&args),
         Verb::Vm => vm::run_tests(),
         Verb::Check => check::all(),
-        Verb::Bench { what } => bench::run(what),
+        Verb::Bench { what, output } => bench::run(what, output),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -16,13 +16,25 @@ const PROGRAMS: &[(&str, &str)] = &[
 /// Programs the virtual machine needs besides.
 const MACHINE: &[(&str, &str)] = &[("qemu-system-x86_64", "qemu-system-x86"), ("tc", "iproute2")];
 
-/// Programs the benchmarks use besides.
-const PEERS: &[(&str, &str)] = &[
+/// Programs the benchmark of the overlay uses.
+const OVERLAY_PEERS: &[(&str, &str)] = &[
     ("wireguard-go", "wireguard-go"),
     ("wg", "wireguard-tools"),
     ("iperf3", "iperf3"),
+    ("ip", "iproute2"),
     ("ping", "iputils-ping"),
 ];
+
+/// Programs the benchmark of CNI uses; its peers are not on the path.
+const CNI_PEERS: &[(&str, &str)] = &[
+    ("portmap", "containernetworking-plugins"),
+    ("host-local", "containernetworking-plugins"),
+    // What the port mapper executes.
+    ("iptables", "iptables"),
+];
+
+/// Where Debian and others put CNI plugins.
+const PLUGIN_DIRS: [&str; 2] = ["/usr/lib/cni", "/opt/cni/bin"];
 
 /// Fails unless run by root.
 pub(crate) fn root() -> Result<()> {
@@ -46,14 +58,20 @@ pub(crate) fn for_machine() -> Result<()> {
     missing(MACHINE)
 }
 
-/// As [`for_tests`], for benchmarks.
-pub(crate) fn for_benchmarks() -> Result<()> {
-    missing(PEERS)
+/// As [`for_tests`], for the benchmark of the overlay.
+pub(crate) fn for_overlay_benchmark() -> Result<()> {
+    missing(OVERLAY_PEERS)
+}
+
+/// As [`for_tests`], for the benchmark of CNI.
+pub(crate) fn for_cni_benchmark() -> Result<()> {
+    missing(CNI_PEERS)
 }
 
 fn missing(programs: &[(&str, &str)]) -> Result<()> {
-    let absent: Vec<&str> =
+    let mut absent: Vec<&str> =
         programs.iter().filter(|(p, _)| !on_path(p)).map(|(_, package)| *package).collect();
+    absent.dedup();
     if !absent.is_empty() {
         bail!(
             "missing on this machine; type: apt-get install -y --no-install-recommends {}",
@@ -65,5 +83,6 @@ fn missing(programs: &[(&str, &str)]) -> Result<()> {
 
 fn on_path(program: &str) -> bool {
     let path = std::env::var("PATH").unwrap_or_default();
-    path.split(':').chain(["/usr/sbin", "/sbin"]).any(|dir| Path::new(dir).join(program).is_file())
+    let dirs = path.split(':').chain(["/usr/sbin", "/sbin"]).chain(PLUGIN_DIRS);
+    dirs.into_iter().any(|dir| Path::new(dir).join(program).is_file())
 }

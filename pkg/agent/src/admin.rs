@@ -63,17 +63,87 @@ pub fn start(config: AdminConfig, board: Board, stop: CancellationToken) -> io::
     })
 }
 
-/// Keeps a listener open: a failure to bind is said once and tried again.
+/// The admin socket.
 async fn admin(path: PathBuf, board: Board, stop: CancellationToken) {
     let router = Router::new()
         .route("/status", get(|State(b): State<Board>| async move { Json(b.report()) }))
         .route("/ipam", get(|State(b): State<Board>| async move { Json(b.ipam()) }))
         .route("/ipam/check", get(check))
         .with_state(board);
-    let own = own_uid();
+    keep_open(Place::Admin(path), router, stop).await;
+}
+
+/// The health endpoint.
+async fn health(address: SocketAddr, board: Board, stop: CancellationToken) {
+    let router = Router::new()
+        .route("/livez", get(|| async { "ok\n" }))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics_text))
+        .with_state(board);
+    keep_open(Place::Health(address), router, stop).await;
+}
+
+/// Where a listener is.
+enum Place {
+    /// A unix socket for root and this user.
+    Admin(PathBuf),
+    /// TCP.
+    Health(SocketAddr),
+}
+
+enum Listener {
+    Admin(UnixListener, Option<u32>),
+    Health(TcpListener),
+}
+
+/// A connection of either kind.
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
+impl Place {
+    async fn bind(&self) -> io::Result<Listener> {
+        match self {
+            Self::Admin(path) => bind_unix(path).map(|listener| Listener::Admin(listener, own_uid())),
+            Self::Health(address) => TcpListener::bind(address).await.map(Listener::Health),
+        }
+    }
+
+    fn say(&self, error: &io::Error) {
+        match self {
+            Self::Admin(path) => {
+                let path = path.display();
+                tracing::error!(%path, %error, "the admin socket cannot be opened; trying again");
+            }
+            Self::Health(address) => tracing::error!(
+                %address, %error,
+                "the health endpoint cannot be opened; trying again (--health-address names another)"
+            ),
+        }
+    }
+}
+
+impl Listener {
+    /// The next connection; none when it is not to be served.
+    async fn next(&self) -> io::Result<Option<Box<dyn Stream>>> {
+        let (listener, own) = match self {
+            Self::Health(listener) => return Ok(Some(Box::new(listener.accept().await?.0))),
+            Self::Admin(listener, own) => (listener, *own),
+        };
+        let (stream, _) = listener.accept().await?;
+        match stream.peer_cred() {
+            Ok(peer) if peer.uid() == 0 || Some(peer.uid()) == own => return Ok(Some(Box::new(stream))),
+            Ok(peer) => tracing::warn!(uid = peer.uid(), "refused a connection to the admin socket"),
+            Err(error) => tracing::debug!(%error, "a peer without credentials was refused"),
+        }
+        Ok(None)
+    }
+}
+
+/// Keeps a listener open and serves its connections: a failure to bind is said once and tried again.
+async fn keep_open(place: Place, router: Router, stop: CancellationToken) {
     let mut said = false;
     loop {
-        match bind_unix(&path) {
+        match place.bind().await {
             Ok(listener) => {
                 said = false;
                 let permits = Arc::new(Semaphore::new(CONNECTIONS));
@@ -82,21 +152,14 @@ async fn admin(path: PathBuf, board: Board, stop: CancellationToken) {
                     let Ok(permit) = permits.clone().acquire_owned().await else { return };
                     let stream = tokio::select! {
                         () = stop.cancelled() => return,
-                        s = listener.accept() => s,
+                        s = listener.next() => s,
                         Some(_) = tasks.join_next() => continue,
                     };
                     match stream {
-                        Ok((stream, _)) => match stream.peer_cred() {
-                            Ok(peer) if peer.uid() == 0 || Some(peer.uid()) == own => {
-                                tasks.spawn(serve(stream, router.clone(), permit));
-                            }
-                            Ok(peer) => {
-                                tracing::warn!(uid = peer.uid(), "refused a connection to the admin socket")
-                            }
-                            Err(error) => tracing::debug!(%error, "a peer without credentials was refused"),
-                        },
+                        Ok(Some(stream)) => drop(tasks.spawn(serve(stream, router.clone(), permit))),
+                        Ok(None) => {}
                         Err(error) => {
-                            tracing::warn!(%error, "admin socket");
+                            tracing::warn!(%error, "a listener failed; opening it anew");
                             break;
                         }
                     }
@@ -104,7 +167,7 @@ async fn admin(path: PathBuf, board: Board, stop: CancellationToken) {
             }
             Err(error) if !said => {
                 said = true;
-                tracing::error!(path = %path.display(), %error, "the admin socket cannot be opened; trying again");
+                place.say(&error);
             }
             Err(_) => {}
         }
@@ -135,52 +198,7 @@ fn bind_unix(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-async fn health(address: SocketAddr, board: Board, stop: CancellationToken) {
-    let router = Router::new()
-        .route("/livez", get(|| async { "ok\n" }))
-        .route("/readyz", get(readyz))
-        .route("/metrics", get(metrics_text))
-        .with_state(board);
-    let mut said = false;
-    loop {
-        match TcpListener::bind(address).await {
-            Ok(listener) => {
-                said = false;
-                let permits = Arc::new(Semaphore::new(CONNECTIONS));
-                let mut tasks = JoinSet::new();
-                loop {
-                    let Ok(permit) = permits.clone().acquire_owned().await else { return };
-                    let stream = tokio::select! {
-                        () = stop.cancelled() => return,
-                        s = listener.accept() => s,
-                        Some(_) = tasks.join_next() => continue,
-                    };
-                    match stream {
-                        Ok((stream, _)) => drop(tasks.spawn(serve(stream, router.clone(), permit))),
-                        Err(error) => {
-                            tracing::warn!(%error, "health endpoint");
-                            break;
-                        }
-                    }
-                }
-            }
-            Err(error) if !said => {
-                said = true;
-                tracing::error!(%address, %error, "the health endpoint cannot be opened; trying again (--health-address names another)");
-            }
-            Err(_) => {}
-        }
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(Duration::from_secs(1)) => {}
-        }
-    }
-}
-
-async fn serve<S>(stream: S, router: Router, permit: OwnedSemaphorePermit)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+async fn serve(stream: Box<dyn Stream>, router: Router, permit: OwnedSemaphorePermit) {
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(Duration::from_secs(5))

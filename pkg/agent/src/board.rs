@@ -4,8 +4,8 @@
 //! answer while the data side is stuck.
 
 use crate::status::{
-    AttachmentView, CheckReport, ClusterNodeView, FailureView, IpamReport, NodeView, PoolView, StatusReport,
-    StoreView, SubsystemView, TunnelView,
+    AttachmentView, CallsView, CheckReport, ClusterNodeView, CniView, FailureView, IpamReport, NodeView,
+    PoolView, StatusReport, StoreView, SubsystemView, TunnelView,
 };
 use crate::supervisor::Watched;
 use std::collections::BTreeMap;
@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use warren_cni::CallStats;
 use warren_source::SourceStatus;
 use warren_store::tables::{ONLY, node_key};
 use warren_store::{Record, Store};
@@ -53,6 +54,7 @@ struct Inner {
     tunnels: Mutex<(Tunnels, Option<Instant>)>,
     pools: Mutex<Vec<PoolView>>,
     checker: Mutex<Option<Checker>>,
+    calls: CallStats,
 }
 
 fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -86,6 +88,7 @@ impl Board {
             tunnels: Mutex::default(),
             pools: Mutex::default(),
             checker: Mutex::default(),
+            calls: CallStats::default(),
         }))
     }
 
@@ -104,6 +107,23 @@ impl Board {
     /// Says how addresses are checked.
     pub fn set_checker(&self, checker: Checker) {
         *lock(&self.0.checker) = Some(checker);
+    }
+    /// Where CNI counts its calls.
+    #[must_use]
+    pub fn calls(&self) -> &CallStats {
+        &self.0.calls
+    }
+    /// Why a subsystem has failed, for as long as it is not up again.
+    #[must_use]
+    pub fn failure_of(&self, name: &str) -> Option<String> {
+        let watched = copy(&self.0.watched).into_iter().find(|w| w.name == name)?;
+        let health = watched.health.get();
+        let down = match health.state {
+            HealthState::Failed => true,
+            HealthState::Starting => watched.restarts() > 0,
+            HealthState::Ready | HealthState::Degraded => false,
+        };
+        down.then_some(health.message)
     }
     /// Runs the check; none before the pool is open, or when it takes longer than `limit`.
     pub async fn check(&self, limit: Duration) -> Option<CheckReport> {
@@ -232,6 +252,28 @@ impl Board {
             nodes: self.nodes(),
             pools: copy(&self.0.pools),
             store: self.store(),
+            cni: self.cni(),
+        }
+    }
+
+    fn cni(&self) -> CniView {
+        let rows = self.0.store.table::<Attachment>().snapshot().rows;
+        let in_phase = |phase| rows.values().filter(|a| a.phase == phase).count() as u64;
+        let phases = [AttachmentPhase::Adding, AttachmentPhase::Live, AttachmentPhase::Deleting];
+        CniView {
+            attachments: phases.into_iter().map(|phase| (word(phase).into(), in_phase(phase))).collect(),
+            calls: self
+                .0
+                .calls
+                .snapshot()
+                .into_iter()
+                .map(|c| CallsView {
+                    verb: c.verb.into(),
+                    result: c.result.into(),
+                    micros: c.micros,
+                    classes: c.classes,
+                })
+                .collect(),
         }
     }
 
@@ -246,16 +288,19 @@ impl Board {
                 if_name: a.key.if_name.to_string(),
                 pod: a.pod.as_ref().map(ToString::to_string),
                 addresses: texts(&a.addresses),
-                phase: match a.phase {
-                    AttachmentPhase::Adding => "adding",
-                    AttachmentPhase::Live => "live",
-                    AttachmentPhase::Deleting => "deleting",
-                }
-                .into(),
+                phase: word(a.phase).into(),
                 host_link: a.host_link.to_string(),
             })
             .collect();
         IpamReport { pools: copy(&self.0.pools), attachments }
+    }
+}
+
+fn word(phase: AttachmentPhase) -> &'static str {
+    match phase {
+        AttachmentPhase::Adding => "adding",
+        AttachmentPhase::Live => "live",
+        AttachmentPhase::Deleting => "deleting",
     }
 }
 
@@ -283,5 +328,13 @@ mod tests {
         assert_eq!(report.subsystems.len(), 1);
         assert_eq!(board.missing(), ["overlay: starting", "ipam: not started", "cni: not started"]);
         assert_eq!(board.ipam(), IpamReport::default());
+        assert_eq!(report.cni.attachments["live"], 0);
+        // What starts for the first time has not failed.
+        assert_eq!(board.failure_of("overlay"), None);
+        let overlay = copy(&board.0.watched).remove(0);
+        overlay.health.set(HealthState::Failed, "no tunnel");
+        assert_eq!(board.failure_of("overlay").as_deref(), Some("no tunnel"));
+        overlay.health.ready();
+        assert_eq!(board.failure_of("overlay"), None);
     }
 }

@@ -1,13 +1,18 @@
 //! Prometheus metrics, computed from a [`StatusReport`] when they are asked for.
 
-use crate::status::StatusReport;
+use crate::status::{CallsView, StatusReport};
+use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Registry, Unit};
 use std::fmt;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+use warren_cni::stats::LATENCY_CLASSES;
 use warren_types::HealthState;
 
 type Labels = Vec<(&'static str, String)>;
@@ -84,6 +89,13 @@ pub fn text(report: &StatusReport) -> Result<String, fmt::Error> {
     );
     pools(r, report);
     tunnels(r, report);
+    gauges(
+        r,
+        "cni_attachments",
+        "Attachments of pods by phase",
+        report.cni.attachments.iter().map(|(phase, n)| (vec![("phase", phase.clone())], float(*n))),
+    );
+    r.register_collector(Box::new(Calls(report.cni.calls.clone())));
     let mut out = String::new();
     encode(&mut out, &registry)?;
     Ok(out)
@@ -152,10 +164,37 @@ fn tunnels(r: &mut Registry, report: &StatusReport) {
     counters(r, "tunnel_sent_bytes", "Bytes sent to a node", peers().map(|(l, t)| (l, t.sent_bytes)));
 }
 
+/// Calls of the plugin. The counts were made elsewhere, which the library's own histogram has no way in for.
+#[derive(Debug)]
+struct Calls(Vec<CallsView>);
+
+impl Collector for Calls {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        const HELP: &str = "How long the agent took to answer calls of the CNI plugin";
+        let mut family =
+            encoder.encode_descriptor("cni_call", HELP, Some(&Unit::Seconds), MetricType::Histogram)?;
+        let seconds = |micros: u64| Duration::from_micros(micros).as_secs_f64();
+        let ends: Vec<f64> = LATENCY_CLASSES.iter().map(|end| seconds(*end)).chain([f64::INFINITY]).collect();
+        for calls in &self.0 {
+            let labels = [("verb", calls.verb.as_str()), ("result", calls.result.as_str())];
+            let buckets: Vec<(f64, u64)> = ends.iter().copied().zip(calls.classes.iter().copied()).collect();
+            let count = buckets.iter().map(|(_, n)| n).sum();
+            // No exemplars, and so no labels of theirs.
+            family.encode_family(&labels)?.encode_histogram::<NoLabelSet>(
+                seconds(calls.micros),
+                count,
+                &buckets,
+                None,
+            )?;
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::{ClusterNodeView, PoolView, SubsystemView, TunnelView};
+    use crate::status::{ClusterNodeView, CniView, PoolView, SubsystemView, TunnelView};
 
     #[test]
     fn the_metrics_name_what_they_measure() {
@@ -184,6 +223,15 @@ mod tests {
                 used: 3,
                 ..PoolView::default()
             }],
+            cni: CniView {
+                attachments: [("live".into(), 4)].into(),
+                calls: vec![CallsView {
+                    verb: "ADD".into(),
+                    result: "success".into(),
+                    micros: 7_000,
+                    classes: [vec![0, 0, 2], vec![0; 11], vec![1]].concat(),
+                }],
+            },
             ..StatusReport::default()
         };
         let text = text(&report).unwrap();
@@ -193,6 +241,12 @@ mod tests {
             "warren_peer_handshake_age_seconds{node=\"b\"} 9.0",
             "warren_tunnel_received_bytes_total{node=\"b\"} 10",
             "warren_ipam_addresses{prefix=\"10.0.0.0/24\",state=\"free\"} 250.0",
+            "warren_cni_attachments{phase=\"live\"} 4.0",
+            "warren_cni_call_seconds_sum{verb=\"ADD\",result=\"success\"} 0.007",
+            "warren_cni_call_seconds_count{verb=\"ADD\",result=\"success\"} 3",
+            "warren_cni_call_seconds_bucket{le=\"0.002\",verb=\"ADD\",result=\"success\"} 0",
+            "warren_cni_call_seconds_bucket{le=\"30.0\",verb=\"ADD\",result=\"success\"} 2",
+            "warren_cni_call_seconds_bucket{le=\"+Inf\",verb=\"ADD\",result=\"success\"} 3",
         ] {
             assert!(text.contains(line), "{line} missing in\n{text}");
         }

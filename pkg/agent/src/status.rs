@@ -1,6 +1,7 @@
 //! What `warren status` shows: the records that cross the admin socket, and how they read.
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use warren_source::SourceReport;
 use warren_types::HealthState;
@@ -29,6 +30,32 @@ pub struct StatusReport {
     pub pools: Vec<PoolView>,
     /// The store.
     pub store: StoreView,
+    /// Attachments and calls of the plugin.
+    pub cni: CniView,
+}
+
+/// What CNI did.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct CniView {
+    /// Attachments by phase.
+    pub attachments: BTreeMap<String, u64>,
+    /// Calls since the agent started.
+    pub calls: Vec<CallsView>,
+}
+
+/// Calls of one verb with one result.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CallsView {
+    /// The verb.
+    pub verb: String,
+    /// `success` or `error`.
+    pub result: String,
+    /// Microseconds that all of them took.
+    pub micros: u64,
+    /// Calls by latency, in the classes of [`warren_cni::stats::LATENCY_CLASSES`].
+    pub classes: Vec<u64>,
 }
 
 /// This node, as it presents itself.

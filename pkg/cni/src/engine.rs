@@ -6,6 +6,7 @@
 //! the journal alone. Kernel objects need no journal to be found again: their names follow from the attachment's key and
 //! carry Warren's marks.
 
+mod adopt;
 mod attach;
 mod check;
 mod identity;
@@ -38,6 +39,8 @@ pub struct EngineConfig {
     pub network: String,
     /// The MTU of pods, at this moment.
     pub mtu: watch::Receiver<u32>,
+    /// Why pods cannot reach other nodes at this moment; none when they can.
+    pub cut_off: watch::Receiver<Option<String>>,
     /// This boot.
     pub boot_id: BootId,
     /// Calls that are worked on side by side.
@@ -162,11 +165,16 @@ impl Engine {
         }))
     }
 
-    /// ADD. `ns` is the pod's namespace.
+    /// ADD. `ns` is the pod's namespace, and `pod` a handle there if the caller has one.
     ///
     /// # Errors
     /// What to answer the runtime; nothing is left of the attachment then, or the journal knows it.
-    pub async fn add(&self, request: &AddRequest, ns: &NetNs) -> Result<Added, Refusal> {
+    pub async fn add(
+        &self,
+        request: &AddRequest,
+        ns: &NetNs,
+        pod: Option<Netlink>,
+    ) -> Result<Added, Refusal> {
         let key = &request.key;
         if request.network != self.0.config.network {
             let msg = format!("network {:?} is not known here", request.network);
@@ -185,15 +193,17 @@ impl Engine {
         match self.0.pool.get(key).await.map_err(|e| no_lease(&e))? {
             None => {}
             Some(row) if row.phase == AttachmentPhase::Live => {
-                return Err(Refusal::new(Code::Exists, format!("{key} is attached already"))
-                    .with("the runtime must DEL it before it may ADD it again"));
+                return Err(attached(key));
             }
             // An ADD or DEL that did not end.
             Some(row) => self.dismantle(&row).await?,
         }
+        if self.found(key).is_some() {
+            return Err(attached(key));
+        }
         let link = self.claim(key)?;
         let mut done = attach::Done::default();
-        match self.attach(request, ns, &link, &mut done).await {
+        match self.attach(request, (ns, pod), &link, &mut done).await {
             Ok(result) => {
                 tracing::debug!(%key, %link, "attached");
                 Ok(Added { result, key: key.clone(), _guard: guard })
@@ -248,7 +258,10 @@ impl Engine {
                 self.dismantle(&row).await?;
                 tracing::debug!(%key, "detached");
             }
-            None => tracing::debug!(%key, "nothing to detach"),
+            None => match self.found(key) {
+                Some(found) => self.del_found(key, &found).await?,
+                None => tracing::debug!(%key, "nothing to detach"),
+            },
         }
         Ok(())
     }
@@ -263,7 +276,8 @@ impl Engine {
             return Ok(());
         }
         let rows = self.0.pool.list().await.map_err(|e| no_lease(&e))?;
-        let stale = rows.into_iter().filter(|row| !request.valid.contains(&row.key));
+        let known = adopt::Known::new(&request.valid, &rows);
+        let stale = rows.into_iter().filter(|row| !known.contains(row));
         let mut tasks: JoinSet<Option<String>> = JoinSet::new();
         let mut failed = Vec::new();
         for row in stale {
@@ -301,14 +315,22 @@ impl Engine {
         }
     }
 
-    /// STATUS: whether an ADD could succeed now.
+    /// STATUS: whether an ADD could succeed now, and its pod reach the others.
     ///
     /// # Errors
-    /// Code 50 with the reason.
+    /// Code 50 with the reason; code 51 when pods that are attached cannot reach other nodes either.
     pub async fn status(&self) -> Result<(), Refusal> {
         let not_now = |msg: String| Refusal::new(Code::NotAvailable, msg);
         if !self.0.recovered.load(Ordering::Acquire) {
             return Err(not_now(starting().msg));
+        }
+        let cut_off = self.0.config.cut_off.borrow().clone();
+        if let Some(why) = cut_off {
+            let rows = self.0.pool.list().await.map_err(|e| not_now(e.to_string()))?;
+            let attached = rows.iter().any(|row| row.phase == AttachmentPhase::Live);
+            let code = if attached { Code::LimitedConnectivity } else { Code::NotAvailable };
+            return Err(Refusal::new(code, format!("pods cannot reach other nodes: {why}"))
+                .with("the agent tries again by itself; see `warren status`"));
         }
         self.0.pool.available().await.map_err(|e| {
             let refusal = no_lease(&e);
@@ -363,8 +385,7 @@ impl Engine {
     /// A name for the host side that no other attachment has.
     fn claim(&self, key: &AttachmentKey) -> Result<IfName, Refusal> {
         let mut names = self.names();
-        for salt in 0..16 {
-            let name = identity::host_link(key, salt);
+        for name in identity::host_links(key) {
             match names.get(&name) {
                 Some(holder) if holder != key => {}
                 _ => {
@@ -411,6 +432,11 @@ impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Engine").field("config", &self.0.config).finish_non_exhaustive()
     }
+}
+
+fn attached(key: &AttachmentKey) -> Refusal {
+    Refusal::new(Code::Exists, format!("{key} is attached already"))
+        .with("the runtime must DEL it before it may ADD it again")
 }
 
 fn starting() -> Refusal {

@@ -19,11 +19,13 @@ pub mod pool;
 mod queue;
 pub mod server;
 pub mod spec;
+pub mod stats;
 mod wire;
 
 pub use engine::{Added, Engine, EngineConfig, Recovered};
-pub use pool::{AddressPool, BoxFuture, LeaseRequest, PoolError};
+pub use pool::{AddressPool, BoxFuture, PoolError};
 pub use server::{CniConfig, CniError, serve};
+pub use stats::CallStats;
 
 /// The configuration list for container runtimes, as the agent writes it.
 #[must_use]

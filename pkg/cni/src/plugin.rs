@@ -7,7 +7,7 @@ use crate::wire::{Incoming, frame};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
@@ -72,17 +72,21 @@ fn carry(call: &Call, parsed: &Parsed) -> Result<Reply, Refusal> {
         Request::Version(asked) => Ok(Reply::success(Some(&SpecVersion::report(asked.as_deref())))),
         Request::Add(request) => {
             let ns = open_netns(&request.netns)?;
-            ask(settings, call, Some(&ns), PATIENCE).map_err(Silence::try_again)
+            // Opened here, where no thread is too good for a visit to the pod's namespace. Without it the agent sends
+            // a thread of its own.
+            let socket = ns.route_socket().ok();
+            let fds: Vec<_> = std::iter::once(ns.as_fd()).chain(socket.as_ref().map(AsFd::as_fd)).collect();
+            ask(settings, call, &fds, PATIENCE).map_err(Silence::try_again)
         }
         Request::Check(request) => {
             let ns = open_netns(&request.netns)?;
-            ask(settings, call, Some(&ns), PATIENCE).map_err(Silence::try_again)
+            ask(settings, call, &[ns.as_fd()], PATIENCE).map_err(Silence::try_again)
         }
-        Request::Gc(_) => ask(settings, call, None, PATIENCE).map_err(Silence::try_again),
-        Request::Status => ask(settings, call, None, PATIENCE_STATUS).map_err(|silence| {
+        Request::Gc(_) => ask(settings, call, &[], PATIENCE).map_err(Silence::try_again),
+        Request::Status => ask(settings, call, &[], PATIENCE_STATUS).map_err(|silence| {
             Refusal::new(Code::NotAvailable, silence.to_string()).with("start `warren agent`, see its log")
         }),
-        Request::Del(key) => ask(settings, call, None, PATIENCE_DEL).or_else(|silence| {
+        Request::Del(key) => ask(settings, call, &[], PATIENCE_DEL).or_else(|silence| {
             DelQueue::new(&settings.queue_dir).push(key).map(|()| Reply::success(None)).map_err(|e| {
                 let dir = settings.queue_dir.display();
                 Refusal::new(Code::Io, format!("{silence}, and the deletion cannot be queued in {dir}: {e}"))
@@ -124,11 +128,16 @@ impl std::fmt::Display for Silence {
     }
 }
 
-fn ask(settings: &Settings, call: &Call, ns: Option<&NetNs>, patience: Duration) -> Result<Reply, Silence> {
+fn ask(
+    settings: &Settings,
+    call: &Call,
+    fds: &[BorrowedFd<'_>],
+    patience: Duration,
+) -> Result<Reply, Silence> {
     let deadline = Instant::now() + patience;
     let stream = dial(&settings.socket)
         .map_err(|error| Silence::Absent { socket: settings.socket.display().to_string(), error })?;
-    exchange(&stream, call, ns, deadline).map_err(Silence::Lost)
+    exchange(&stream, call, fds, deadline).map_err(Silence::Lost)
 }
 
 /// A connection, within a second: the send timeout of a unix socket also bounds the wait for a place in the queue.
@@ -139,13 +148,18 @@ fn dial(path: &Path) -> io::Result<UnixStream> {
     Ok(UnixStream::from(fd))
 }
 
-fn exchange(stream: &UnixStream, call: &Call, ns: Option<&NetNs>, deadline: Instant) -> io::Result<Reply> {
+fn exchange(
+    stream: &UnixStream,
+    call: &Call,
+    fds: &[BorrowedFd<'_>],
+    deadline: Instant,
+) -> io::Result<Reply> {
     let bytes = frame(call)?;
     let mut sent = 0;
     while let Some(rest) = bytes.get(sent..).filter(|rest| !rest.is_empty()) {
         stream.set_write_timeout(Some(left(deadline)?))?;
-        // The descriptor goes with the first bytes.
-        let with = if sent == 0 { ns.map(AsFd::as_fd) } else { None };
+        // The descriptors go with the first bytes.
+        let with = if sent == 0 { fds } else { &[] };
         sent += handover::send(stream, rest, with)?;
     }
     let mut incoming = Incoming::default();

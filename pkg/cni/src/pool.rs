@@ -1,32 +1,11 @@
 //! What the attach engine needs of IPAM. IPAM is another subsystem; the agent passes an implementation.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::pin::Pin;
-use warren_types::{Attachment, AttachmentKey, AttachmentPhase, IfName, PodKey};
+use warren_types::{Attachment, AttachmentKey, AttachmentPhase, LeaseRequest};
 
 /// A boxed future, so that a pool can be a trait object.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
-
-/// An attachment that needs addresses.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LeaseRequest {
-    /// (containerID, ifname)
-    pub key: AttachmentKey,
-    /// The pod, when the runtime named one.
-    pub pod: Option<PodKey>,
-    /// Its uid.
-    pub pod_uid: Option<String>,
-    /// Its labels.
-    pub labels: BTreeMap<String, String>,
-    /// Path of its namespace.
-    pub netns: PathBuf,
-    /// Host side of its link.
-    pub host_link: IfName,
-    /// Addresses it must get, one a family at most; a family that is not named gets any.
-    pub requested: Vec<IpAddr>,
-}
 
 /// Why a pool did not do what was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -54,12 +33,15 @@ pub enum PoolError {
 /// Addresses and the journal of attachments, in one: a row is both, so that they cannot disagree.
 ///
 /// What must be on disk when: the row of an attachment before `set_phase(.., Live)` returns, and its end before
-/// `release` returns. `allocate` and the other phases may be written later: until then nobody was told of the
-/// attachment, and its kernel objects carry Warren's marks, so [`crate::Engine::recover`] finds them without a row.
+/// `release` returns. All else must outlive the process when a call returns, but may come to disk later: a power cut
+/// ends the attachment with its row, and the order of the journal makes Live imply all that was written before.
 /// Two calls for one key never overlap.
 pub trait AddressPool: Send + Sync {
     /// Leases addresses and writes the row, in phase Adding. There is no row of this key.
     fn allocate(&self, request: LeaseRequest) -> BoxFuture<'_, Result<Attachment, PoolError>>;
+    /// Writes the row, in phase Live, of an attachment that has these addresses already: the kernel shows them, and no
+    /// row knows them. There is no row of this key.
+    fn adopt(&self, request: LeaseRequest) -> BoxFuture<'_, Result<Attachment, PoolError>>;
     /// Changes the phase of a row; a missing row is an error.
     fn set_phase<'a>(
         &'a self,

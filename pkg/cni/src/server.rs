@@ -3,6 +3,7 @@
 use crate::engine::Engine;
 use crate::queue::{DelQueue, private_dir};
 use crate::spec::{AddRequest, Call, Code, Parsed, Refusal, Request, SpecVersion};
+use crate::stats::CallStats;
 use crate::wire::{Incoming, Reply, frame};
 use std::fs;
 use std::io;
@@ -17,7 +18,7 @@ use tokio::sync::Semaphore;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
-use warren_netlink::NetNs;
+use warren_netlink::{NetNs, Netlink};
 use warren_types::{AttachmentKey, HealthCell};
 
 /// Connections at once. More wait in the kernel's queue.
@@ -36,12 +37,14 @@ const REPAIR_GAP: Duration = Duration::from_millis(500);
 const LAST_CALLS: Duration = Duration::from_secs(10);
 
 /// Where the agent listens.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct CniConfig {
     /// The socket; its directory is made with mode 0700 if it is missing.
     pub socket: PathBuf,
     /// Deletions that arrived while no agent ran.
     pub queue_dir: PathBuf,
+    /// Where calls are counted.
+    pub stats: CallStats,
 }
 
 /// Why the server cannot go on.
@@ -87,7 +90,7 @@ pub async fn serve(
     let mut calls = JoinSet::new();
     let outcome = tokio::select! {
         () = stop.cancelled() => Ok(()),
-        outcome = accept(&listener, &config.socket, &engine, &queue, &mut calls) => outcome,
+        outcome = accept(&listener, &config, &engine, &queue, &mut calls) => outcome,
         outcome = keep_whole(&engine, &health) => outcome,
         () = keep_drained(&engine, &queue) => Ok(()),
     };
@@ -123,7 +126,7 @@ fn listen(path: &Path) -> Result<UnixListener, CniError> {
 
 async fn accept(
     listener: &UnixListener,
-    path: &Path,
+    config: &CniConfig,
     engine: &Engine,
     queue: &DelQueue,
     calls: &mut JoinSet<()>,
@@ -147,11 +150,11 @@ async fn accept(
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             }
-            Err(source) => return Err(CniError::Path { path: path.to_owned(), source }),
+            Err(source) => return Err(CniError::Path { path: config.socket.clone(), source }),
         };
-        let (engine, queue) = (engine.clone(), queue.clone());
+        let (engine, queue, stats) = (engine.clone(), queue.clone(), config.stats.clone());
         calls.spawn(async move {
-            if let Err(error) = answer(stream, &engine, &queue).await {
+            if let Err(error) = answer(stream, &engine, &queue, &stats).await {
                 tracing::debug!(%error, "a call ended early");
             }
             drop(place);
@@ -166,19 +169,25 @@ fn report(ended: Result<(), JoinError>) {
 }
 
 /// One connection, one call.
-async fn answer(stream: UnixStream, engine: &Engine, queue: &DelQueue) -> io::Result<()> {
+async fn answer(stream: UnixStream, engine: &Engine, queue: &DelQueue, stats: &CallStats) -> io::Result<()> {
     let uid = stream.peer_cred()?.uid();
     if uid != 0 {
         tracing::warn!(uid, "a connection from a user other than root is refused");
         return Ok(());
     }
-    let (call, fd) = timeout(FRAME_DEADLINE, receive(&stream)).await??;
+    let (call, fds) = timeout(FRAME_DEADLINE, receive(&stream)).await??;
+    let mut fds = fds.into_iter();
+    let (fd, socket) = (fds.next(), fds.next());
     let Parsed { version, request, .. } = match call.parse() {
         Ok(parsed) => parsed,
         Err((version, refusal)) => return send(stream, &Reply::refusal(version, &refusal)).await,
     };
+    let begun = std::time::Instant::now();
+    let count = |success| stats.count(&request, success, begun.elapsed());
     let outcome = match &request {
-        Request::Add(request) => return add(stream, engine, queue, version, request, fd).await,
+        Request::Add(request) => {
+            return add(stream, engine, queue, version, request, (fd, socket), count).await;
+        }
         Request::Status => engine.status().await,
         Request::Del(key) => engine.del(key).await,
         Request::Check(request) => match namespace(fd, &request.netns) {
@@ -188,9 +197,11 @@ async fn answer(stream: UnixStream, engine: &Engine, queue: &DelQueue) -> io::Re
         Request::Gc(request) => engine.gc(request).await,
         Request::Version(asked) => {
             let report = SpecVersion::report(asked.as_deref());
+            count(true);
             return send(stream, &Reply::success(Some(&report))).await;
         }
     };
+    count(outcome.is_ok());
     let reply = match outcome {
         Ok(()) => Reply::success(None),
         Err(refusal) => Reply::refusal(version, &refusal),
@@ -205,15 +216,17 @@ async fn add(
     queue: &DelQueue,
     version: SpecVersion,
     request: &AddRequest,
-    fd: Option<OwnedFd>,
+    (fd, socket): (Option<OwnedFd>, Option<OwnedFd>),
+    count: impl Fn(bool),
 ) -> io::Result<()> {
     if queue.contains(&request.key) {
         delete(engine, queue, &request.key).await;
     }
     let added = match namespace(fd, &request.netns) {
-        Ok(ns) => engine.add(request, &ns).await,
+        Ok(ns) => engine.add(request, &ns, socket.and_then(|socket| handle(socket, &ns))).await,
         Err(refusal) => Err(refusal),
     };
+    count(added.is_ok());
     let added = match added {
         Ok(added) => added,
         Err(refusal) => return send(stream, &Reply::refusal(version, &refusal)).await,
@@ -235,19 +248,27 @@ fn namespace(fd: Option<OwnedFd>, path: &Path) -> Result<NetNs, Refusal> {
     opened.map_err(|e| Refusal::new(Code::InvalidEnvironment, format!("CNI_NETNS {}: {e}", path.display())))
 }
 
-async fn receive(stream: &UnixStream) -> io::Result<(Call, Option<OwnedFd>)> {
+/// The plugin's socket in the pod's namespace; one that is of no use is done without.
+fn handle(socket: OwnedFd, ns: &NetNs) -> Option<Netlink> {
+    let handle = ns.try_clone().and_then(|ns| Netlink::over_socket(socket, ns));
+    handle
+        .inspect_err(|error| tracing::warn!(%error, "opening a netlink socket in a pod's namespace anew"))
+        .ok()
+}
+
+async fn receive(stream: &UnixStream) -> io::Result<(Call, Vec<OwnedFd>)> {
     let mut incoming = Incoming::default();
     let mut chunk = vec![0; 16 * 1024];
-    let mut fd = None;
+    let mut received = Vec::new();
     loop {
         let read = || warren_netlink::handover::receive(stream, &mut chunk);
         let (n, fds) = stream.async_io(Interest::READABLE, read).await?;
-        fd = fd.or(fds.into_iter().next());
+        received.extend(fds);
         if n == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         if incoming.push(chunk.get(..n).unwrap_or_default())? {
-            return Ok((incoming.message()?, fd));
+            return Ok((incoming.message()?, received));
         }
     }
 }

@@ -11,16 +11,14 @@ mod pool;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use warren_store::StoreError;
-use warren_types::{Attachment, AttachmentKey, BootId, Family, IfName, PodKey};
+use warren_types::{Attachment, AttachmentKey, BootId, Family};
 
 pub use pool::{Pool, Quarantined};
 
@@ -62,25 +60,6 @@ impl From<BootId> for Settings {
     fn from(boot_id: BootId) -> Self {
         Self::new(boot_id)
     }
-}
-
-/// A request for the addresses of an attachment.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NewAttachment {
-    /// (containerID, ifname).
-    pub key: AttachmentKey,
-    /// The pod, when the runtime named one.
-    pub pod: Option<PodKey>,
-    /// Its uid, when given.
-    pub pod_uid: Option<String>,
-    /// Its labels, when given.
-    pub labels: BTreeMap<String, String>,
-    /// `CNI_NETNS`.
-    pub netns: PathBuf,
-    /// Name of the host side of the veth pair.
-    pub host_link: IfName,
-    /// Addresses that were asked for, at most one per family; the other family's is chosen.
-    pub requested: Vec<IpAddr>,
 }
 
 /// Why IPAM refused or failed.

@@ -9,10 +9,10 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use warren_store::tables::attachment_key;
 use warren_store::{Change, Durability, Record, Store, Table};
-use warren_types::{Attachment, AttachmentKey, AttachmentPhase, BootId, Family, PodCidrs};
+use warren_types::{Attachment, AttachmentKey, AttachmentPhase, BootId, Family, LeaseRequest, PodCidrs};
 
 use crate::engine::{FamilyPool, Refusal};
-use crate::{Finding, IpamError, NewAttachment, PoolStatus, PrefixStatus, Settings};
+use crate::{Finding, IpamError, PoolStatus, PrefixStatus, Settings};
 
 /// An address that was released in this boot and may still rest. Table `quarantine`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -255,26 +255,27 @@ impl Pool {
         state.v6.set_held(addresses.iter().copied().filter(IpAddr::is_ipv6));
     }
 
-    /// Leases one address per family that has a podCIDR. The lease is on disk, in phase Adding, when this returns.
+    /// Leases one address per family that has a podCIDR. The lease, in phase Adding, survives the end of this process
+    /// when this returns, but not yet a power cut, after which nothing of the attachment would be left to know: the
+    /// journal is written in order, so what [`Pool::set_phase`] brings to disk later has this before it.
     ///
     /// # Errors
     /// [`IpamError::AlreadyLive`] and [`IpamError::Leftover`] carry what is there; [`IpamError::Busy`],
     /// [`IpamError::NoPodCidr`], [`IpamError::Exhausted`], [`IpamError::Requested`], [`IpamError::Store`]: nothing was
     /// leased.
-    pub async fn allocate(&self, req: NewAttachment) -> Result<Attachment, IpamError> {
+    pub async fn allocate(&self, req: LeaseRequest) -> Result<Attachment, IpamError> {
         let inner = &*self.0;
-        let NewAttachment { key, pod, pod_uid, labels, netns, host_link, requested } = req;
         let (busy, attachment) = {
             let mut state = inner.state();
-            let busy = inner.occupy(&mut state, &key);
+            let busy = inner.occupy(&mut state, &req.key);
             let busy = busy?;
-            if let Some(have) = state.leases.get(&key) {
+            if let Some(have) = state.leases.get(&req.key) {
                 let have = Box::new(have.clone());
                 drop(state);
                 let live = have.phase == AttachmentPhase::Live;
                 return Err(if live { IpamError::AlreadyLive(have) } else { IpamError::Leftover(have) });
             }
-            let addresses = match state.take(&requested, inner.now()) {
+            let addresses = match state.take(&req.requested, inner.now()) {
                 Ok(addresses) => addresses,
                 Err(e) => {
                     // `busy` takes the lock when it goes.
@@ -282,13 +283,12 @@ impl Pool {
                     return Err(e);
                 }
             };
-            let (phase, boot_id) = (AttachmentPhase::Adding, inner.settings.boot_id.clone());
-            let attachment =
-                Attachment { key, pod, pod_uid, labels, addresses, netns, host_link, phase, boot_id };
+            let boot_id = inner.settings.boot_id.clone();
+            let attachment = req.attachment(addresses, AttachmentPhase::Adding, boot_id);
             state.leases.insert(attachment.key.clone(), attachment.clone());
             (busy, attachment)
         };
-        let written = inner.attachments.put(attachment.clone(), Durability::Flushed).await;
+        let written = inner.attachments.put(attachment.clone(), Durability::Cached).await;
         if let Err(e) = written {
             let mut state = inner.state();
             state.leases.remove(&attachment.key);
@@ -300,7 +300,45 @@ impl Pool {
         Ok(attachment)
     }
 
-    /// Notes how far an attachment has come, on disk.
+    /// Writes the row of an attachment that lives already and has no row: it has the addresses that `req` names,
+    /// wherever they lie, in phase Live. For what is found in the kernel after the store was lost.
+    ///
+    /// # Errors
+    /// [`IpamError::AlreadyLive`], [`IpamError::Busy`], [`IpamError::Store`]: nothing changed.
+    pub async fn adopt(&self, req: LeaseRequest) -> Result<Attachment, IpamError> {
+        let inner = &*self.0;
+        let (busy, attachment) = {
+            let mut state = inner.state();
+            let busy = inner.occupy(&mut state, &req.key)?;
+            if let Some(have) = state.leases.get(&req.key) {
+                let have = Box::new(have.clone());
+                drop(state);
+                return Err(IpamError::AlreadyLive(have));
+            }
+            let addresses = req.requested.clone();
+            for address in &addresses {
+                state.family(*address).adopt(*address);
+            }
+            let attachment = req.attachment(addresses, AttachmentPhase::Live, inner.settings.boot_id.clone());
+            state.leases.insert(attachment.key.clone(), attachment.clone());
+            (busy, attachment)
+        };
+        // Whatever loses this row, a power cut, ends the attachment too.
+        let written = inner.attachments.put(attachment.clone(), Durability::Cached).await;
+        if let Err(e) = written {
+            // The address stays out of reach all the same: it is held, as the kernel shows.
+            let mut state = inner.state();
+            state.leases.remove(&attachment.key);
+            state.undo(&attachment.addresses);
+            drop(state);
+            return Err(e.into());
+        }
+        drop(busy);
+        Ok(attachment)
+    }
+
+    /// Notes how far an attachment has come. On disk when this returns, except for Deleting, which a power cut may
+    /// forget: it takes the attachment too.
     ///
     /// # Errors
     /// [`IpamError::NotFound`], [`IpamError::Busy`], [`IpamError::Store`]: nothing changed.
@@ -316,7 +354,9 @@ impl Pool {
             (inner.occupy(&mut state, key)?, row)
         };
         row.phase = phase;
-        inner.attachments.put(row.clone(), Durability::Flushed).await?;
+        let durability =
+            if phase == AttachmentPhase::Live { Durability::Flushed } else { Durability::Cached };
+        inner.attachments.put(row.clone(), durability).await?;
         inner.state().leases.insert(key.clone(), row.clone());
         drop(busy);
         Ok(row)

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use warren_store::Store;
-use warren_types::{AttachmentKey, AttachmentPhase, BootId, ContainerId, IfName, PodCidrs};
+use warren_types::{AttachmentKey, AttachmentPhase, BootId, ContainerId, IfName, LeaseRequest, PodCidrs};
 
-use crate::{Finding, IpamError, NewAttachment, Pool, QUARANTINE, Settings};
+use crate::{Finding, IpamError, Pool, QUARANTINE, Settings};
 
 const BOOT_A: &str = "aaaaaaaa-aaaa-aaaa-aaaa-aaaaaaaaaaaa";
 const BOOT_B: &str = "bbbbbbbb-bbbb-bbbb-bbbb-bbbbbbbbbbbb";
@@ -23,8 +23,8 @@ fn key(n: u32) -> AttachmentKey {
     }
 }
 
-fn request(n: u32, requested: &[&str]) -> NewAttachment {
-    NewAttachment {
+fn request(n: u32, requested: &[&str]) -> LeaseRequest {
+    LeaseRequest {
         key: key(n),
         pod: None,
         pod_uid: None,
@@ -324,6 +324,54 @@ fn addresses_seen_in_the_kernel_without_a_lease_are_not_given_out() {
         pool.set_observed(&got.addresses);
         assert_eq!(pool.check(), vec![]);
         assert_eq!(pool.status().prefixes[0].free, 4);
+    });
+}
+
+#[test]
+fn what_lives_already_keeps_its_addresses_and_they_rest_when_it_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    runtime().block_on(async {
+        let store = open(dir.path());
+        let settings = || Clock::default().settings(BOOT_A);
+        let (pool, _) = Pool::open(&store, settings()).await.unwrap();
+        pool.set_pod_cidrs(cidrs(&["10.1.0.0/29"]));
+        let seen: Vec<IpAddr> = vec!["10.1.0.2".parse().unwrap(), "10.9.0.2".parse().unwrap()];
+        pool.set_observed(&seen);
+        // One that the kernel shows, and one outside of the podCIDR: it changed.
+        let found = pool.adopt(request(1, &["10.1.0.2", "10.9.0.2"])).await.unwrap();
+        assert_eq!((found.phase, &found.addresses), (AttachmentPhase::Live, &seen));
+        assert!(matches!(pool.adopt(request(1, &["10.1.0.2"])).await, Err(IpamError::AlreadyLive(_))));
+        let got = pool.allocate(request(2, &[])).await.unwrap();
+        assert_eq!(got.addresses, ["10.1.0.3".parse::<IpAddr>().unwrap()]);
+        // It is a row like others: the next process has it too.
+        drop(pool);
+        let (pool, _) = Pool::open(&store, settings()).await.unwrap();
+        pool.set_pod_cidrs(cidrs(&["10.1.0.0/29"]));
+        assert_eq!(pool.get(&key(1)), Some(found));
+        pool.release(&key(1)).await.unwrap().unwrap();
+        let rests = pool.allocate(request(3, &["10.1.0.2"])).await;
+        assert!(matches!(rests, Err(IpamError::Requested { .. })), "{rests:?}");
+    });
+}
+
+#[test]
+fn an_attach_and_a_release_cost_one_flush_each() {
+    let dir = tempfile::tempdir().unwrap();
+    runtime().block_on(async {
+        let store = open(dir.path());
+        let (pool, _) = Pool::open(&store, Clock::default().settings(BOOT_A)).await.unwrap();
+        pool.set_pod_cidrs(cidrs(&["10.1.0.0/24"]));
+        let before = store.stats().flushes;
+        for n in 0..20 {
+            pool.allocate(request(n, &[])).await.unwrap();
+            pool.set_phase(&key(n), AttachmentPhase::Live).await.unwrap();
+            pool.set_phase(&key(n), AttachmentPhase::Deleting).await.unwrap();
+            pool.release(&key(n)).await.unwrap();
+        }
+        // And what a slow machine flushes by the clock.
+        let flushes = store.stats().flushes - before;
+        assert!((40..60).contains(&flushes), "{flushes}");
+        assert_eq!(pool.check(), vec![]);
     });
 }
 

@@ -3,9 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-use warren_ipam::{NewAttachment, Pool, Settings};
+use warren_ipam::{Pool, Settings};
 use warren_store::Store;
-use warren_types::{AttachmentKey, AttachmentPhase, BootId, ContainerId, IfName, PodCidrs};
+use warren_types::{AttachmentKey, AttachmentPhase, BootId, ContainerId, IfName, LeaseRequest, PodCidrs};
 
 fn key(n: u32) -> AttachmentKey {
     AttachmentKey {
@@ -14,8 +14,8 @@ fn key(n: u32) -> AttachmentKey {
     }
 }
 
-fn request(n: u32) -> NewAttachment {
-    NewAttachment {
+fn request(n: u32) -> LeaseRequest {
+    LeaseRequest {
         key: key(n),
         pod: None,
         pod_uid: None,

@@ -10,12 +10,12 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 /// Most descriptors that the kernel passes with one message (`SCM_MAX_FD`): with room for them none can be lost.
 const MOST: usize = 253;
 
-/// Sends bytes, and `fd` with the first of them. Returns how many bytes were taken; the descriptor went with them.
+/// Sends bytes, and `fds` with the first of them. Returns how many bytes were taken; the descriptors went with them.
 ///
 /// # Errors
 /// The socket's; `EPIPE` instead of a signal when the peer is gone.
-pub fn send(socket: impl AsFd, bytes: &[u8], fd: Option<BorrowedFd<'_>>) -> io::Result<usize> {
-    let fds: Vec<RawFd> = fd.iter().map(AsRawFd::as_raw_fd).collect();
+pub fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
+    let fds: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
     let rights = [ControlMessage::ScmRights(&fds)];
     let rights = if fds.is_empty() { &rights[..0] } else { &rights[..] };
     let socket = socket.as_fd().as_raw_fd();
@@ -63,8 +63,8 @@ mod tests {
     fn a_descriptor_travels_with_its_bytes() {
         let (near, far) = UnixStream::pair().unwrap();
         let (mut file, peer) = UnixStream::pair().unwrap();
-        assert_eq!(send(&near, b"hello", Some(peer.as_fd())).unwrap(), 5);
-        assert_eq!(send(&near, b"more", None).unwrap(), 4);
+        assert_eq!(send(&near, b"hello", &[peer.as_fd()]).unwrap(), 5);
+        assert_eq!(send(&near, b"more", &[]).unwrap(), 4);
         drop((near, peer));
         let mut buffer = [0u8; 64];
         let (n, fds) = receive(&far, &mut buffer).unwrap();
@@ -81,6 +81,6 @@ mod tests {
     fn a_peer_that_is_gone_is_an_error_and_no_signal() {
         let (near, far) = UnixStream::pair().unwrap();
         drop(far);
-        assert_eq!(send(&near, b"x", None).unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        assert_eq!(send(&near, b"x", &[]).unwrap_err().kind(), io::ErrorKind::BrokenPipe);
     }
 }

@@ -55,6 +55,8 @@ pub use route::{Route, RouteLookup, RouteTarget, Rule};
 
 use netlink_packet_route::RouteNetlinkMessage;
 use std::collections::BTreeSet;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Semaphore;
 use tokio::task::{JoinError, JoinHandle, JoinSet};
@@ -102,6 +104,24 @@ impl Netlink {
     /// When the namespace cannot be entered or the socket cannot be opened.
     pub async fn in_namespace(ns: &NetNs) -> Result<Self, NetlinkError> {
         Ok(Self::over(ns.run_async(open).await??, ns.try_clone()?))
+    }
+
+    /// A handle over a route netlink socket of `ns` that another process has opened ([`NetNs::route_socket`]): no
+    /// thread has to go there.
+    ///
+    /// # Errors
+    /// When it is no netlink socket of that namespace, or cannot be set up.
+    pub fn over_socket(socket: OwnedFd, ns: NetNs) -> Result<Self, NetlinkError> {
+        let failed = |source| NetlinkError::Kernel {
+            op: "use",
+            object: "route netlink socket of another process".into(),
+            source,
+        };
+        if !ns.holds(&socket) {
+            let reason = "it is no netlink socket of that network namespace";
+            return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, reason)));
+        }
+        Ok(Self::over(Channel::of(socket).map_err(failed)?, ns))
     }
 
     /// The network namespace this handle works in.

@@ -4,11 +4,12 @@ use crate::NetlinkError;
 use nix::fcntl::OFlag;
 use nix::libc;
 use nix::sched::{CloneFlags, setns};
+use nix::sys::socket::{AddressFamily, NetlinkAddr, SockFlag, SockProtocol, SockType, getsockname, socket};
 use nix::sys::stat::{Mode, fstat};
 use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 use std::any::Any;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
 /// An open network namespace. Holding it keeps the namespace alive.
@@ -102,7 +103,33 @@ impl NetNs {
         answer.await.map_err(|_| panicked(&"see the log"))?
     }
 
-    /// Moves the calling thread in; it is a thread that ends afterwards.
+    /// A route netlink socket of this namespace, for [`crate::Netlink::over_socket`] of another process.
+    ///
+    /// The calling thread goes there and comes back, so this is for a program that has no other use for its threads: a
+    /// server must not risk one of its own. After an error the thread may be in either namespace.
+    ///
+    /// # Errors
+    /// When the namespace cannot be entered or left, or the socket cannot be opened.
+    pub fn route_socket(&self) -> Result<OwnedFd, NetlinkError> {
+        let own = Self::current()?;
+        self.enter()?;
+        let (family, kind) = (AddressFamily::Netlink, SockType::Datagram);
+        let opened = socket(family, kind, SockFlag::SOCK_CLOEXEC, Some(SockProtocol::NetlinkRoute));
+        own.enter()?;
+        opened.map_err(|e| NetlinkError::Kernel {
+            op: "open",
+            object: "route netlink socket".into(),
+            source: e.into(),
+        })
+    }
+
+    /// Whether `socket` is a netlink socket of this namespace.
+    pub(crate) fn holds(&self, socket: &OwnedFd) -> bool {
+        getsockname::<NetlinkAddr>(socket.as_raw_fd()).is_ok()
+            && namespace_of(socket).is_ok_and(|ns| self.same(&ns))
+    }
+
+    /// Moves the calling thread in.
     fn enter(&self) -> Result<(), NetlinkError> {
         setns(&self.0, CloneFlags::CLONE_NEWNET).map_err(|e| NetlinkError::Kernel {
             op: "enter",
@@ -135,6 +162,17 @@ fn is_network_namespace(fd: &OwnedFd) -> nix::Result<bool> {
         return Ok(false);
     }
     namespace_type(fd).map(|kind| kind == libc::CLONE_NEWNET)
+}
+
+/// `SIOCGSKNS`: the network namespace of a socket.
+#[expect(unsafe_code, reason = "the namespace of a socket is told by an ioctl only, and as a number")]
+fn namespace_of(socket: &OwnedFd) -> nix::Result<NetNs> {
+    nix::ioctl_none_bad!(siocgskns, 0x894c);
+    // SAFETY: the descriptor is open for the length of the call, since `socket` is borrowed; the request takes no
+    // argument, so the kernel reads and writes no memory of ours; on what is no socket it answers ENOTTY.
+    let fd = unsafe { siocgskns(socket.as_raw_fd())? };
+    // SAFETY: the kernel has just installed this descriptor in our table for this call; nobody else knows its number.
+    Ok(NetNs(unsafe { OwnedFd::from_raw_fd(fd) }))
 }
 
 /// `NS_GET_NSTYPE`: the `CLONE_NEW*` flag of the namespace behind an nsfs file.

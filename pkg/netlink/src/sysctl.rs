@@ -33,11 +33,25 @@ pub fn set(key: &str, value: &str) -> io::Result<SysctlOutcome> {
     if !before.is_empty() && before.split_whitespace().eq(value.split_whitespace()) {
         return Ok(SysctlOutcome::Unchanged);
     }
-    match std::fs::write(&path, value) {
-        Ok(()) => Ok(SysctlOutcome::Changed(before)),
+    let written = write_to(&path, key, value)?;
+    Ok(if written { SysctlOutcome::Changed(before) } else { SysctlOutcome::Unavailable })
+}
+
+/// Like [`set`], for one that is known to have another value: it is not read first. False when it is missing or
+/// read-only here.
+///
+/// # Errors
+/// As [`set`].
+pub fn write(key: &str, value: &str) -> io::Result<bool> {
+    write_to(&path_of(key)?, key, value)
+}
+
+fn write_to(path: &Path, key: &str, value: &str) -> io::Result<bool> {
+    match std::fs::write(path, value) {
+        Ok(()) => Ok(true),
         Err(e) if is_unavailable(&e) => {
             tracing::debug!(key, value, error = %e, "sysctl is not available here");
-            Ok(SysctlOutcome::Unavailable)
+            Ok(false)
         }
         Err(e) => Err(named("set", key, &e)),
     }
@@ -97,6 +111,7 @@ mod tests {
     #[test]
     fn a_missing_key_is_unavailable_and_reads_none() {
         assert_eq!(set("net/ipv4/no_such_key", "1").unwrap(), SysctlOutcome::Unavailable);
+        assert!(!write("net/ipv4/no_such_key", "1").unwrap());
         assert_eq!(get("net.ipv4.no_such_key").unwrap(), None);
     }
 }

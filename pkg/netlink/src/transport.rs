@@ -20,7 +20,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 use std::fmt::Display;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 
 /// Bytes read at a time. The kernel makes the parts of a dump as large as the reader's buffer, up to 32 KiB.
 const READ_BUFFER: usize = 64 * 1024;
@@ -104,7 +104,17 @@ pub(crate) struct Channel {
 impl Channel {
     /// Opens a socket in the network namespace of the calling thread.
     pub(crate) fn open() -> io::Result<Self> {
-        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        Self::over(Socket::new(NETLINK_ROUTE)?)
+    }
+
+    /// Over a route netlink socket that somebody has opened.
+    #[expect(unsafe_code, reason = "the socket type takes its descriptor as a number only")]
+    pub(crate) fn of(fd: OwnedFd) -> io::Result<Self> {
+        // SAFETY: the descriptor is open and is given away here, so nobody else closes or uses it.
+        Self::over(unsafe { Socket::from_raw_fd(fd.into_raw_fd()) })
+    }
+
+    fn over(mut socket: Socket) -> io::Result<Self> {
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
         // Explanations with errors, without a copy of the request; filters of dumps are honoured or refused.

@@ -22,6 +22,16 @@ impl fmt::Display for AttachmentKey {
     }
 }
 
+impl AttachmentKey {
+    /// The key of an attachment that was found in the kernel and that no row knows: of its true key only the host link
+    /// is left, which was derived from it. The link's name stands for both parts.
+    #[must_use]
+    pub fn of_found(host_link: &IfName) -> Option<Self> {
+        let container_id = ContainerId::new(host_link.as_str()).ok()?;
+        Some(Self { container_id, if_name: host_link.clone() })
+    }
+}
+
 /// How far an attachment has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AttachmentPhase {
@@ -55,4 +65,40 @@ pub struct Attachment {
     pub phase: AttachmentPhase,
     /// The boot in which it was made: after a reboot no attachment of an earlier boot can be alive.
     pub boot_id: BootId,
+}
+
+impl Attachment {
+    /// Whether it was found in the kernel: its key is that of [`AttachmentKey::of_found`], not the runtime's.
+    #[must_use]
+    pub fn was_found(&self) -> bool {
+        AttachmentKey::of_found(&self.host_link).as_ref() == Some(&self.key)
+    }
+}
+
+/// An attachment that wants addresses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeaseRequest {
+    /// (containerID, ifname).
+    pub key: AttachmentKey,
+    /// The pod, when the runtime named one.
+    pub pod: Option<PodKey>,
+    /// Its uid, when given.
+    pub pod_uid: Option<String>,
+    /// Its labels, when given.
+    pub labels: BTreeMap<String, String>,
+    /// `CNI_NETNS`.
+    pub netns: PathBuf,
+    /// Name of the host side of the veth pair.
+    pub host_link: IfName,
+    /// Addresses that it must get, at most one per family; a family that is not named gets any.
+    pub requested: Vec<IpAddr>,
+}
+
+impl LeaseRequest {
+    /// The row, with these addresses.
+    #[must_use]
+    pub fn attachment(self, addresses: Vec<IpAddr>, phase: AttachmentPhase, boot_id: BootId) -> Attachment {
+        let Self { key, pod, pod_uid, labels, netns, host_link, requested: _ } = self;
+        Attachment { key, pod, pod_uid, labels, addresses, netns, host_link, phase, boot_id }
+    }
 }

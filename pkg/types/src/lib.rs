@@ -19,7 +19,7 @@ pub mod node;
 pub mod peer;
 pub mod pod;
 
-pub use attachment::{Attachment, AttachmentKey, AttachmentPhase};
+pub use attachment::{Attachment, AttachmentKey, AttachmentPhase, LeaseRequest};
 pub use cidr::{Family, PodCidrs};
 pub use cluster::ClusterConfig;
 pub use health::{HealthCell, HealthReport, HealthState};

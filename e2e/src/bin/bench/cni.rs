@@ -1,4 +1,4 @@
-//! CNI ADD and DEL, one after another, beside the reference plugins bridge + host-local + portmap.
+//! CNI ADD and DEL, at several concurrencies, beside the reference plugins bridge + host-local + portmap.
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sched::{CloneFlags, unshare};
@@ -6,45 +6,93 @@ use serde_json::{Value, json};
 use std::fs::File;
 use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 use warren_e2e::lab::{Lab, succeeded};
 use warren_e2e::netns;
-use warren_e2e::runtime::{Latencies, Runtime, call, fresh_netns};
+use warren_e2e::runtime::{Latencies, Runtime, call, fresh_netns, timed};
 
 const PODS: usize = 100;
+const CONCURRENCIES: [usize; 3] = [1, 8, 32];
 
-pub(super) fn run() -> Result<()> {
-    let lab = Lab::up("bench-cni", &["--nodes", "1", "--pods", "0"])?;
+/// One line of the result.
+struct Line {
+    who: &'static str,
+    verb: &'static str,
+    concurrency: usize,
+    took: Latencies,
+}
+
+pub(super) fn run(as_json: bool) -> Result<()> {
+    // Room for all rounds: released addresses rest for a while.
+    let lab = Lab::up("bench-cni", &["--nodes", "1", "--pods", "0", "--node-prefix-v4", "20"])?;
     let runtime = Runtime::new(&lab, "node-1")?;
-    // One to warm the page cache and the sockets, for either side.
-    runtime.add_many(1, 1)?;
-    runtime.del_many(1, 1)?;
-    let (_, add) = runtime.add_many(PODS, 1)?;
-    let del = runtime.del_many(PODS, 1)?;
+    let mut lines = Vec::new();
+    // A few to warm the page cache and the sockets, for either side.
+    runtime.add_many(4, 2)?;
+    runtime.del_many(4, 2)?;
+    for concurrency in CONCURRENCIES {
+        let (_, took) = runtime.add_many(PODS, concurrency)?;
+        lines.push(Line { who: WARREN, verb: "ADD", concurrency, took });
+        lines.push(Line {
+            who: WARREN,
+            verb: "DEL",
+            concurrency,
+            took: runtime.del_many(PODS, concurrency)?,
+        });
+    }
     lab.done()?;
-
-    let (peer_add, peer_del) = netns::join(std::thread::spawn(|| {
+    lines.extend(netns::join(std::thread::spawn(|| {
         unshare(CloneFlags::CLONE_NEWNET)?;
         peer()
-    }))?;
-    println!("CNI, {PODS} pods one after another     p50, p99, max");
-    println!("  warren ADD                    {add}");
-    println!("  warren DEL                    {del}");
-    println!("  bridge+host-local+portmap ADD {peer_add}");
-    println!("  bridge+host-local+portmap DEL {peer_del}");
-    let ratio = |peer: &Latencies, own: &Latencies| {
-        peer.quantile(0.5).as_secs_f64() / own.quantile(0.5).as_secs_f64()
-    };
-    println!(
-        "  warren is {:.1} times as fast to add, {:.1} to delete (p50)",
-        ratio(&peer_add, &add),
-        ratio(&peer_del, &del)
-    );
+    }))?);
+    if as_json {
+        print_json(&lines)
+    } else {
+        print_table(&lines)
+    }
     Ok(())
 }
 
+const WARREN: &str = "warren";
+const PEER: &str = "bridge+host-local+portmap";
+
+fn ms(took: Duration) -> f64 {
+    took.as_secs_f64() * 1000.0
+}
+
+fn print_json(lines: &[Line]) {
+    let lines = lines.iter().map(|line| {
+        json!({
+            "who": line.who, "verb": line.verb, "concurrency": line.concurrency, "pods": PODS,
+            "p50_ms": ms(line.took.quantile(0.5)), "p99_ms": ms(line.took.quantile(0.99)),
+        })
+    });
+    println!("{:#}", lines.collect::<Value>());
+}
+
+fn print_table(lines: &[Line]) {
+    println!("CNI, {PODS} pods, milliseconds     {WARREN:>16}      {PEER:>26}");
+    println!("verb  at once                      p50      p99            p50      p99     faster (p50)");
+    for own in lines.iter().filter(|l| l.who == WARREN) {
+        let same = |l: &&Line| l.who == PEER && l.verb == own.verb && l.concurrency == own.concurrency;
+        let Some(peer) = lines.iter().find(same) else { continue };
+        let at = |line: &Line, q| ms(line.took.quantile(q));
+        println!(
+            "{:<5} {:>7}                  {:>7.1}  {:>7.1}        {:>7.1}  {:>7.1}     {:.1} times",
+            own.verb,
+            own.concurrency,
+            at(own, 0.5),
+            at(own, 0.99),
+            at(peer, 0.5),
+            at(peer, 0.99),
+            at(peer, 0.5) / at(own, 0.5)
+        );
+    }
+}
+
 /// The reference plugins, in the calling thread's network namespace.
-fn peer() -> Result<(Latencies, Latencies)> {
+fn peer() -> Result<Vec<Line>> {
     let dir = tempfile::tempdir()?;
     let plugins = ["/usr/lib/cni", "/opt/cni/bin"].iter().map(Path::new).find(|d| d.join("bridge").is_file());
     let plugins =
@@ -56,19 +104,47 @@ fn peer() -> Result<(Latencies, Latencies)> {
     });
     let portmap = json!({"cniVersion": "1.0.0", "name": "peer", "type": "portmap", "snat": true});
     let chain = [(plugins.join("bridge"), bridge), (plugins.join("portmap"), portmap)];
-    one(&chain, plugins, usize::MAX, &fresh_netns()?)?;
-    let namespaces: Vec<File> = (0..PODS).map(|_| fresh_netns()).collect::<Result<_>>()?;
-    let (mut add, mut del) = (Vec::new(), Vec::new());
-    let mut results = Vec::new();
-    for (n, ns) in namespaces.iter().enumerate() {
-        let start = Instant::now();
-        results.push(one(&chain, plugins, n, ns)?);
-        add.push(start.elapsed());
+    let own = File::open("/proc/thread-self/ns/net")?;
+    let mut lines = Vec::new();
+    // The first makes the bridge.
+    round(&chain, plugins, &own, 1, 1)?;
+    for concurrency in CONCURRENCIES {
+        let (add, del) = round(&chain, plugins, &own, PODS, concurrency)?;
+        lines.push(Line { who: PEER, verb: "ADD", concurrency, took: add });
+        lines.push(Line { who: PEER, verb: "DEL", concurrency, took: del });
     }
-    for (n, ns) in namespaces.iter().enumerate() {
-        del.push(remove(&chain, plugins, n, ns, &results[n])?);
-    }
-    Ok((add.into(), del.into()))
+    Ok(lines)
+}
+
+/// `count` pods come and go.
+fn round(
+    chain: &Chain,
+    dir: &Path,
+    own: &File,
+    count: usize,
+    concurrency: usize,
+) -> Result<(Latencies, Latencies)> {
+    let namespaces: Vec<File> = (0..count).map(|_| fresh_netns()).collect::<Result<_>>()?;
+    let results: Mutex<Vec<Value>> = Mutex::new(vec![Value::Null; count]);
+    let results = || results.lock().unwrap_or_else(PoisonError::into_inner);
+    let added = timed(count, concurrency, |n| {
+        nix::sched::setns(own, CloneFlags::CLONE_NEWNET)?;
+        let result = one(chain, dir, n, namespaces.get(n).context("a namespace")?)?;
+        if let Some(place) = results().get_mut(n) {
+            *place = result;
+        }
+        Ok(())
+    })?;
+    let results = results().clone();
+    let removed = timed(count, concurrency, |n| {
+        nix::sched::setns(own, CloneFlags::CLONE_NEWNET)?;
+        let (ns, result) = (namespaces.get(n).context("a namespace")?, results.get(n).context("a result")?);
+        remove(chain, dir, n, ns, result)
+    })?;
+    let times = |all: Vec<((), Duration)>| -> Latencies {
+        all.into_iter().map(|(_, took)| took).collect::<Vec<_>>().into()
+    };
+    Ok((times(added), times(removed)))
 }
 
 type Chain = [(PathBuf, Value)];
@@ -101,12 +177,11 @@ fn one(chain: &Chain, dir: &Path, n: usize, ns: &File) -> Result<Value> {
     Ok(result)
 }
 
-fn remove(chain: &Chain, dir: &Path, n: usize, ns: &File, result: &Value) -> Result<Duration> {
-    let start = Instant::now();
+fn remove(chain: &Chain, dir: &Path, n: usize, ns: &File, result: &Value) -> Result<()> {
     for (program, config) in chain.iter().rev() {
         let mut config = config.clone();
         config["prevResult"] = result.clone();
         plugin("DEL", program, dir, n, ns, &config)?;
     }
-    Ok(start.elapsed())
+    Ok(())
 }

@@ -1,4 +1,4 @@
-//! Benchmarks beside a named peer, in one run on one machine: `cargo xtask bench cni|overlay`.
+//! Benchmarks beside a named peer, in one run on one machine: `cargo xtask bench cni|overlay [--output json]`.
 
 mod cni;
 mod overlay;
@@ -6,10 +6,12 @@ mod overlay;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let result = match std::env::args().nth(1).as_deref() {
-        Some("cni") => cni::run(),
-        Some("overlay") => overlay::run(),
-        _ => Err(anyhow::anyhow!("name a benchmark: cni or overlay")),
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let result = match words.as_slice() {
+        ["cni", output @ ..] => cni::run(*output == ["json"]),
+        ["overlay", output @ ..] => overlay::run(*output == ["json"]),
+        _ => Err(anyhow::anyhow!("name a benchmark: cni or overlay, then table or json")),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

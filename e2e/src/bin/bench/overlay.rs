@@ -1,7 +1,7 @@
 //! TCP, UDP and ping through the tunnel, beside wireguard-go on the same links.
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -16,7 +16,7 @@ struct Figures {
     ping: String,
 }
 
-pub(super) fn run() -> Result<()> {
+pub(super) fn run(as_json: bool) -> Result<()> {
     let lab = Lab::up("bench-overlay", &["--nodes", "2", "--pods", "1"])?;
     let ends = ["node-1", "node-2"].map(|n| lab.pods_on(n).map(|mut p| p.remove(0)));
     let [a, b] = ends;
@@ -31,6 +31,11 @@ pub(super) fn run() -> Result<()> {
     let other = measure(&x, &y, "192.168.99.2")?;
     drop(peer);
     lab.done()?;
+    if as_json {
+        let line = |who: &str, f: &Figures| json!({"who": who, "tcp_gbit_s": f.tcp, "udp_gbit_s": f.udp, "ping": f.ping});
+        println!("{:#}", json!([line("warren", &warren), line("wireguard-go", &other)]));
+        return Ok(());
+    }
     println!("overlay            TCP Gbit/s   UDP Gbit/s   ping");
     for (name, f) in [("warren", &warren), ("wireguard-go", &other)] {
         println!("  {name:<16} {:>10.2}   {:>10.2}   {}", f.tcp, f.udp, f.ping);
@@ -48,13 +53,22 @@ fn measure(from: &Path, to: &Path, target: &str) -> Result<Figures> {
         all.extend(args.iter().map(|a| (*a).to_owned()));
         let text =
             netns::run(from, move || succeeded("iperf3", &Command::new("iperf3").args(all).output()?))?;
-        Ok(serde_json::from_str(&text)?)
+        let report: Value = serde_json::from_str(&text)?;
+        // It has been seen to end well without figures, on a busy machine.
+        ensure!(
+            report.pointer("/end/sum").or(report.pointer("/end/sum_received")).is_some(),
+            "iperf3: {report}"
+        );
+        Ok(report)
     };
     let gbits = |v: &Value, at: &str| {
-        v.pointer(at).and_then(Value::as_f64).map(|b| b / 1e9).with_context(|| at.to_owned())
+        v.pointer(at)
+            .and_then(Value::as_f64)
+            .map(|b| b / 1e9)
+            .with_context(|| format!("{at} is not in {}", v["end"]))
     };
-    let (tcp, _) = eventually(Duration::from_secs(5), || iperf(&[]))?;
-    let udp = iperf(&["-u", "-b", "2G", "-l", "1300"])?;
+    let (tcp, _) = eventually(Duration::from_secs(20), || iperf(&[]))?;
+    let (udp, _) = eventually(Duration::from_secs(20), || iperf(&["-u", "-b", "2G", "-l", "1300"]))?;
     let lost = udp.pointer("/end/sum/lost_percent").and_then(Value::as_f64).unwrap_or(100.0);
     let (at, host) = (target.to_owned(), from.to_owned());
     let ping = netns::run(&host, move || {

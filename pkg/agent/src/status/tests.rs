@@ -74,6 +74,7 @@ fn report() -> StatusReport {
             set_aside: "torn; kept in /var/lib/warren/agent/store.torn-1".into(),
             ..StoreView::default()
         },
+        cni: CniView::default(),
     }
 }
 

@@ -22,6 +22,8 @@ const AT_ONCE: usize = 32;
 const TICK: Duration = Duration::from_millis(20);
 /// How often the plugin and the conflist are looked at: another installer may have removed them.
 const KEEP: Duration = Duration::from_secs(10);
+/// How often the overlay's health is looked at.
+const OVERLAY_LOOK: Duration = Duration::from_millis(500);
 /// MTU of pods for the moment before the overlay knows better: what the smallest usual path carries.
 const FIRST_MTU: u32 = 1280;
 
@@ -36,10 +38,12 @@ pub(super) async fn run(
         pool = ready(&shared, &health) => pool,
     };
     let mtu = watch::Sender::new(shared.config.mtu.or(shared.overlay.mtu()).unwrap_or(FIRST_MTU));
+    let cut_off = watch::Sender::new(None);
     let engine = Engine::new(
         EngineConfig {
             network: NETWORK.into(),
             mtu: mtu.subscribe(),
+            cut_off: cut_off.subscribe(),
             boot_id: shared.boot_id.clone(),
             at_once: AT_ONCE,
         },
@@ -50,10 +54,12 @@ pub(super) async fn run(
     let config = CniConfig {
         socket: shared.config.run_dir.join(defaults::CNI_SOCKET),
         queue_dir: shared.config.run_dir.join(defaults::CNI_DEL_QUEUE),
+        stats: shared.board.calls().clone(),
     };
     tokio::select! {
         ended = warren_cni::serve(config.clone(), engine, health.clone(), stop) => Ok(ended?),
         () = follow_mtu(&shared, &mtu) => Ok(()),
+        () = follow_overlay(&shared, &cut_off) => Ok(()),
         () = installed(&shared, &config, &health) => Ok(()),
     }
 }
@@ -84,6 +90,19 @@ async fn follow_mtu(shared: &Shared, mtu: &watch::Sender<u32>) {
         if seen.changed().await.is_err() {
             std::future::pending::<()>().await;
         }
+    }
+}
+
+/// Tells the engine whether the overlay has failed and is not up again.
+async fn follow_overlay(shared: &Shared, cut_off: &watch::Sender<Option<String>>) {
+    loop {
+        let now = shared.board.failure_of("overlay");
+        cut_off.send_if_modified(|before| {
+            let changed = *before != now;
+            *before = now;
+            changed
+        });
+        tokio::time::sleep(OVERLAY_LOOK).await;
     }
 }
 

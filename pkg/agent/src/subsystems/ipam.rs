@@ -9,13 +9,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
-use warren_cni::{AddressPool, BoxFuture, LeaseRequest, PoolError};
-use warren_ipam::{IpamError, NewAttachment, Pool, PoolStatus};
+use warren_cni::{AddressPool, BoxFuture, PoolError};
+use warren_ipam::{IpamError, Pool, PoolStatus};
 use warren_netlink::route::RouteTarget;
 use warren_netlink::{Netlink, NetlinkError};
 use warren_store::tables::node_key;
 use warren_types::{
-    Attachment, AttachmentKey, AttachmentPhase, HealthCell, HealthState, Node, NodeName, marks,
+    Attachment, AttachmentKey, AttachmentPhase, HealthCell, HealthState, LeaseRequest, Node, NodeName, marks,
 };
 
 /// How often the figures on the board are renewed.
@@ -196,17 +196,11 @@ fn refusal(error: IpamError) -> PoolError {
 }
 
 impl AddressPool for Adapter {
-    fn allocate(&self, r: LeaseRequest) -> BoxFuture<'_, Result<Attachment, PoolError>> {
-        let request = NewAttachment {
-            key: r.key,
-            pod: r.pod,
-            pod_uid: r.pod_uid,
-            labels: r.labels,
-            netns: r.netns,
-            host_link: r.host_link,
-            requested: r.requested,
-        };
+    fn allocate(&self, request: LeaseRequest) -> BoxFuture<'_, Result<Attachment, PoolError>> {
         Box::pin(async move { self.0.allocate(request).await.map_err(refusal) })
+    }
+    fn adopt(&self, request: LeaseRequest) -> BoxFuture<'_, Result<Attachment, PoolError>> {
+        Box::pin(async move { self.0.adopt(request).await.map_err(refusal) })
     }
     fn set_phase<'a>(
         &'a self,

@@ -2,7 +2,6 @@
 
 use super::identity::{self, Macs, mac_text};
 use super::{Engine, Halt, Step};
-use crate::pool::LeaseRequest;
 use crate::spec::{AddRequest, AddResult, Code, Interface, IpEntry, Refusal, RouteEntry};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use nix::libc;
@@ -11,10 +10,10 @@ use warren_netlink::sysctl::{self, SysctlOutcome};
 use warren_netlink::{
     Link, LinkChange, NetNs, Netlink, NetlinkError, Route, RouteTarget, VethPair, VethSpec,
 };
-use warren_types::{AttachmentKey, AttachmentPhase, IfName, defaults, marks};
+use warren_types::{AttachmentKey, AttachmentPhase, IfName, LeaseRequest, defaults, marks};
 
 /// Longest alias that the kernel takes, less the final zero that is sent with it.
-const MAX_ALIAS: usize = 254;
+pub(super) const MAX_ALIAS: usize = 254;
 pub(super) const TABLE_MAIN: u32 = 254;
 
 /// What an ADD has made so far.
@@ -72,7 +71,7 @@ impl Engine {
     pub(super) async fn attach(
         &self,
         request: &AddRequest,
-        ns: &NetNs,
+        (ns, pod): (&NetNs, Option<Netlink>),
         link: &IfName,
         done: &mut Done,
     ) -> Result<AddResult, Halt> {
@@ -89,7 +88,8 @@ impl Engine {
             requested: request.requested.clone(),
         });
         let mut made = false;
-        let (lease, pair) = tokio::join!(lease, self.make_pair(request, ns, link, macs, mtu, &mut made));
+        let (lease, pair) =
+            tokio::join!(lease, self.make_pair(request, (ns, pod), link, macs, mtu, &mut made));
         done.link = made;
         done.leased = lease.as_ref().ok().map(|row| row.addresses.clone());
         let (lease, (pair, pod)) = (lease?, pair?);
@@ -113,7 +113,7 @@ impl Engine {
     async fn make_pair(
         &self,
         request: &AddRequest,
-        ns: &NetNs,
+        (ns, pod): (&NetNs, Option<Netlink>),
         link: &IfName,
         macs: Macs,
         mtu: u32,
@@ -137,7 +137,10 @@ impl Engine {
         };
         *made = true;
         self.step(Step::PairMade)?;
-        let pod = Netlink::in_namespace(ns).await?;
+        let pod = match pod {
+            Some(pod) => pod,
+            None => Netlink::in_namespace(ns).await?,
+        };
         pod.set_up("lo", true).await?;
         let up = LinkChange { up: Some(true), ..LinkChange::default() };
         pod.set_link_at(pair.peer_index, &up).await?;
@@ -265,25 +268,26 @@ fn allow_ipv6(ns: &NetNs, name: &IfName) -> Result<(), Halt> {
 /// Keeps the host from believing anything the pod says. Written while the link is down. Where sysctls are read-only the
 /// source filter, which also drops neighbour discovery, stands alone.
 fn harden(link: &IfName) -> Result<(), Halt> {
-    for (family, wishes) in [
+    // What a new link has otherwise, as a rule.
+    const UNLIKE: [(&str, &str, &str); 5] = [
         // No router advertisements, redirects, and no address of its own (1: none is generated).
-        (
-            "ipv6",
-            &[("accept_ra", "0"), ("accept_redirects", "0"), ("addr_gen_mode", "1"), ("forwarding", "1")][..],
-        ),
-        (
-            "ipv4",
-            &[("rp_filter", "1"), ("accept_redirects", "0"), ("proxy_arp", "0"), ("forwarding", "1")][..],
-        ),
-    ] {
-        for (name, value) in wishes {
-            let key = format!("net/{family}/conf/{link}/{name}");
-            if let Err(error) = sysctl::set(&key, value) {
-                return Err(Refusal::new(Code::Failed, error.to_string()).into());
-            }
-        }
-    }
-    Ok(())
+        ("ipv6", "accept_ra", "0"),
+        ("ipv6", "accept_redirects", "0"),
+        ("ipv6", "addr_gen_mode", "1"),
+        ("ipv4", "rp_filter", "1"),
+        ("ipv4", "accept_redirects", "0"),
+    ];
+    // What a new link has so, as a rule. A look is cheaper than a change, for which the kernel takes its one lock.
+    const LIKE: [(&str, &str, &str); 3] =
+        [("ipv4", "proxy_arp", "0"), ("ipv4", "forwarding", "1"), ("ipv6", "forwarding", "1")];
+    let key = |family: &str, name: &str| format!("net/{family}/conf/{link}/{name}");
+    let written =
+        UNLIKE.iter().map(|(family, name, value)| sysctl::write(&key(family, name), value).map(drop));
+    let looked = LIKE.iter().map(|(family, name, value)| sysctl::set(&key(family, name), value).map(drop));
+    written
+        .chain(looked)
+        .collect::<Result<(), _>>()
+        .map_err(|error| Refusal::new(Code::Failed, error.to_string()).into())
 }
 
 /// Names the pod, for people who look at the node's links.

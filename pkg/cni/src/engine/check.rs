@@ -17,9 +17,14 @@ impl Engine {
         let key = &request.key;
         let _permit = self.permit().await?;
         let _guard = self.0.locks.lock(key).await;
-        let row = self.0.pool.get(key).await.map_err(|e| no_lease(&e))?;
-        let row =
+        let mut row = self.0.pool.get(key).await.map_err(|e| no_lease(&e))?;
+        if let (None, Some(found)) = (&row, self.found(key)) {
+            row = self.0.pool.get(&found).await.map_err(|e| no_lease(&e))?;
+        }
+        let mut row =
             row.ok_or_else(|| Refusal::new(Code::UnknownContainer, format!("{key} is not attached")))?;
+        // One that was found in the kernel is known by its link until now.
+        row.key = key.clone();
         if row.phase != AttachmentPhase::Live {
             return Err(Refusal::new(Code::Differs, format!("{key} is half attached, or half detached")));
         }

@@ -2,6 +2,9 @@
 
 use warren_types::{AttachmentKey, IfName, marks};
 
+/// Names that are tried for one attachment.
+const SALTS: u32 = 16;
+
 /// A hash that is the same in every build and on every machine (FNV-1a, with a last mix so that all bits depend on all
 /// bytes).
 fn hash(parts: &[&[u8]]) -> u64 {
@@ -23,6 +26,11 @@ pub(super) fn host_link(key: &AttachmentKey, salt: u32) -> IfName {
     let name = format!("{}{:011x}", marks::POD_LINK_PREFIX, h & 0x0fff_ffff_ffff);
     // The form is a constant of this function, and the type knows it as valid.
     IfName::new(name).unwrap_or_else(|_| unreachable!("fifteen letters and digits are a link name"))
+}
+
+/// Every name that the host side of an attachment can have.
+pub(super) fn host_links(key: &AttachmentKey) -> impl Iterator<Item = IfName> + '_ {
+    (0..SALTS).map(|salt| host_link(key, salt))
 }
 
 /// Whether a link is the host side of a pod by name.

@@ -27,6 +27,8 @@ pub struct Recovered {
     pub finished: usize,
     /// Attachments of an earlier boot, whose addresses were released.
     pub earlier_boot: usize,
+    /// Of the live, how many had no row: links of running pods, found in the kernel after the store was lost.
+    pub adopted: usize,
     /// Links and filter entries that no attachment knows.
     pub orphans: usize,
     /// Attachments that could not be handled; the log names them.
@@ -34,25 +36,25 @@ pub struct Recovered {
 }
 
 /// What the kernel has of ours.
-struct Observed {
-    links: HashMap<String, Link>,
-    sources: HashSet<(String, IpAddr)>,
+pub(super) struct Observed {
+    pub(super) links: HashMap<String, Link>,
+    pub(super) sources: HashSet<(String, IpAddr)>,
     /// Of the main table, with their protocol ours.
-    routes: HashMap<IpNet, Route>,
-    neighbours: HashMap<(u32, IpAddr), Neighbour>,
+    pub(super) routes: HashMap<IpNet, Route>,
+    pub(super) neighbours: HashMap<(u32, IpAddr), Neighbour>,
 }
 
 impl Engine {
     /// Brings journal and kernel together after a start: unfinished ADDs are rolled back, unfinished DELs finished,
-    /// attachments of earlier boots released, what live ones lost is put back, and leftovers are removed. Then the engine
-    /// serves. Call it before anything else, after the base of the nftables table is in place.
+    /// attachments of earlier boots released, running pods without a row given one, what live ones lost is put back, and
+    /// leftovers are removed. Then the engine serves. Call it before anything else, after the base of the nftables table is in place.
     ///
     /// # Errors
     /// When the journal or the kernel cannot be read. Attachments that could not be handled are counted, not errors.
     pub async fn recover(&self) -> Result<Recovered, Refusal> {
         let rows = self.0.pool.list().await.map_err(|e| no_lease(&e))?;
         let mut report = Recovered::default();
-        let (live, ended): (Vec<_>, Vec<_>) = rows
+        let (mut live, ended): (Vec<_>, Vec<_>) = rows
             .into_iter()
             .partition(|row| row.phase == AttachmentPhase::Live && row.boot_id == self.0.config.boot_id);
         {
@@ -62,7 +64,8 @@ impl Engine {
         }
         self.end_all(ended, &mut report).await;
         let observed = self.observe().await.map_err(|e| kernel(&e))?;
-        self.remove_orphans(&live, &observed, &mut report).await;
+        let spared = self.adopt(&mut live, &observed, &mut report).await;
+        self.remove_orphans(&live, &spared, &observed, &mut report).await;
         self.put_back(&live, &observed, &mut report).await;
         self.0.recovered.store(true, Ordering::Release);
         tracing::info!(
@@ -71,6 +74,7 @@ impl Engine {
             gone = report.gone,
             finished = report.finished,
             earlier_boot = report.earlier_boot,
+            adopted = report.adopted,
             orphans = report.orphans,
             failed = report.failed,
             "attachments recovered"
@@ -149,8 +153,15 @@ impl Engine {
         })
     }
 
-    async fn remove_orphans(&self, live: &[Attachment], observed: &Observed, report: &mut Recovered) {
-        let known: HashSet<&str> = live.iter().map(|row| row.host_link.as_str()).collect();
+    async fn remove_orphans(
+        &self,
+        live: &[Attachment],
+        spared: &HashSet<String>,
+        observed: &Observed,
+        report: &mut Recovered,
+    ) {
+        let rows = live.iter().map(|row| row.host_link.as_str());
+        let known: HashSet<&str> = rows.chain(spared.iter().map(String::as_str)).collect();
         for name in observed.links.keys().filter(|name| !known.contains(name.as_str())) {
             tracing::warn!(link = name, "removing a link that no attachment knows");
             match self.0.host.remove_link(name).await {
@@ -163,7 +174,8 @@ impl Engine {
         }
         let wanted: HashSet<(String, IpAddr)> =
             live.iter().flat_map(|row| sources(&row.host_link, &row.addresses)).collect();
-        let stale: Vec<_> = observed.sources.difference(&wanted).cloned().collect();
+        let stale = observed.sources.difference(&wanted).filter(|(link, _)| !spared.contains(link));
+        let stale: Vec<_> = stale.cloned().collect();
         if stale.is_empty() {
             return;
         }

@@ -19,7 +19,7 @@ fn dying_add(node: &Node, id: &str, pod: &NetNs, step: Step) {
         engine.recover().await.unwrap();
         engine.crash_at(step);
         let Request::Add(request) = parsed(&call).request else { panic!() };
-        let refusal = engine.add(&request, &pod).await.unwrap_err();
+        let refusal = engine.add(&request, &pod, None).await.unwrap_err();
         assert!(refusal.msg.contains("ended at"), "{refusal}");
     });
 }
@@ -53,9 +53,9 @@ fn an_add_finds_what_an_earlier_one_left() {
             engine.recover().await.unwrap();
             let Request::Add(request) = parsed(&call).request else { panic!() };
             engine.crash_at(step);
-            engine.add(&request, &ns).await.unwrap_err();
+            engine.add(&request, &ns, None).await.unwrap_err();
             // No new start in between.
-            engine.add(&request, &ns).await.unwrap();
+            engine.add(&request, &ns, None).await.unwrap();
             engine.del(&request.key).await.unwrap();
         });
         node.assert_clean();
@@ -171,7 +171,7 @@ fn an_answer_nobody_takes_is_taken_back() {
     node.engine(async move |engine| {
         engine.recover().await.unwrap();
         let Request::Add(request) = parsed(&call).request else { panic!() };
-        let added = engine.add(&request, &ns).await.unwrap();
+        let added = engine.add(&request, &ns, None).await.unwrap();
         engine.abandon(added).await;
     });
     node.assert_clean();
@@ -184,8 +184,115 @@ fn add_is_refused_before_recovery() {
     let (call, ns) = (node.call("ADD", "c1", Some(&pod)), pod.try_clone().unwrap());
     node.engine(async move |engine| {
         let Request::Add(request) = parsed(&call).request else { panic!() };
-        assert_eq!(engine.add(&request, &ns).await.unwrap_err().code.number(), 11);
+        assert_eq!(engine.add(&request, &ns, None).await.unwrap_err().code.number(), 11);
         assert_eq!(engine.status().await.unwrap_err().code.number(), 50);
     });
     node.assert_clean();
+}
+
+/// Two pods run, and the store is lost while no agent is there.
+fn pods_without_rows(node: &Node) -> [(NetNs, serde_json::Value); 2] {
+    let agent = node.start();
+    let pods = ["c1", "c2"].map(|id| {
+        let pod = fresh();
+        let mut call = node.call("ADD", id, Some(&pod));
+        call.args = format!("K8S_POD_NAMESPACE=default;K8S_POD_NAME=web-{id}");
+        let result = ok(&plugin::run(&call));
+        (pod, result)
+    });
+    drop(agent);
+    node.pool.lose();
+    pods
+}
+
+#[test]
+fn running_pods_outlive_the_loss_of_the_store() {
+    let node = Node::new();
+    let [(one, result), _two] = pods_without_rows(&node);
+    let before = node.kernel();
+    let agent = node.start();
+    assert_eq!(node.kernel(), before, "nothing of a running pod was touched");
+    let rows = node.pool.rows();
+    assert_eq!(rows.len(), 2);
+    assert_eq!(rows[0].addresses.len(), 2);
+    assert!(rows.iter().all(|row| row.was_found() && row.phase == AttachmentPhase::Live));
+    let named: Vec<_> = rows.iter().filter_map(|row| row.pod.as_ref()).map(ToString::to_string).collect();
+    assert!(named.contains(&"default/web-c1".to_owned()), "{named:?}");
+    // The pool begins at the first address again: what the running pods hold is passed over.
+    let new = fresh();
+    let third = node.add("c3", &new);
+    assert_eq!(third["ips"][0]["address"], "10.42.0.3/32");
+    exec(&one, "ping -c 1 -W 2 10.42.0.3").unwrap();
+    exec(&new, "ping -6 -c 1 -W 2 fd57:4e00:42::1").unwrap();
+    // The runtime's key still means the attachment.
+    let again = plugin::run(&node.call("ADD", "c1", Some(&fresh())));
+    assert!(refused(&again).1.contains("attached already"), "{again:?}");
+    let check = node.call_with("CHECK", "c1", Some(&one), json!({ "prevResult": result }));
+    assert_eq!(plugin::run(&check).exit, 0);
+    // The next start finds rows, and repairs what they lost.
+    drop(agent);
+    let link = result["interfaces"][0]["name"].as_str().unwrap();
+    exec(&node.ns, &format!("ip route del 10.42.0.1 dev {link}")).unwrap();
+    let report = node.engine(async |engine| engine.recover().await.unwrap());
+    assert_eq!(report, Recovered { live: 3, repaired: 1, ..Recovered::default() });
+    let agent = node.start();
+    node.del("c1");
+    assert!(exec(&one, "ip link show dev eth0").is_err());
+    assert_eq!(node.pool.rows().len(), 2);
+    for id in ["c1", "c2", "c3"] {
+        node.del(id);
+    }
+    node.assert_clean();
+    drop(agent);
+}
+
+#[test]
+fn gc_takes_found_pods_that_the_runtime_does_not_know() {
+    let node = Node::new();
+    let [(one, _), (two, _)] = pods_without_rows(&node);
+    let agent = node.start();
+    let gc = |ids: &[&str]| {
+        let valid: Vec<_> = ids.iter().map(|id| json!({ "containerID": id, "ifname": "eth0" })).collect();
+        node.call_with("GC", "", None, json!({ "cni.dev/valid-attachments": valid }))
+    };
+    assert_eq!(plugin::run(&gc(&["c1", "c2", "c9"])).exit, 0);
+    assert_eq!(node.pool.rows().len(), 2);
+    assert_eq!(plugin::run(&gc(&["c2"])).exit, 0);
+    assert!(exec(&one, "ip link show dev eth0").is_err());
+    exec(&two, "ip link show dev eth0").unwrap();
+    assert_eq!(plugin::run(&gc(&[])).exit, 0);
+    node.assert_clean();
+    drop(agent);
+}
+
+#[test]
+fn of_an_older_store_the_running_pod_keeps_the_address() {
+    let node = Node::new();
+    let agent = node.start();
+    let (old, new) = (fresh(), fresh());
+    node.add("old", &old);
+    let row = node.pool.rows().remove(0);
+    node.del("old");
+    node.pool.lose();
+    // The same address, another pod.
+    node.add("new", &new);
+    drop(agent);
+    node.pool.restore(row);
+    let before = node.kernel();
+    let report = node.engine(async |engine| engine.recover().await.unwrap());
+    assert_eq!(report, Recovered { live: 2, gone: 1, adopted: 1, ..Recovered::default() });
+    assert_eq!(node.kernel(), before);
+}
+
+#[test]
+fn a_broken_off_add_without_a_row_is_not_taken_for_a_pod() {
+    let node = Node::new();
+    for step in [Step::PairMade, Step::Leased, Step::Prepared] {
+        let pod = fresh();
+        dying_add(&node, "c1", &pod, step);
+        node.pool.lose();
+        let report = node.engine(async |engine| engine.recover().await.unwrap());
+        assert_eq!((report.live, report.adopted), (0, 0), "{step:?}");
+        node.assert_clean();
+    }
 }

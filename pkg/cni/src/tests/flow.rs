@@ -292,7 +292,11 @@ fn the_socket_is_for_root_and_for_one_agent() {
     let agent = node.start();
     let mode = |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode(&node.socket()), mode(&node.dir.path().join("del"))), (0o600, 0o700));
-    let config = CniConfig { socket: node.socket(), queue_dir: node.dir.path().join("del") };
+    let config = CniConfig {
+        socket: node.socket(),
+        queue_dir: node.dir.path().join("del"),
+        stats: crate::CallStats::default(),
+    };
     let second = node.engine(async move |engine| {
         serve(config, engine, HealthCell::default(), CancellationToken::new()).await
     });
@@ -420,4 +424,48 @@ fn the_conflist_is_one_that_the_plugin_understands() {
     conf["cniVersion"] = list["cniVersions"].as_array().unwrap().last().unwrap().clone();
     let call = crate::spec::Call { command: "STATUS".into(), config: conf.to_string(), ..Default::default() };
     assert_eq!(call.parse().unwrap().settings, crate::spec::Settings::default());
+}
+
+#[test]
+fn status_says_whether_attached_pods_are_cut_off_too() {
+    let node = Node::new();
+    let (mtu, cut) = (tokio::sync::watch::Sender::new(1420), tokio::sync::watch::Sender::new(None));
+    let (call, pod) = (node.call("ADD", "c1", None), fresh());
+    let call = crate::spec::Call { netns: path_of(&pod), ..call };
+    let pool = std::sync::Arc::clone(&node.pool);
+    node.run(async move |host, nft| {
+        let engine = engine_with(host, nft, pool, mtu.subscribe(), cut.subscribe());
+        engine.recover().await.unwrap();
+        engine.status().await.unwrap();
+        cut.send_replace(Some("no tunnel".into()));
+        assert_eq!(engine.status().await.unwrap_err().code.number(), 50);
+        // STATUS advises; an ADD is served all the same.
+        let crate::spec::Request::Add(request) = call.parse().unwrap().request else { panic!() };
+        drop(engine.add(&request, &pod, None).await.unwrap());
+        let refusal = engine.status().await.unwrap_err();
+        assert_eq!((refusal.code.number(), refusal.msg.contains("no tunnel")), (51, true));
+        cut.send_replace(None);
+        engine.status().await.unwrap();
+    });
+}
+
+#[test]
+fn calls_are_counted_by_verb_and_result() {
+    let node = Node::new();
+    let agent = node.start();
+    let pod = fresh();
+    node.add("c1", &pod);
+    assert_eq!(plugin::run(&node.call("ADD", "c1", Some(&pod))).exit, 1);
+    node.del("c1");
+    drop(agent);
+    let counted: Vec<_> = node
+        .stats
+        .snapshot()
+        .into_iter()
+        .map(|c| (c.verb, c.result, c.classes.iter().sum::<u64>(), c.micros > 0))
+        .collect();
+    assert_eq!(
+        counted,
+        [("ADD", "error", 1, true), ("ADD", "success", 1, true), ("DEL", "success", 1, true)]
+    );
 }

@@ -2,9 +2,10 @@
 
 use crate::engine::{Engine, EngineConfig};
 use crate::plugin::{self, Reply};
-use crate::pool::{AddressPool, BoxFuture, LeaseRequest, PoolError};
+use crate::pool::{AddressPool, BoxFuture, PoolError};
 use crate::server::{CniConfig, serve};
 use crate::spec::Call;
+use crate::stats::CallStats;
 use nix::sched::{CloneFlags, unshare};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,6 +20,7 @@ use warren_netlink::nft::{BaseRules, Nft};
 use warren_netlink::{NetNs, Netlink};
 use warren_types::{
     Attachment, AttachmentKey, AttachmentPhase, BootId, ContainerId, HealthCell, HealthState, IfName,
+    LeaseRequest,
 };
 
 /// Leases and journal in memory; it outlives engines, as the store outlives agents.
@@ -36,6 +38,24 @@ pub(super) fn boot() -> BootId {
 }
 
 impl MemoryPool {
+    /// As if the store had been set aside: no rows, and addresses are given out from the first on.
+    pub(super) fn lose(&self) {
+        self.rows.lock().unwrap().clear();
+        self.used.lock().unwrap().clear();
+        *self.given.lock().unwrap() = 0;
+    }
+
+    /// As if an older store had come back: this row alone.
+    pub(super) fn restore(&self, row: Attachment) {
+        let mut rows = self.rows.lock().unwrap();
+        rows.clear();
+        rows.insert(row.key.clone(), row);
+    }
+
+    fn boot_id(&self) -> BootId {
+        self.boot.lock().unwrap().clone().unwrap_or_else(boot)
+    }
+
     pub(super) fn rows(&self) -> Vec<Attachment> {
         self.rows.lock().unwrap().values().cloned().collect()
     }
@@ -47,39 +67,43 @@ impl AddressPool for MemoryPool {
             if *self.empty.lock().unwrap() {
                 return Err(PoolError::Exhausted("all are held".into()));
             }
-            let n = {
-                let mut given = self.given.lock().unwrap();
-                *given += 1;
-                *given
+            let leased: Vec<IpAddr> = self.rows().into_iter().flat_map(|row| row.addresses).collect();
+            let mut addresses = loop {
+                let n = {
+                    let mut given = self.given.lock().unwrap();
+                    *given += 1;
+                    *given
+                };
+                let [hi, lo] = n.to_be_bytes();
+                let pair: Vec<IpAddr> = vec![
+                    Ipv4Addr::new(10, 42, hi, lo).into(),
+                    Ipv6Addr::new(0xfd57, 0x4e00, 0x42, 0, 0, 0, 0, n).into(),
+                ];
+                if !pair.iter().any(|a| leased.contains(a)) {
+                    break pair;
+                }
             };
-            let [hi, lo] = n.to_be_bytes();
-            let mut addresses: Vec<IpAddr> = vec![
-                Ipv4Addr::new(10, 42, hi, lo).into(),
-                Ipv6Addr::new(0xfd57, 0x4e00, 0x42, 0, 0, 0, 0, n).into(),
-            ];
-            for wish in request.requested {
+            for wish in &request.requested {
                 addresses.retain(|a| a.is_ipv4() != wish.is_ipv4());
-                addresses.push(wish);
+                addresses.push(*wish);
             }
             addresses.sort();
-            let row = Attachment {
-                key: request.key.clone(),
-                pod: request.pod,
-                pod_uid: request.pod_uid,
-                labels: request.labels,
-                addresses,
-                netns: request.netns,
-                host_link: request.host_link,
-                phase: AttachmentPhase::Adding,
-                boot_id: self.boot.lock().unwrap().clone().unwrap_or_else(boot),
-            };
+            let row = request.attachment(addresses, AttachmentPhase::Adding, self.boot_id());
             let mut rows = self.rows.lock().unwrap();
             for other in rows.values() {
                 assert!(other.key != row.key && other.host_link != row.host_link, "{other:?} and {row:?}");
                 assert!(!other.addresses.iter().any(|a| row.addresses.contains(a)), "{other:?} and {row:?}");
             }
             self.used.lock().unwrap().extend(&row.addresses);
-            rows.insert(request.key, row.clone());
+            rows.insert(row.key.clone(), row.clone());
+            Ok(row)
+        })
+    }
+    fn adopt(&self, request: LeaseRequest) -> BoxFuture<'_, Result<Attachment, PoolError>> {
+        Box::pin(async move {
+            let addresses = request.requested.clone();
+            let row = request.attachment(addresses, AttachmentPhase::Live, self.boot_id());
+            assert!(self.rows.lock().unwrap().insert(row.key.clone(), row.clone()).is_none());
             Ok(row)
         })
     }
@@ -148,6 +172,7 @@ pub(super) struct Node {
     pub(super) ns: NetNs,
     pub(super) dir: tempfile::TempDir,
     pub(super) pool: Arc<MemoryPool>,
+    pub(super) stats: CallStats,
 }
 
 /// A running agent side; dropping the value stops it.
@@ -176,7 +201,8 @@ impl Node {
             std::fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1").unwrap();
         })
         .unwrap();
-        let node = Self { ns, dir: tempfile::tempdir().unwrap(), pool: Arc::default() };
+        let node =
+            Self { ns, dir: tempfile::tempdir().unwrap(), pool: Arc::default(), stats: CallStats::default() };
         node.run(async |_, nft| {
             nft.ensure_base(&base()).await.unwrap();
         });
@@ -184,7 +210,7 @@ impl Node {
     }
 
     fn config(&self) -> CniConfig {
-        CniConfig { socket: self.socket(), queue_dir: self.dir.path().join("del") }
+        CniConfig { socket: self.socket(), queue_dir: self.dir.path().join("del"), stats: self.stats.clone() }
     }
 
     pub(super) fn socket(&self) -> PathBuf {
@@ -304,7 +330,18 @@ impl Node {
 pub(super) fn engine(host: Netlink, nft: Nft, pool: Arc<MemoryPool>) -> Engine {
     // The sender may go: the last value stays readable.
     let (_, mtu) = watch::channel(1420);
-    let config = EngineConfig { network: "warren".into(), mtu, boot_id: boot(), at_once: 64 };
+    let (_, cut_off) = watch::channel(None);
+    engine_with(host, nft, pool, mtu, cut_off)
+}
+
+pub(super) fn engine_with(
+    host: Netlink,
+    nft: Nft,
+    pool: Arc<MemoryPool>,
+    mtu: watch::Receiver<u32>,
+    cut_off: watch::Receiver<Option<String>>,
+) -> Engine {
+    let config = EngineConfig { network: "warren".into(), mtu, cut_off, boot_id: boot(), at_once: 64 };
     Engine::new(config, host, nft, pool)
 }
 

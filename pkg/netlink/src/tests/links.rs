@@ -307,3 +307,26 @@ fn listings_are_whole_while_links_come_and_go() {
         assert!(churn.join().unwrap() > 0);
     });
 }
+
+#[test]
+fn a_socket_that_another_opened_works_in_its_namespace() {
+    let (inside, elsewhere) = (fresh(), fresh());
+    let (before, visitor) = (NetNs::current().unwrap(), std::thread::current().id());
+    let socket = inside.route_socket().unwrap();
+    assert_eq!(visitor, std::thread::current().id());
+    assert!(before.same(&NetNs::current().unwrap()), "the thread came back");
+    let again = socket.try_clone().unwrap();
+    let refused = Netlink::over_socket(again, elsewhere.try_clone().unwrap()).unwrap_err();
+    assert!(refused.to_string().contains("no netlink socket of that network namespace"), "{refused}");
+    let (other, _peer) = std::os::unix::net::UnixStream::pair().unwrap();
+    Netlink::over_socket(other.into(), inside.try_clone().unwrap()).unwrap_err();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let netlink = Netlink::over_socket(socket, inside.try_clone().unwrap()).unwrap();
+        netlink.add_bridge("visited").await.unwrap();
+        let own = Netlink::in_namespace(&inside).await.unwrap();
+        assert!(own.get_link("visited").await.unwrap().is_some());
+        // Lists open sockets of their own, there too.
+        assert!(netlink.list_links().await.unwrap().iter().any(|l| l.name == "visited"));
+    });
+}
