@@ -1,20 +1,24 @@
 //! A capture of everything that crosses a namespace's links, read by this crate alone: the oracle for clear text.
 
 use crate::frame::{Packet, parse};
-use crate::netns;
-use anyhow::{Context as _, Result, ensure};
+use crate::{netns, patient};
+use anyhow::{Context as _, Result, bail, ensure};
 use ipnet::IpNet;
+use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, setsockopt, socket, sockopt,
+    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, recvfrom, sendto, setsockopt,
+    socket, sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
-use std::net::UdpSocket;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 /// What a capture saw.
 #[derive(Debug, Default, Clone)]
@@ -33,57 +37,74 @@ pub struct Seen {
 pub struct Capture {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<Result<Seen>>,
+    controls: Receiver<IpAddr>,
     ns: PathBuf,
 }
 
-/// Where the positive control goes: inside the pod ranges of a lab, held by nobody.
-const CONTROL: &str = "10.42.254.2";
+/// Where positive controls go: inside the pod ranges of a lab, held by nobody.
+const CONTROL_TARGET: Ipv4Addr = Ipv4Addr::new(10, 42, 254, 2);
+
+/// Sources of positive controls, held by nobody either: of the capturing machine, and of the other one.
+pub const CONTROLS: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 42, 254, 3), Ipv4Addr::new(10, 42, 254, 4)];
 
 impl Capture {
-    /// Starts capturing on every link of the namespace at `ns`, looking for addresses in `ranges`.
+    /// Starts capturing in the namespace at `ns`, on `link` alone or on every one, looking for addresses in `ranges`.
     ///
     /// # Errors
     /// When the namespace or the packet socket cannot be had.
-    pub fn start(ns: &Path, ranges: Vec<IpNet>, tunnel_port: u16) -> Result<Self> {
+    pub fn start(ns: &Path, link: Option<&str>, ranges: Vec<IpNet>, tunnel_port: u16) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
-        let socket = netns::run(ns, packet_socket)?;
+        let link = link.map(str::to_owned);
+        let (socket, index) = netns::run(ns, move || {
+            let index = link.map(|l| link_address(&l)).transpose()?.map(|l| l.ifindex());
+            Ok((packet_socket()?, index))
+        })?;
+        let (sighted, controls) = channel();
         let thread = std::thread::spawn(move || {
             let mut seen = Seen::default();
             let mut buffer = vec![0u8; 65_536];
             while !stopped.load(Ordering::Relaxed) {
                 // The receive timeout of the socket bounds how late a stop is seen.
-                let Ok(length) = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) else { continue };
-                if let Some(packet) = buffer.get(..length).and_then(parse) {
+                let Ok((length, from)) = recvfrom::<LinkAddr>(socket.as_raw_fd(), &mut buffer) else {
+                    continue;
+                };
+                if index.is_some() && index != from.map(|f| f.ifindex()) {
+                    continue;
+                }
+                let Some(packet) = buffer.get(..length).and_then(parse) else { continue };
+                if packet.dst == IpAddr::V4(CONTROL_TARGET) && CONTROLS.iter().any(|c| packet.src == *c) {
+                    // Nobody listens any more once all that were awaited have been seen.
+                    let _ = sighted.send(packet.src);
+                } else {
                     count(&mut seen, &packet, &ranges, tunnel_port);
                 }
             }
             Ok(seen)
         });
-        Ok(Self { stop, thread, ns: ns.to_owned() })
+        Ok(Self { stop, thread, controls, ns: ns.to_owned() })
     }
 
-    /// Sends one clear packet with pod addresses from `link` in the captured namespace, stops, and returns what was seen
-    /// without it. A capture that missed it is blind, and an error.
+    /// Sends one clear packet with pod addresses from `link` in the captured namespace, stops when it and those from
+    /// `others` were seen, and returns what was seen besides. A capture that missed one is blind, and an error.
     ///
     /// # Errors
-    /// When the control could not be sent or was not seen.
-    pub fn finish(self, link: &str) -> Result<Seen> {
-        let link = link.to_owned();
-        netns::run(&self.ns, move || send_control(&link))?;
-        // The control is delivered to the packet socket before send returns; one receive timeout later it was read.
-        std::thread::park_timeout(std::time::Duration::from_millis(200));
+    /// When a control could not be sent or was not seen.
+    pub fn finish(self, link: &str, others: &[Ipv4Addr]) -> Result<Seen> {
+        let [own, _] = CONTROLS;
+        send_control(&self.ns, link, own)?;
+        let mut missing: BTreeSet<IpAddr> = others.iter().chain([&own]).copied().map(IpAddr::V4).collect();
+        let end = Instant::now() + patient(Duration::from_secs(2));
+        // Frames are read in the order of their arrival: when the controls were, so was all that came before.
+        while !missing.is_empty() {
+            let Ok(seen) = self.controls.recv_timeout(end.saturating_duration_since(Instant::now())) else {
+                self.stop.store(true, Ordering::Relaxed);
+                bail!("the capture did not see its positive control {missing:?}: it is blind");
+            };
+            missing.remove(&seen);
+        }
         self.stop.store(true, Ordering::Relaxed);
-        let mut seen = netns::join(self.thread)?;
-        let is_control = |line: &String| line.contains(CONTROL);
-        let controls = seen.clear.iter().filter(|l| is_control(l)).count();
-        ensure!(
-            controls > 0 || seen.clear_count > 20,
-            "the capture did not see its positive control: it is blind"
-        );
-        seen.clear.retain(|line| !is_control(line));
-        seen.clear_count -= u64::try_from(controls)?;
-        Ok(seen)
+        netns::join(self.thread)
     }
 }
 
@@ -111,15 +132,33 @@ fn packet_socket() -> Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Sends one UDP datagram to a pod address that nobody holds, straight out of `link`.
-fn send_control(link: &str) -> Result<()> {
-    let neighbour = ["neigh", "replace", CONTROL, "lladdr", "02:00:00:00:00:57", "dev", link];
-    let status = Command::new("ip").args(neighbour).status().context("ip neigh (package iproute2)")?;
-    ensure!(status.success(), "ip neigh replace {CONTROL} dev {link}: {status}");
-    let socket = UdpSocket::bind("0.0.0.0:0")?;
-    setsockopt(&socket, sockopt::BindToDevice, &link.into())?;
-    socket
-        .send_to(b"positive control", (CONTROL, 9))
-        .with_context(|| format!("send the control on {link}"))?;
-    Ok(())
+/// Sends one clear UDP packet with pod addresses straight out of `link` in the namespace at `ns`, below every guard. Its
+/// checksums are wrong: whoever receives it throws it away.
+///
+/// # Errors
+/// When there is no such link or it takes no packets.
+pub fn send_control(ns: &Path, link: &str, source: Ipv4Addr) -> Result<()> {
+    let link = link.to_owned();
+    netns::run(ns, move || {
+        let address = link_address(&link)?;
+        let mut frame = vec![0xff; 6];
+        frame.extend(address.addr().unwrap_or_default());
+        frame.extend([0x08, 0x00]);
+        frame.extend([0x45, 0, 0, 32, 0, 0, 0, 0, 64, 17, 0xba, 0xd0]);
+        frame.extend(source.octets());
+        frame.extend(CONTROL_TARGET.octets());
+        frame.extend([0, 9, 0, 9, 0, 12, 0xba, 0xd0]);
+        frame.extend(b"seen");
+        let sent = sendto(packet_socket()?.as_raw_fd(), &frame, &address, MsgFlags::empty())
+            .with_context(|| format!("send the control on {link}"))?;
+        ensure!(sent == frame.len(), "sent {sent} bytes of the control");
+        Ok(())
+    })
+}
+
+/// Index and hardware address of a link in the namespace of this thread.
+fn link_address(link: &str) -> Result<LinkAddr> {
+    let mut all = getifaddrs()?.filter(|i| i.interface_name == link);
+    let found = all.find_map(|i| i.address?.as_link_addr().copied());
+    found.with_context(|| format!("there is no link {link}"))
 }

@@ -174,7 +174,8 @@ impl Lab {
     /// # Errors
     /// The table of the last check, when `limit` has passed.
     pub fn check_within(&self, limit: Duration) -> Result<Duration> {
-        Ok(crate::eventually(limit, || self.lab(&["check"]))?.1)
+        let probe = crate::patient(Duration::from_millis(2000)).as_millis().to_string();
+        Ok(crate::eventually(limit, || self.lab(&["check", "--timeout", &probe]))?.1)
     }
 
     /// `warren status --output json` of a node's agent.

@@ -12,6 +12,8 @@ pub mod probe;
 pub mod runtime;
 pub mod scenario;
 pub mod state;
+#[cfg(feature = "vm")]
+pub mod station;
 pub mod transfer;
 
 pub use capture::Capture;
@@ -19,8 +21,18 @@ pub use lab::Lab;
 
 use std::time::{Duration, Instant};
 
-/// Asks `check` until it answers `Ok`, at most for `limit`; returns how long it took. Between two questions it yields
-/// for 20 ms: the event awaited is one of another process, of which there is no notice.
+/// How many times longer than on the machine itself everything may take: inside the emulated machine, whose processor
+/// runs some twenty times slower, the limits of the tests would else tell of QEMU.
+const SLOWNESS: u32 = if cfg!(feature = "vm") { 10 } else { 1 };
+
+/// `limit`, written for a real machine, as this one needs it.
+#[must_use]
+pub fn patient(limit: Duration) -> Duration {
+    limit * SLOWNESS
+}
+
+/// Asks `check` until it answers `Ok`, at most for `limit` ([`patient`]); returns how long it took. Between two questions
+/// it yields for 20 ms: the event awaited is one of another process, of which there is no notice.
 ///
 /// # Errors
 /// The last answer of `check`, when `limit` has passed.
@@ -28,7 +40,7 @@ pub fn eventually<T>(
     limit: Duration,
     mut check: impl FnMut() -> anyhow::Result<T>,
 ) -> anyhow::Result<(T, Duration)> {
-    let start = Instant::now();
+    let (start, limit) = (Instant::now(), patient(limit));
     loop {
         match check() {
             Ok(value) => return Ok((value, start.elapsed())),

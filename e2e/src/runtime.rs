@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 pub struct Runtime {
     plugin: PathBuf,
     config: String,
+    prefix: String,
     /// One network namespace a container, held open by the descriptor.
     namespaces: Mutex<Vec<Option<File>>>,
 }
@@ -73,6 +74,19 @@ struct CniIp {
     address: ipnet::IpNet,
 }
 
+/// Where the agent writes the node's network.
+pub const CONFLIST: &str = "/etc/cni/net.d/10-warren.conflist";
+
+/// What the first plugin of a list gets on its stdin.
+fn plugin_config(conflist: &str) -> Result<serde_json::Value> {
+    let list: serde_json::Value = serde_json::from_str(conflist)?;
+    let mut config = list.pointer("/plugins/0").context("an empty conflist")?.clone();
+    for field in ["cniVersion", "name"] {
+        config[field] = list[field].clone();
+    }
+    Ok(config)
+}
+
 /// Runs a CNI plugin once, with `config` on its stdin.
 ///
 /// # Errors
@@ -99,19 +113,38 @@ impl Runtime {
             .find(|n| n.name == node)
             .and_then(|n| n.pid)
             .context("the node does not run")?;
-        let conflist = lab.exec(node, &["cat", "/etc/cni/net.d/10-warren.conflist"])?;
-        let list: serde_json::Value = serde_json::from_str(&conflist)?;
-        let mut config = list.pointer("/plugins/0").context("an empty conflist")?.clone();
-        for field in ["cniVersion", "name"] {
-            config[field] = list[field].clone();
-        }
+        let mut config = plugin_config(&lab.exec(node, &["cat", CONFLIST])?)?;
         // The test runs outside of the node's mount namespace: it names the node's files through /proc.
         for field in ["socket", "queueDir"] {
             if let Some(path) = config[field].as_str() {
                 config[field] = format!("/proc/{pid}/root{path}").into();
             }
         }
-        Ok(Self { plugin: warren_bin(), config: config.to_string(), namespaces: Mutex::default() })
+        let prefix = "churn".to_owned();
+        Ok(Self { plugin: warren_bin(), config: config.to_string(), prefix, namespaces: Mutex::default() })
+    }
+
+    /// A runtime of this machine itself, with the plugin that its agent has installed. Containers, and their pods, are
+    /// named after `prefix`.
+    ///
+    /// # Errors
+    /// When there is no CNI configuration.
+    pub fn here(prefix: &str) -> Result<Self> {
+        let config = plugin_config(&std::fs::read_to_string(CONFLIST).context(CONFLIST)?)?;
+        let kind = config["type"].as_str().context("a plugin without a type")?;
+        let plugin = Path::new("/opt/cni/bin").join(kind);
+        Ok(Self { plugin, config: config.to_string(), prefix: prefix.into(), namespaces: Mutex::default() })
+    }
+
+    /// The network namespace of the container `n`.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn netns(&self, n: usize) -> Result<PathBuf> {
+        let namespaces = self.namespaces.lock().unwrap_or_else(PoisonError::into_inner);
+        let file = namespaces.get(n).and_then(Option::as_ref);
+        let fd = file.with_context(|| format!("there is no container {n}"))?.as_raw_fd();
+        Ok(PathBuf::from(format!("/proc/{}/fd/{fd}", std::process::id())))
     }
 
     /// The network configuration of this node, as a plugin gets it on stdin.
@@ -156,12 +189,8 @@ impl Runtime {
     }
 
     fn one(&self, verb: &str, n: usize) -> Result<String> {
-        let fd = {
-            let namespaces = self.namespaces.lock().unwrap_or_else(PoisonError::into_inner);
-            namespaces.get(n).and_then(Option::as_ref).map(|f| f.as_raw_fd())
-        };
-        let netns = fd.map(|fd| format!("/proc/{}/fd/{fd}", std::process::id())).unwrap_or_default();
-        let id = format!("churn-{n}");
+        let netns = self.netns(n).map(|p| p.display().to_string()).unwrap_or_default();
+        let id = format!("{}-{n}", self.prefix);
         let args = format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={id}");
         let env = [
             ("CNI_COMMAND", verb),

@@ -1,6 +1,6 @@
 //! A long TCP transfer between two namespaces: it must never be reset.
 
-use crate::netns;
+use crate::{netns, patient};
 use anyhow::{Context as _, Result, bail};
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
@@ -37,7 +37,7 @@ impl Transfer {
             }
         });
         let mut stream = netns::run(from_ns, move || {
-            TcpStream::connect_timeout(&target, Duration::from_secs(5))
+            TcpStream::connect_timeout(&target, patient(Duration::from_secs(5)))
                 .with_context(|| format!("connect {target}"))
         })?;
         stream.set_write_timeout(Some(Duration::from_millis(100)))?;

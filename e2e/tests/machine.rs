@@ -7,7 +7,7 @@ use std::time::Duration;
 use warren_e2e::{Lab, scenario};
 
 fn kernel_lab(test: &str) -> Result<Lab> {
-    let lab = Lab::up(test, &["--dual-stack"])?;
+    let lab = Lab::up(test, &["--dual-stack", "--pods", "1"])?;
     for node in ["node-1", "node-2", "node-3"] {
         let status = lab.agent_status(node)?;
         let backend = status.pointer("/node/tunnel").and_then(|b| b.as_str());

@@ -1,4 +1,4 @@
-//! Developers' verbs: `cargo xtask check | build | test | e2e | bench | lab`.
+//! Developers' verbs: `cargo xtask check | build | test | e2e | vm | bench | lab`.
 
 mod bench;
 mod build;
@@ -30,7 +30,7 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
-    /// Every test: unit, property, and end to end in namespaces. Needs root. `vm` is apart: emulation is slow.
+    /// Every test: unit, property, end to end in namespaces, and `vm`. Needs root.
     Test,
     /// The end-to-end tests only. Needs root.
     E2e {
@@ -38,7 +38,7 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
-    /// The end-to-end tests of the kernel WireGuard backend, inside a QEMU machine. Needs root.
+    /// The end-to-end tests of the kernel WireGuard backend: a lab inside a QEMU machine, then two machines. Needs root.
     Vm,
     /// fmt, clippy, docs, dependency edges.
     Check,

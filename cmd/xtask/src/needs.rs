@@ -11,10 +11,19 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("busybox", "busybox-static"),
     ("containerd", "containerd"),
     ("runc", "runc"),
+    ("ps", "procps"),
+    ("kubectl", "kubernetes-client"),
 ];
 
-/// Programs the virtual machine needs besides.
-const MACHINE: &[(&str, &str)] = &[("qemu-system-x86_64", "qemu-system-x86"), ("tc", "iproute2")];
+/// Programs the virtual machine needs, or takes along. Its kernel comes by `apt-get download`.
+const MACHINE: &[(&str, &str)] = &[
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("busybox", "busybox-static"),
+    ("ip", "iproute2"),
+    ("tc", "iproute2"),
+    ("nft", "nftables"),
+    ("ping", "iputils-ping"),
+];
 
 /// Programs the benchmark of the overlay uses.
 const OVERLAY_PEERS: &[(&str, &str)] = &[
@@ -48,22 +57,27 @@ pub(crate) fn root() -> Result<()> {
     Ok(())
 }
 
-/// Fails with one `apt-get` line for everything that is missing.
+/// Fails with one `apt-get` line for everything that is missing for all tests.
+pub(crate) fn for_all() -> Result<()> {
+    missing(&[PROGRAMS, MACHINE].concat())
+}
+
+/// As [`for_all`], for the tests on the machine itself.
 pub(crate) fn for_tests() -> Result<()> {
     missing(PROGRAMS)
 }
 
-/// As [`for_tests`], for the virtual machine.
+/// As [`for_all`], for the virtual machine.
 pub(crate) fn for_machine() -> Result<()> {
     missing(MACHINE)
 }
 
-/// As [`for_tests`], for the benchmark of the overlay.
+/// As [`for_all`], for the benchmark of the overlay.
 pub(crate) fn for_overlay_benchmark() -> Result<()> {
     missing(OVERLAY_PEERS)
 }
 
-/// As [`for_tests`], for the benchmark of CNI.
+/// As [`for_all`], for the benchmark of CNI.
 pub(crate) fn for_cni_benchmark() -> Result<()> {
     missing(CNI_PEERS)
 }
@@ -71,6 +85,7 @@ pub(crate) fn for_cni_benchmark() -> Result<()> {
 fn missing(programs: &[(&str, &str)]) -> Result<()> {
     let mut absent: Vec<&str> =
         programs.iter().filter(|(p, _)| !on_path(p)).map(|(_, package)| *package).collect();
+    absent.sort_unstable();
     absent.dedup();
     if !absent.is_empty() {
         bail!(

@@ -3,14 +3,16 @@
 use crate::build::{release, static_cargo};
 use crate::needs;
 use crate::run::{cargo, run};
+use crate::vm;
 use anyhow::Result;
 
 /// Everything.
 pub(crate) fn all() -> Result<()> {
     needs::root()?;
-    needs::for_tests()?;
+    needs::for_all()?;
     run("unit and property tests", cargo().args(["test", "--workspace", "--exclude", "warren-e2e"]))?;
-    e2e(&[])
+    e2e(&[])?;
+    vm::run_tests()
 }
 
 /// The end-to-end tests, against the release binary. One at a time: each has a cluster of its own, and figures such as

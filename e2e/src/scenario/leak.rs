@@ -13,7 +13,7 @@ use std::time::Duration;
 /// # Errors
 /// When a clear packet was seen, or the capture was blind.
 pub fn no_clear_packet(lab: &Lab) -> Result<()> {
-    let capture = Capture::start(&netns_of(lab.status()?.switch_pid), pod_ranges(), TUNNEL_PORT)?;
+    let capture = Capture::start(&netns_of(lab.status()?.switch_pid), None, pod_ranges(), TUNNEL_PORT)?;
     let [(a_pid, a), (b_pid, b)] = pair(lab, "node-1", "node-2")?;
     let probe = Probe::start(&netns_of(a_pid), a, &netns_of(b_pid), b)?;
 
@@ -32,7 +32,7 @@ pub fn no_clear_packet(lab: &Lab) -> Result<()> {
 
     let gap = probe.finish()?;
     ensure!(gap.heard > 1000, "the traffic of the test did not flow: {gap:?}");
-    let seen = capture.finish("br0")?;
+    let seen = capture.finish("br0", &[])?;
     println!(
         "leak: {} packets on the LAN, {} of the tunnel, {} clear",
         seen.packets, seen.tunnel, seen.clear_count
@@ -47,7 +47,7 @@ pub fn no_clear_packet(lab: &Lab) -> Result<()> {
 /// # Errors
 /// When a clear packet was seen, or the tunnel does not come back.
 pub fn no_tunnel_no_packet(lab: &Lab) -> Result<()> {
-    let capture = Capture::start(&netns_of(lab.status()?.switch_pid), pod_ranges(), TUNNEL_PORT)?;
+    let capture = Capture::start(&netns_of(lab.status()?.switch_pid), None, pod_ranges(), TUNNEL_PORT)?;
     let [(_, _), (_, remote)] = pair(lab, "node-1", "node-2")?;
     lab.lab(&["service", "node-1", "stop", "agent"])?;
     lab.exec("node-1", &["ip", "link", "del", "wrn-wg"])?;
@@ -58,7 +58,7 @@ pub fn no_tunnel_no_packet(lab: &Lab) -> Result<()> {
     let (_, took) =
         eventually(Duration::from_secs(10), || lab.exec("node-1", &["ping", "-c", "1", "-W", "1", &target]))?;
     println!("leak: tunnel link deleted and agent started: reachable again after {} ms", took.as_millis());
-    let seen = capture.finish("br0")?;
+    let seen = capture.finish("br0", &[])?;
     ensure!(seen.clear_count == 0, "{} clear packets, the first: {:#?}", seen.clear_count, seen.clear);
     Ok(())
 }

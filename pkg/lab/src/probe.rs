@@ -178,15 +178,18 @@ async fn ping(address: IpAddr) -> io::Result<()> {
         let sent = socket.send(&request).await;
         match tokio::time::timeout(AGAIN, answered(&socket, address, id)).await {
             Ok(result) => return result,
-            Err(_) => {
-                if let Err(e) = sent
-                    && sequence > 3
-                {
-                    return Err(e);
-                }
-            }
+            Err(_) => match sent {
+                Err(e) if sequence > 3 && !is_full(&e) => return Err(e),
+                _ => {}
+            },
         }
     }
+}
+
+/// A queue on the way out was full: raw sockets of IPv6 tell it, those of IPv4 keep it to themselves. The next request
+/// may pass; whether one does is for the prober's own limit to say.
+fn is_full(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(nix::libc::ENOBUFS)
 }
 
 async fn answered(socket: &UdpSocket, address: IpAddr, id: u16) -> io::Result<()> {

@@ -9,8 +9,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// Module directories taken along; the kernel asks for single modules by name when it needs them.
-const MODULES: &[&str] =
-    &["kernel/net", "kernel/drivers/net", "kernel/crypto", "kernel/lib", "kernel/arch/x86/crypto"];
+const MODULES: &[&str] = &[
+    "kernel/net",
+    "kernel/drivers/net",
+    "kernel/drivers/virtio",
+    "kernel/crypto",
+    "kernel/lib",
+    "kernel/arch/x86/crypto",
+];
 
 /// Programs of the tests (not of Warren), taken along with the libraries they load.
 const PROGRAMS: &[&str] = &["ip", "tc", "nft", "ping"];
@@ -19,7 +25,12 @@ const PROGRAMS: &[&str] = &["ip", "tc", "nft", "ping"];
 const INIT: &str = include_str!("init.sh");
 
 /// Builds `dir/initramfs` and returns its path.
-pub(super) fn build(dir: &Path, kernel: &Kernel, warren: &Path, tests: &[PathBuf]) -> Result<PathBuf> {
+pub(super) fn build(
+    dir: &Path,
+    kernel: &Kernel,
+    warren: &Path,
+    tests: &[(String, PathBuf)],
+) -> Result<PathBuf> {
     let tree = dir.join("tree");
     if tree.exists() {
         fs::remove_dir_all(&tree)?;
@@ -46,8 +57,8 @@ pub(super) fn build(dir: &Path, kernel: &Kernel, warren: &Path, tests: &[PathBuf
         symlink("/bin/busybox", tree.join(link))?;
     }
     executable(warren, &tree.join("usr/bin/warren"))?;
-    for (n, test) in tests.iter().enumerate() {
-        executable(test, &tree.join(format!("tests/{n}")))?;
+    for (name, test) in tests {
+        executable(test, &tree.join("tests").join(name))?;
     }
     for program in PROGRAMS {
         with_libraries(program, &tree)?;
