@@ -3,6 +3,7 @@
 
 use crate::lab::warren_bin;
 use crate::runtime::{CONFLIST, Runtime};
+use crate::scenario::BAD_LINE;
 use crate::{eventually, netns, patient};
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::Serialize;
@@ -68,13 +69,22 @@ impl Role {
 /// # Errors
 /// When there is none.
 pub fn configure(role: Role) -> Result<()> {
-    ip(&["link", "set", LINK, "up"])?;
-    ip(&["address", "add", &format!("{}/24", role.address()), "dev", LINK])
+    succeed("ip", &["link", "set", LINK, "up"])?;
+    succeed("ip", &["address", "add", &format!("{}/24", role.address()), "dev", LINK])
 }
 
-fn ip(args: &[&str]) -> Result<()> {
-    let out = Command::new("ip").args(args).output().context("ip (package iproute2)")?;
-    crate::lab::succeeded(&format!("ip {}", args.join(" ")), &out).map(drop)
+/// Makes the link a bad line: what this machine sends is lost, late, out of order and doubled at times.
+///
+/// # Errors
+/// When the kernel has no netem.
+pub fn worsen() -> Result<()> {
+    let netem = ["qdisc", "add", "dev", LINK, "root", "netem"];
+    succeed("tc", &[netem.as_slice(), BAD_LINE].concat())
+}
+
+fn succeed(program: &str, args: &[&str]) -> Result<()> {
+    let out = Command::new(program).args(args).output().with_context(|| format!("start {program}"))?;
+    crate::lab::succeeded(&format!("{program} {}", args.join(" ")), &out).map(drop)
 }
 
 /// A line between the two tests: each says one thing, and hears one.
@@ -247,11 +257,7 @@ impl EchoPod {
             seen_by("UDP", &answer)
         })?;
         eventually(Duration::from_secs(5), || {
-            netns::run(&self.netns, move || {
-                let ping = ["-c", "1", "-W", "2", &theirs.to_string()];
-                let out = Command::new("ping").args(ping).output().context("ping (iputils-ping)")?;
-                crate::lab::succeeded("ping", &out).map(drop)
-            })
+            netns::run(&self.netns, move || succeed("ping", &["-c", "1", "-W", "2", &theirs.to_string()]))
         })?;
         Ok(())
     }

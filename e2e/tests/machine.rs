@@ -40,9 +40,7 @@ fn a_bad_line_slows_but_does_not_stop() -> Result<()> {
     let lab = kernel_lab("vm-netem")?;
     for node in ["node-2", "node-3"] {
         let netem = ["tc", "qdisc", "add", "dev", "eth0", "root", "netem"];
-        let line =
-            ["delay", "40ms", "10ms", "loss", "5%", "reorder", "25%", "duplicate", "2%", "limit", "10000"];
-        lab.exec(node, &[netem.as_slice(), line.as_slice()].concat())?;
+        lab.exec(node, &[netem.as_slice(), scenario::BAD_LINE].concat())?;
     }
     let took = lab.check_within(Duration::from_secs(60))?;
     println!("5 % loss, 40 ms delay, 25 % reorder: full connectivity after {} ms", took.as_millis());

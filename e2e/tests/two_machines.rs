@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use warren_e2e::capture::{CONTROLS, Capture, send_control};
 use warren_e2e::eventually;
 use warren_e2e::scenario::{TUNNEL_PORT, pod_ranges};
-use warren_e2e::station::{Call, EchoPod, LINK, Line, Role, Service, agent_ready, configure};
+use warren_e2e::station::{Call, EchoPod, LINK, Line, Role, Service, agent_ready, configure, worsen};
 
 const OWN_NS: &str = "/proc/self/ns/net";
 const TOKEN: &str = "/tmp/token";
@@ -103,6 +103,12 @@ fn two_machines_connect_and_leak_nothing() -> Result<()> {
     };
     theirs.iter().try_for_each(|ip| pod.reach(*ip)).with_context(|| node.log())?;
     line.meet("reached again")?;
+
+    worsen()?;
+    let start = Instant::now();
+    theirs.iter().try_for_each(|ip| pod.reach(*ip)).with_context(|| node.log())?;
+    println!("{}: all again on a bad line after {} ms", role.name(), start.elapsed().as_millis());
+    line.meet("reached on a bad line")?;
 
     let [_, theirs] = CONTROLS;
     match capture {

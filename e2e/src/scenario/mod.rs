@@ -21,6 +21,10 @@ use std::net::IpAddr;
 /// UDP port of the tunnel.
 pub const TUNNEL_PORT: u16 = 51840;
 
+/// A bad line, as arguments of netem.
+pub const BAD_LINE: &[&str] =
+    &["delay", "40ms", "10ms", "loss", "5%", "reorder", "25%", "duplicate", "2%", "limit", "10000"];
+
 /// The pod ranges of a lab.
 #[must_use]
 pub fn pod_ranges() -> Vec<IpNet> {

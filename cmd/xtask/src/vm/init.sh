@@ -12,9 +12,9 @@ mount -t cgroup2 cgroup2 /sys/fs/cgroup
 echo /sbin/modprobe > /proc/sys/kernel/modprobe
 [ -e /dev/net/tun ] || { modprobe tun; mknod /dev/net/tun c 10 200 2>/dev/null; }
 role=$(sed -n 's/.*warren\.role=\([a-z]*\).*/\1/p' /proc/cmdline)
-modules="wireguard veth nf_tables nft_chain_nat nft_masq nft_ct nft_fib_inet nft_reject_inet"
+modules="wireguard veth nf_tables nft_chain_nat nft_masq nft_ct nft_fib_inet nft_reject_inet sch_netem"
 case $role in
-  tests) test=machine modules="$modules bridge sch_netem" ;;
+  tests) test=machine modules="$modules bridge" ;;
   *) test=two_machines modules="$modules virtio_pci virtio_net" ;;
 esac
 for m in $modules; do
