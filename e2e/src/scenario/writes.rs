@@ -26,6 +26,8 @@ struct Told {
     created: BTreeMap<String, u64>,
     /// The last change of the head: its number and the version.
     head: Option<(usize, u64)>,
+    /// So many changes of the head were acknowledged.
+    changes: usize,
     /// The last number asked for.
     asked: usize,
 }
@@ -165,7 +167,9 @@ async fn write(
         match changed {
             Ok(object) => {
                 have_head = true;
-                lock()?.head = Some((n, version(&object)?));
+                let mut told = lock()?;
+                told.head = Some((n, version(&object)?));
+                told.changes += 1;
                 acknowledged.fetch_add(1, Ordering::Relaxed);
             }
             // A head whose creation was not answered may be there.
@@ -231,7 +235,7 @@ fn check(told: &[Mutex<Told>], there: &[ConfigMap], listed: Option<&str>) -> Res
         );
         ensure!(now > n || version(head)? == at, "head-{writer}: another version for the same change");
         ensure!(head.data == Some(data(now)), "head-{writer}: half a change is there");
-        count += 1;
+        count += told.changes;
         let prefix = format!("write-{writer}-");
         for (name, object) in found.iter().filter(|(name, _)| name.starts_with(&prefix)) {
             let n = number(object).with_context(|| format!("{name} has no number"))?;
