@@ -65,7 +65,7 @@ impl Probe {
             }
             Ok(())
         });
-        crate::eventually(Duration::from_secs(5), || {
+        crate::eventually(Duration::from_secs(30), || {
             client.send(&u64::MAX.to_be_bytes())?;
             client.recv(&mut [0; 64]).context("no answer from the other end")
         })?;

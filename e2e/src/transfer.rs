@@ -37,7 +37,7 @@ impl Transfer {
             }
         });
         let mut stream = netns::run(from_ns, move || {
-            TcpStream::connect_timeout(&target, patient(Duration::from_secs(5)))
+            TcpStream::connect_timeout(&target, patient(Duration::from_secs(20)))
                 .with_context(|| format!("connect {target}"))
         })?;
         stream.set_write_timeout(Some(Duration::from_millis(100)))?;

@@ -67,6 +67,6 @@ fn containerd_attaches_and_detaches() -> Result<()> {
         ))?;
     }
     println!("links after the containers were deleted: {}", sh("ip -o link | grep -c wrnp || true")?.trim());
-    eventually(Duration::from_secs(5), || links(own))?;
+    eventually(Duration::from_secs(30), || links(own))?;
     lab.done()
 }

@@ -23,6 +23,15 @@ fn agents_and_server_may_die_under_load() -> Result<()> {
 }
 
 #[test]
+fn the_server_may_die_under_writes() -> Result<()> {
+    let lab = Lab::up("writes", &["--nodes", "2"])?;
+    scenario::server_killed_under_writes(&lab, 5)?;
+    // The nodes, which watched it too, are none the worse.
+    scenario::connectivity(&lab)?;
+    lab.done()
+}
+
+#[test]
 fn nodes_boot_without_the_api() -> Result<()> {
     let lab = Lab::up("cold", &["--dual-stack"])?;
     scenario::connectivity(&lab)?;

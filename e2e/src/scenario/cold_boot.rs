@@ -30,8 +30,8 @@ pub fn cold_boot_without_the_api(lab: &Lab) -> Result<()> {
         "cold boot of two nodes without the API: full connectivity {} ms after power-on",
         start.elapsed().as_millis()
     );
-    eventually(Duration::from_secs(5), || lab.lab(&["run", "after-boot", "--node", "node-3"]))?;
-    lab.check_within(Duration::from_secs(5))?;
+    eventually(Duration::from_secs(20), || lab.lab(&["run", "after-boot", "--node", "node-3"]))?;
+    lab.check_within(Duration::from_secs(20))?;
     let after: Vec<String> = nodes.iter().map(|n| key(n)).collect::<Result<_>>()?;
     ensure!(before == after, "the keys changed: {before:?} became {after:?}");
     lab.lab(&["service", "node-1", "start", "server"])?;

@@ -29,7 +29,7 @@ pub fn sources_are_kept(lab: &Lab) -> Result<()> {
     let target = listener.local_addr()?;
     let client = netns::spawn(&netns_of(from_pid), move || {
         let mut stream =
-            TcpStream::connect_timeout(&target, patient(Duration::from_secs(5))).context("connect")?;
+            TcpStream::connect_timeout(&target, patient(Duration::from_secs(20))).context("connect")?;
         stream.write_all(b"hello")?;
         Ok(stream)
     })?;
@@ -42,7 +42,7 @@ pub fn sources_are_kept(lab: &Lab) -> Result<()> {
     drop(client);
 
     let server = netns::run(&netns_of(to_pid), move || Ok(UdpSocket::bind(SocketAddr::new(to, 0))?))?;
-    server.set_read_timeout(Some(patient(Duration::from_secs(5))))?;
+    server.set_read_timeout(Some(patient(Duration::from_secs(20))))?;
     let target = server.local_addr()?;
     netns::run(&netns_of(from_pid), move || {
         UdpSocket::bind(SocketAddr::new(from, 0))?.send_to(b"hello", target).context("send")

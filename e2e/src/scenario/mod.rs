@@ -6,12 +6,14 @@ mod connectivity;
 mod faults;
 mod leak;
 mod restart;
+mod writes;
 
 pub use cold_boot::cold_boot_without_the_api;
 pub use connectivity::{connectivity, sources_are_kept};
 pub use faults::{address_change, join_and_leave, partition_and_heal};
 pub use leak::{no_clear_packet, no_tunnel_no_packet};
 pub use restart::{agent_restarts, server_loss};
+pub use writes::server_killed_under_writes;
 
 use crate::Lab;
 use anyhow::{Context as _, Result};

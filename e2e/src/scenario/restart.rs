@@ -20,10 +20,10 @@ pub fn agent_restarts(lab: &Lab, times: u32, max_gap: Duration) -> Result<()> {
     for _ in 0..times {
         for node in ["node-1", "node-2"] {
             lab.lab(&["kill", node, "--process", "agent"])?;
-            lab.agent_ready_within(node, Duration::from_secs(10))?;
+            lab.agent_ready_within(node, Duration::from_secs(20))?;
         }
     }
-    lab.check_within(Duration::from_secs(5))?;
+    lab.check_within(Duration::from_secs(20))?;
     let sent = transfer.finish()?;
     let gap = probe.finish()?;
     println!(
@@ -44,13 +44,13 @@ pub fn agent_restarts(lab: &Lab, times: u32, max_gap: Duration) -> Result<()> {
 /// When something needed the server.
 pub fn server_loss(lab: &Lab) -> Result<()> {
     lab.lab(&["service", "node-1", "stop", "server"])?;
-    lab.check_within(Duration::from_secs(5))?;
+    lab.check_within(Duration::from_secs(20))?;
     lab.lab(&["run", "while-away", "--node", "node-2"])?;
-    lab.check_within(Duration::from_secs(5))?;
+    lab.check_within(Duration::from_secs(20))?;
     // An agent that restarts now has nothing but its store.
     lab.lab(&["kill", "node-2", "--process", "agent"])?;
-    lab.agent_ready_within("node-2", Duration::from_secs(10))?;
-    lab.check_within(Duration::from_secs(10))?;
+    lab.agent_ready_within("node-2", Duration::from_secs(20))?;
+    lab.check_within(Duration::from_secs(20))?;
     lab.lab(&["rm", "while-away"])?;
     lab.lab(&["service", "node-1", "start", "server"])?;
     Ok(())

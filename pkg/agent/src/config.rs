@@ -493,10 +493,12 @@ fn server_url(v: &str) -> Result<String, String> {
     let has_port = host
         .rsplit_once(':')
         .is_some_and(|(before, p)| !p.contains(']') && (!before.contains(':') || before.ends_with(']')));
-    match host.rsplit_once(':') {
-        Some((_, p)) if has_port => port(p).map(|_| format!("https://{host}")),
-        _ => Ok(format!("https://{host}:{}", defaults::API_PORT)),
-    }
+    let url = match host.rsplit_once(':') {
+        Some((_, p)) if has_port => port(p).map(|_| format!("https://{host}"))?,
+        _ => format!("https://{host}:{}", defaults::API_PORT),
+    };
+    // Said now, not when joining has been tried for a while.
+    warren_source::join::server_url(&url).map_err(|e| e.to_string())
 }
 
 /// How many single-letter edits lie between two words.

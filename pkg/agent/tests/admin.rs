@@ -22,7 +22,7 @@ fn get(address: SocketAddr, path: &str) -> String {
     let mut stream = loop {
         match TcpStream::connect(address) {
             Ok(s) => break s,
-            Err(_) if begin.elapsed() < Duration::from_secs(5) => std::thread::yield_now(),
+            Err(_) if begin.elapsed() < Duration::from_secs(30) => std::thread::yield_now(),
             Err(e) => panic!("{address}: {e}"),
         }
     };

@@ -213,6 +213,26 @@ mod tests {
 
     proptest! {
         #[test]
+        fn any_body_of_any_type_is_read_or_refused(
+            value in any_json(), noise in prop::collection::vec(any::<u8>(), 0..80), yaml in "[-a-z:&*!{}\\[\\], \n\"'|>%@0-9]{0,60}",
+            media in "(application/(json|yaml|vnd\\.kubernetes\\.protobuf)|)(;[a-z= ]{0,9})?|[ -~]{0,20}", at: prop::sample::Index, other: u8,
+        ) {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::CONTENT_TYPE, media.parse().unwrap());
+            let valid = value.to_string().into_bytes();
+            let mut mutated = valid.clone();
+            mutated[at.index(valid.len())] = other;
+            for bytes in [&valid[..], &mutated, &noise, yaml.as_bytes()] {
+                for kind in KINDS {
+                    match body(&headers, bytes, kind.proto) {
+                        Ok(read) => prop_assert!(!matches!(media.as_str(), "" | "application/json") || bytes != valid || read == value),
+                        Err(e) => prop_assert!(matches!(e.code.as_u16(), 400 | 415), "{}", e.code),
+                    }
+                }
+            }
+        }
+
+        #[test]
         fn whatever_passes_the_door_can_be_defaulted_checked_and_printed(value in any_json()) {
             for kind in KINDS {
                 if let Ok((mut o, _)) = typed(kind, value.clone(), FieldValidation::Warn) {

@@ -20,12 +20,23 @@ use crate::table::{partial, table};
 use crate::watch::Shape;
 
 /// Where a paged list goes on.
-#[derive(Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Continue {
     /// The state that the list reads.
     rv: u64,
     /// The last key it has shown.
     after: String,
+}
+
+impl Continue {
+    fn decode(text: &str) -> ApiResult<Self> {
+        let bad = || ApiError::bad_request("continue key is not valid");
+        let json = URL_SAFE_NO_PAD.decode(text).map_err(|_| bad())?;
+        serde_json::from_slice(&json).map_err(|_| bad())
+    }
+    fn encode(&self) -> ApiResult<String> {
+        Ok(URL_SAFE_NO_PAD.encode(serde_json::to_vec(self).map_err(ApiError::internal)?))
+    }
 }
 
 /// More that a list has.
@@ -53,9 +64,7 @@ pub(crate) fn list(
     if params.continue_token.is_empty() {
         check_version(params, revision)?;
     } else {
-        let bad = || ApiError::bad_request("continue key is not valid");
-        let token = URL_SAFE_NO_PAD.decode(&params.continue_token).map_err(|_| bad())?;
-        let token: Continue = serde_json::from_slice(&token).map_err(|_| bad())?;
+        let token = Continue::decode(&params.continue_token)?;
         objects = cache.snapshot(target.kind, token.rv).ok_or_else(|| {
             ApiError::expired("The provided continue parameter is too old to display a consistent list result. You must start a new list without the continue parameter.")
         })?;
@@ -85,11 +94,10 @@ pub(crate) fn list(
     let limit = if params.limit == 0 { usize::MAX } else { params.limit };
     page.extend(rest.by_ref().take(limit).cloned());
     if let (Some(last), Some(_)) = (page.last(), rest.next()) {
-        let token =
-            serde_json::to_vec(&Continue { rv: revision, after: last.key() }).map_err(ApiError::internal)?;
+        let token = Continue { rv: revision, after: last.key() }.encode()?;
         // With selectors the rest is not counted, as in Kubernetes.
         let remaining = selector.is_everything().then(|| rest.count() + 1);
-        more = Some(More { token: URL_SAFE_NO_PAD.encode(token), remaining });
+        more = Some(More { token, remaining });
         cache.keep_snapshot(target.kind, revision, objects.clone());
     }
     Ok(render(shape, &page, revision, more, now))
@@ -163,6 +171,31 @@ pub(crate) fn render(
             }
             out.put_slice(b"]}\n");
             reply::bytes(StatusCode::OK, out.freeze())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_continue_token_comes_back_and_any_other_text_is_refused(
+            rv: u64, after in "\\PC{0,30}", noise in "\\PC{0,60}", at: prop::sample::Index, other in "[A-Za-z0-9_-]",
+        ) {
+            let token = Continue { rv, after };
+            let text = token.encode().unwrap();
+            prop_assert_eq!(Continue::decode(&text).unwrap(), token);
+            let at = at.index(text.len());
+            let mut mutated = text.clone();
+            mutated.replace_range(at..=at, &other);
+            for bad in [&mutated, &text[..at], &noise, &URL_SAFE_NO_PAD.encode(&noise)] {
+                if let Err(e) = Continue::decode(bad) {
+                    prop_assert_eq!(e.code, 400);
+                }
+            }
         }
     }
 }

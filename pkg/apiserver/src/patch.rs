@@ -96,7 +96,88 @@ fn check_size(patch: &json_patch::Patch) -> ApiResult<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use serde_json::json;
+
+    fn any_json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Into::into),
+            any::<i16>().prop_map(Into::into),
+            "(delete|replace|merge|a|b|)".prop_map(Into::into),
+        ];
+        let keys = [
+            "a",
+            "b",
+            "name",
+            "type",
+            "metadata",
+            "spec",
+            "containers",
+            "conditions",
+            "finalizers",
+            "ports",
+            "port",
+            "containerPort",
+            "env",
+            "$patch",
+            "$retainKeys",
+            "$deleteFromPrimitiveList/finalizers",
+            "$setElementOrder/containers",
+            "$setElementOrder/",
+            "$",
+            "",
+            "~",
+            "/",
+        ];
+        leaf.prop_recursive(4, 40, 5, move |inner| {
+            let key = prop::sample::select(keys.to_vec());
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::Array),
+                prop::collection::vec((key, inner), 0..5)
+                    .prop_map(|pairs| pairs.into_iter().map(|(k, v)| (k.to_owned(), v)).collect()),
+            ]
+        })
+    }
+
+    /// Operations that often find something, and often do not.
+    fn operation() -> impl Strategy<Value = Value> {
+        let names = ["add", "remove", "replace", "move", "copy", "test", "x"];
+        let path = "(/(a|b|spec|containers|name|0|1|-|01|18446744073709551616|~0|~1|~2|~)){0,3}|\\PC{0,6}";
+        (prop::sample::select(names.to_vec()), path, prop::option::of(path), prop::option::of(any_json()))
+            .prop_map(|(op, path, from, value)| {
+                let mut out = json!({"op": op, "path": path});
+                if let Some(from) = from {
+                    out["from"] = from.into();
+                }
+                if let Some(value) = value {
+                    out["value"] = value;
+                }
+                out
+            })
+    }
+
+    proptest! {
+        #[test]
+        fn any_patch_is_applied_or_refused(
+            object in any_json(), patch in any_json(), operations in prop::collection::vec(operation(), 0..6),
+            noise in prop::collection::vec(any::<u8>(), 0..60), at: prop::sample::Index, other: u8,
+        ) {
+            let object = if object.is_object() { object } else { json!({"a": object, "spec": {"containers": [{"name": "a"}]}}) };
+            for (media, body) in MEDIA_TYPES.iter().zip([json!(operations), patch.clone(), patch]) {
+                let valid = body.to_string().into_bytes();
+                let mut mutated = valid.clone();
+                let at = at.index(valid.len());
+                mutated[at] = other;
+                for bytes in [&valid[..], &mutated, &valid[..at], &noise] {
+                    match Patch::decode(media, bytes).and_then(|p| p.apply(&object)) {
+                        Ok(patched) => prop_assert!(patched.is_object()),
+                        Err(e) => prop_assert!(e.code.is_client_error(), "{}: {}", media, e.code),
+                    }
+                }
+            }
+        }
+    }
 
     fn patched(media: &str, object: Value, patch: Value) -> ApiResult<Value> {
         Patch::decode(media, patch.to_string().as_bytes())?.apply(&object)

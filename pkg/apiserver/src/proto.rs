@@ -239,7 +239,111 @@ mod tests {
         assert_eq!(decode(CONFIG_MAP.get().proto.unwrap(), map), Ok(json!({"binaryData": {"k": "/w=="}})));
     }
 
+    /// Encodes an object as its schema says, as far as the value fits it.
+    fn encoded(schema: Schema, object: &Value) -> Vec<u8> {
+        fn varint(mut n: u64, out: &mut Vec<u8>) {
+            while n >= 0x80 {
+                out.push((n as u8) | 0x80);
+                n >>= 7;
+            }
+            out.push(n as u8);
+        }
+        fn field(number: u64, of_type: &Type, value: &Value, out: &mut Vec<u8>) {
+            let bytes = match (of_type, value) {
+                (Type::Text, Value::String(s)) => s.clone().into_bytes(),
+                (Type::Bytes, Value::String(s)) => STANDARD.decode(s).unwrap(),
+                (Type::Bool | Type::Int, _) => {
+                    varint(number << 3, out);
+                    let n = value.as_i64().unwrap_or(i64::from(value == &Value::Bool(true)));
+                    return varint(n.cast_unsigned(), out);
+                }
+                (Type::Message(schema), Value::Object(_)) => encoded(schema, value),
+                (Type::List(of_type), Value::Array(items)) => {
+                    return items.iter().for_each(|v| field(number, of_type, v, out));
+                }
+                (Type::Map(of_type), Value::Object(map)) => {
+                    for (k, v) in map {
+                        let mut entry = Vec::new();
+                        field(1, &Type::Text, &k.as_str().into(), &mut entry);
+                        field(2, of_type, v, &mut entry);
+                        varint(number << 3 | 2, out);
+                        varint(entry.len() as u64, out);
+                        out.extend(entry);
+                    }
+                    return;
+                }
+                _ => return,
+            };
+            varint(number << 3 | 2, out);
+            varint(bytes.len() as u64, out);
+            out.extend(bytes);
+        }
+        let mut out = Vec::new();
+        for (number, name, of_type) in schema {
+            if let Some(value) = object.get(*name) {
+                field(*number, of_type, value, &mut out);
+            }
+        }
+        out
+    }
+
     proptest! {
+        #[test]
+        fn a_message_comes_back_and_a_mutated_one_is_read_or_refused(
+            name in "[a-z]{1,9}", data in prop::collection::btree_map("[a-z]{1,5}", "\\PC{0,20}", 1..4),
+            bytes in prop::collection::vec(any::<u8>(), 1..20), generation in 1i64.., owner: bool,
+            flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4), cut: prop::sample::Index,
+        ) {
+            let mut map = json!({
+                "metadata": {"name": name, "generation": generation, "labels": data, "finalizers": ["a/b", ""]},
+                "data": data, "binaryData": {"b": STANDARD.encode(&bytes)},
+            });
+            if owner {
+                map["metadata"]["ownerReferences"] = json!([{"kind": "Pod", "name": name, "controller": true}]);
+            }
+            let schema = CONFIG_MAP.get().proto.unwrap();
+            let wire = encoded(schema, &map);
+            prop_assert_eq!(Value::from(message(schema, &wire).unwrap()), map);
+            let mut envelope = vec![(2, &wire[..])];
+            envelope.insert(0, (1, b"\n\x02v1"));
+            let mut body = MAGIC.to_vec();
+            for (number, bytes) in envelope {
+                body.push(number << 3 | 2);
+                let mut n = bytes.len();
+                while n >= 0x80 {
+                    body.push((n as u8) | 0x80);
+                    n >>= 7;
+                }
+                body.push(n as u8);
+                body.extend(bytes);
+            }
+            prop_assert!(decode(schema, &body).is_ok());
+            for (at, value) in flips {
+                let at = at.index(body.len());
+                body[at] = value;
+            }
+            for kind in KINDS {
+                if let Some(schema) = kind.proto {
+                    let _ = decode(schema, &body);
+                    let _ = decode(schema, &body[..cut.index(body.len())]);
+                }
+            }
+        }
+
+        #[test]
+        fn any_time_is_shown_or_refused(seconds: i64, nanos: i64, micro: bool) {
+            let mut bytes = Vec::new();
+            for (tag, mut n) in [(8, seconds.cast_unsigned()), (16, nanos.cast_unsigned())] {
+                bytes.push(tag);
+                while n >= 0x80 {
+                    bytes.push((n as u8) | 0x80);
+                    n >>= 7;
+                }
+                bytes.push(n as u8);
+            }
+            let _ = time(&bytes, micro);
+        }
+
         #[test]
         fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let framed = [MAGIC, &[0x12, u8::try_from(bytes.len().min(100)).unwrap()], &bytes].concat();

@@ -211,10 +211,80 @@ mod tests {
         }
     }
 
+    fn path_word() -> impl Strategy<Value = String> {
+        let known = vec![
+            "api",
+            "apis",
+            "v1",
+            "namespaces",
+            "nodes",
+            "pods",
+            "status",
+            "coordination.k8s.io",
+            "leases",
+            "",
+            "..",
+            "%2e%2e",
+            "%2F",
+        ];
+        prop_oneof![4 => prop::sample::select(known).prop_map(str::to_owned), 1 => "[a-z%.]{0,6}"]
+    }
+
+    fn parameter() -> impl Strategy<Value = String> {
+        let known = vec![
+            "watch",
+            "labelSelector",
+            "fieldSelector",
+            "resourceVersion",
+            "resourceVersionMatch",
+            "limit",
+            "continue",
+            "timeoutSeconds",
+            "allowWatchBookmarks",
+            "sendInitialEvents",
+            "dryRun",
+            "fieldValidation",
+            "includeObject",
+            "force",
+        ];
+        prop_oneof![9 => prop::sample::select(known).prop_map(str::to_owned), 1 => "[a-z]{0,6}"]
+    }
+
+    fn value() -> impl Strategy<Value = String> {
+        let known =
+            vec!["true", "0", "All", "Strict", "NotOlderThan", "Exact", "18446744073709551616", "-1", ""];
+        prop_oneof![prop::sample::select(known).prop_map(str::to_owned), "\\PC{0,20}", "[0-9]{1,25}"]
+    }
+
     proptest! {
         #[test]
-        fn no_path_panics(s in "[/a-z0-9.%]{0,60}") {
+        fn no_path_panics(s in "[/a-z0-9.%]{0,60}", words in prop::collection::vec(path_word(), 0..8)) {
             let _ = target(&s);
+            if let Ok(found) = target(&format!("/{}", words.join("/"))) {
+                prop_assert!(found.name.is_none_or(|n| !n.is_empty()));
+                prop_assert!(found.namespace.is_none_or(|n| crate::meta::valid_name(NAMESPACE.get(), &n).is_ok()));
+            }
+        }
+
+        #[test]
+        fn no_segment_panics_and_an_escaped_one_comes_back(s in "\\PC{0,20}", raw in "[%0-9a-fA-F\u{e9}]{0,12}") {
+            let escaped: String = s.bytes().map(|b| format!("%{b:02X}")).collect();
+            prop_assert_eq!(decode_segment(&escaped).unwrap(), s);
+            let _ = decode_segment(&raw);
+        }
+
+        #[test]
+        fn any_query_is_understood_or_refused(pairs in prop::collection::vec((parameter(), value()), 0..6), raw in "[ -~]{0,60}") {
+            let encoded = pairs.iter().map(|(k, v)| {
+                format!("{k}={}", v.bytes().map(|b| format!("%{b:02X}")).collect::<String>())
+            });
+            for query in [encoded.collect::<Vec<_>>().join("&"), raw] {
+                let Ok(uri) = format!("/api/v1/pods?{query}").parse::<http::Uri>() else { continue };
+                match Params::parse(&uri) {
+                    Ok(p) => drop(p.revision()),
+                    Err(e) => prop_assert_eq!(e.code, 400),
+                }
+            }
         }
     }
 }

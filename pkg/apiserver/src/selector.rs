@@ -259,5 +259,34 @@ mod tests {
         fn no_text_panics(s in "\\PC{0,40}") {
             let _ = Selector::parse(POD.get(), None, &s, &s);
         }
+
+        #[test]
+        fn a_selector_selects_what_it_says_and_a_mutated_one_is_read_or_refused(
+            key in "[a-z]{1,3}", values in prop::collection::vec("[a-z]{1,2}", 1..4), held in prop::option::of("[a-z]{1,2}"),
+            at: prop::sample::Index, other in "[(),=!<>~. a\u{e9}]",
+        ) {
+            let mut pod = serde_json::json!({"metadata": {"labels": {"other": "x"}, "name": "p"}});
+            if let Some(held) = &held {
+                pod["metadata"]["labels"][&key] = held.as_str().into();
+            }
+            let shown = |labels: &str| Selector::parse(POD.get(), None, labels, "").unwrap().matches(&pod, "");
+            let (list, held) = (values.join(", "), held.as_ref());
+            prop_assert_eq!(shown(&format!("{key} in ({list})")), held.is_some_and(|h| values.contains(h)));
+            prop_assert_eq!(shown(&format!("{key} notin ({list})")), held.is_none_or(|h| !values.contains(h)));
+            prop_assert_eq!(shown(&format!("{key}={}", values[0])), held == Some(&values[0]));
+            prop_assert_eq!(shown(&format!("!{key}")), held.is_none());
+            let text = format!("{key} in ({list}),other=x,!{key},n>4,{key}!={}", values[0]);
+            let at = at.index(text.len());
+            let mut mutated = text.clone();
+            mutated.replace_range(at..=at, &other);
+            for text in [&mutated, &text[..at]] {
+                for (labels, fields) in [(text, ""), ("", text), (text, text)] {
+                    match Selector::parse(POD.get(), Some("n"), labels, fields) {
+                        Ok(selector) => drop(selector.matches(&pod, "n")),
+                        Err(e) => prop_assert_eq!(e.code, 400),
+                    }
+                }
+            }
+        }
     }
 }

@@ -88,6 +88,25 @@ mod tests {
         }
 
         #[test]
+        fn a_mutated_frame_is_read_or_refused(
+            flips in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 1..4), noise: Vec<u8>, reply: bool,
+        ) {
+            let bytes = if reply { frame(&Reply { exit: 1, stdout: "{}".into() }) } else { frame(&Call::default()) };
+            let mut bytes = bytes.unwrap();
+            for (at, value) in flips {
+                let at = at.index(bytes.len());
+                bytes[at] = value;
+            }
+            let framed = [&u32::try_from(noise.len()).unwrap().to_be_bytes()[..], &noise].concat();
+            for bytes in [&bytes, &framed] {
+                let mut incoming = Incoming::default();
+                if let Ok(true) = incoming.push(bytes) {
+                    let _ = (incoming.message::<Call>(), incoming.message::<Reply>());
+                }
+            }
+        }
+
+        #[test]
         fn any_bytes_are_harmless(bytes: Vec<u8>) {
             let mut incoming = Incoming::default();
             if let Ok(true) = incoming.push(&bytes) {

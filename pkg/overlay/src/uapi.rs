@@ -13,7 +13,7 @@ use gotatun::device::uapi::{UapiClient, UapiServer};
 use gotatun::device::{Device, DeviceTransports, Peer};
 use gotatun::x25519::{PublicKey, StaticSecret};
 use nix::errno::Errno;
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -23,7 +23,7 @@ pub(crate) const SOCKET_DIR: &str = "/var/run/wireguard";
 /// Connections served at once; more wait.
 const CONNECTIONS: usize = 16;
 /// Longest request: thousands of peers.
-const REQUEST_MAX: usize = 8 << 20;
+const REQUEST_MAX: u64 = 8 << 20;
 /// For how long a handshake is waited for before the next request is looked at; retries are the device's.
 const GREETING: Duration = Duration::from_millis(50);
 
@@ -75,17 +75,23 @@ pub(crate) async fn accept(listener: UnixListener, requests: mpsc::Sender<Asked>
 
 async fn converse(stream: UnixStream, requests: mpsc::Sender<Asked>) {
     let (read, mut write) = stream.into_split();
-    let mut lines = BufReader::new(read).lines();
+    let mut reader = BufReader::new(read);
     let mut text = String::new();
-    while let Ok(Some(line)) = lines.next_line().await {
-        if !line.is_empty() {
-            text.push_str(&line);
+    loop {
+        let begun = text.len();
+        // A line may be as long as the rest of a request, and no longer.
+        let room = REQUEST_MAX.saturating_sub(u64::try_from(begun).unwrap_or(REQUEST_MAX));
+        if !matches!((&mut reader).take(room).read_line(&mut text).await, Ok(1..)) {
+            return;
+        }
+        if text.ends_with("\r\n") {
+            text.truncate(text.len() - 2);
             text.push('\n');
-            if text.len() > REQUEST_MAX {
-                return;
-            }
+        }
+        if &text[begun..] != "\n" {
             continue;
         }
+        text.truncate(begun);
         if text.is_empty() {
             continue;
         }
@@ -229,4 +235,77 @@ async fn change<T: DeviceTransports>(device: &Device<T>, set: Set) -> Result<Vec
         Errno::EINVAL
     })?;
     Ok(greet)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// What a client gets for `bytes`, from a device that answers every request it is asked.
+    fn answers(bytes: &[u8]) -> String {
+        let rt = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        rt.block_on(async {
+            let (mut client, server) = UnixStream::pair().unwrap();
+            let (requests, mut asked) = mpsc::channel::<Asked>(1);
+            let device = async {
+                while let Some((_, reply)) = asked.recv().await {
+                    let _ = reply.send(answer_of(Ok(())));
+                }
+            };
+            let client = async {
+                let (mut read, mut write) = client.split();
+                let mut text = String::new();
+                let write = async {
+                    // Refused when the other side has gone.
+                    let _ = write.write_all(bytes).await;
+                    let _ = write.shutdown().await;
+                };
+                let (_, read) = tokio::join!(write, read.read_to_string(&mut text));
+                // A peer that leaves bytes unread resets the connection.
+                let _ = read;
+                text
+            };
+            tokio::join!(converse(server, requests), device, client).2
+        })
+    }
+
+    const SET: &str = "set=1\nprivate_key=e84b5a6d2717c1003a13b431570353dbaca9146cf150c5f8575680feba52027a\n\
+        listen_port=51840\nfwmark=7\nreplace_peers=true\n\
+        public_key=b85996fecc9c7f1fc6d2572a76eda11d59bcd20be8e543b15ce4bd85a8e75a33\nreplace_allowed_ips=true\n\
+        preshared_key=188515093e952f5f22e865cef3012e72f8b5f0b598ac0309d5dacce3b70fcf52\n\
+        allowed_ip=10.42.1.0/24\nallowed_ip=fd00:42::/64\nendpoint=[2001:db8::1%1]:51840\n\
+        persistent_keepalive_interval=25\n\n";
+
+    #[test]
+    fn requests_are_told_apart_and_a_bad_one_is_answered() {
+        assert_eq!(answers(b"get=1\n\n\n\nget=1\r\n\r\nnonsense\n\n"), "errno=0\n\nerrno=0\n\nerrno=22\n\n");
+        let set = SET.replace("[2001:db8::1%1]", "[2001:db8::1]");
+        assert_eq!(answers(set.as_bytes()), "errno=0\n\n");
+    }
+
+    #[test]
+    fn a_line_without_an_end_is_not_kept() {
+        let bytes = vec![b'a'; usize::try_from(REQUEST_MAX).unwrap() + 100_000];
+        assert_eq!(answers(&bytes), "");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_answered_or_end_the_connection(
+            noise in prop::collection::vec(any::<u8>(), 0..200), text in "([a-z_]{1,20}=[0-9a-f.:/\\[\\]-]{0,70}\n{1,2}){0,6}",
+            flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4), cut: prop::sample::Index,
+        ) {
+            let mut mutated = SET.as_bytes().to_vec();
+            for (at, value) in flips {
+                let at = at.index(mutated.len());
+                mutated[at] = value;
+            }
+            let cut = [&SET.as_bytes()[..cut.index(SET.len())], b"\n\n"].concat();
+            for bytes in [&noise[..], text.as_bytes(), &mutated, &cut] {
+                let answers = answers(bytes);
+                prop_assert!(answers.split_terminator("\n\n").all(|a| matches!(a, "errno=0" | "errno=22")), "{:?}", answers);
+            }
+        }
+    }
 }

@@ -81,6 +81,14 @@ impl JoinToken {
     }
 }
 
+/// Whether `server` is an address that can be joined; the whole URL, with its port.
+///
+/// # Errors
+/// [`JoinError::Address`], with what is wrong with it.
+pub fn server_url(server: &str) -> Result<String, JoinError> {
+    Ok(Endpoint::parse(server)?.url())
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }

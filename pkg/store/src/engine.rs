@@ -8,6 +8,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use crate::codec::{Stored, Write};
+use crate::disk::sync_dir;
 
 /// Why an engine could not be opened.
 #[derive(Debug)]
@@ -212,9 +213,4 @@ impl Drop for Sled {
 /// Sets the permission bits of `path`.
 pub(crate) fn restrict(path: &Path, mode: u32) -> io::Result<()> {
     fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode))
-}
-
-/// Brings the names in a directory to disk.
-pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
 }

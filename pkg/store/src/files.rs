@@ -8,13 +8,14 @@
 //! DIR.broken-<n>/    what could not be read
 //! ```
 
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::codec::{Content, Digest, SCHEMA};
-use crate::engine::{Engine, OpenError, Opener, restrict, snapshots, sync_dir};
+use crate::disk::{self, DiskFile, sync_dir};
+use crate::engine::{Engine, OpenError, Opener, restrict, snapshots};
 use crate::journal::{Found, Journal};
 use crate::{SetAside, StoreError};
 
@@ -93,12 +94,8 @@ fn absolute(dir: &Path) -> io::Result<PathBuf> {
 }
 
 fn create_private(dir: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-    restrict(dir, 0o700)?;
-    if let Some(parent) = dir.parent() {
-        sync_dir(parent)?;
-    }
-    Ok(())
+    disk::create_dir(dir)?;
+    restrict(dir, 0o700)
 }
 
 impl Files {
@@ -155,7 +152,7 @@ impl Files {
             Journal::remove(&self.dir).map_err(io)?;
             self.write_format(0).map_err(io)?;
             let content = Content::default();
-            let journal = Journal::begin(&self.dir, &content).map_err(io)?;
+            let journal = Journal::begin(&self.dir, &content).map_err(|e| io(e.into()))?;
             let (engine, _) = self.next_generation(opener, &content).map_err(|e| match e {
                 OpenError::Damaged(e) => Failure::Damaged(e),
                 OpenError::Locked => Failure::Refused(StoreError::Locked(path.clone())),
@@ -203,7 +200,7 @@ impl Files {
                 Ok(Open { engine, journal, content })
             }
             (Ok((engine, content)), _) => {
-                let journal = Journal::begin(&path, &content).map_err(io)?;
+                let journal = Journal::begin(&path, &content).map_err(|e| io(e.into()))?;
                 Ok(Open { engine, journal, content })
             }
             (Err(Failure::Damaged(e)), Some(found)) => {
@@ -302,10 +299,10 @@ impl Files {
 
     fn write_format(&self, generation: u64) -> io::Result<()> {
         let path = self.dir.join(FORMAT_NEW);
-        let mut f = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&path)?;
+        let mut f = DiskFile::create(&path)?;
         f.write_all(format!("{FORMAT_WORD}\nschema {SCHEMA}\ngeneration {generation}\n").as_bytes())?;
-        f.sync_all()?;
-        fs::rename(&path, self.dir.join(FORMAT))?;
+        f.sync()?;
+        disk::rename(&path, &self.dir.join(FORMAT))?;
         sync_dir(&self.dir)
     }
 

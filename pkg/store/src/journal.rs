@@ -7,29 +7,47 @@
 //! A file of frames: magic, length, checksum, and the engine writes of one batch. A frame that was cut off ends it.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
+use std::io;
 use std::path::Path;
 
 use crate::codec::{Content, Write};
-use crate::engine::sync_dir;
+use crate::disk::{self, DiskFile, sync_dir};
 
 const NAME: &str = "journal";
 const NAME_NEW: &str = "journal.new";
 const MAGIC: &[u8; 4] = b"WRNj";
 const HEADER: usize = 12;
 /// The journal is begun anew when it has grown by this much,
-const GROWTH: u64 = 4 * 1024 * 1024;
+const GROWTH: u64 = if cfg!(test) { 16 * 1024 } else { 4 * 1024 * 1024 };
 /// or by this many times what it began with, whichever is more.
 const GROWTH_FACTOR: u64 = 3;
 
 /// An open journal.
 pub(crate) struct Journal {
-    file: File,
+    file: DiskFile,
     len: u64,
     /// When it is longer than this, it is time to begin anew.
     limit: u64,
+}
+
+/// Why a journal could not be begun.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BeginError {
+    /// The one before is still in its place.
+    #[error("{0}")]
+    Kept(io::Error),
+    /// The new one has the name, but perhaps not yet on disk; what is written to the one before is lost.
+    #[error("{0}")]
+    Replaced(io::Error),
+}
+
+impl From<BeginError> for io::Error {
+    fn from(e: BeginError) -> Self {
+        match e {
+            BeginError::Kept(e) | BeginError::Replaced(e) => e,
+        }
+    }
 }
 
 /// What a journal file gave.
@@ -67,41 +85,40 @@ impl Journal {
 
     /// Goes on with the journal that was read.
     pub(crate) fn resume(dir: &Path, found: &Found) -> io::Result<Self> {
-        let file = OpenOptions::new().append(true).open(dir.join(NAME))?;
+        let file = DiskFile::append(&dir.join(NAME))?;
         file.set_len(found.len)?;
-        file.sync_all()?;
+        file.sync()?;
         Ok(Self { file, len: found.len, limit: found.len + GROWTH })
     }
 
     /// Begins a journal with `content`, in the place of the one before, and brings it to disk.
-    pub(crate) fn begin(dir: &Path, content: &Content) -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// Which of the two journals now has the name decides whether the one before may still be written to.
+    pub(crate) fn begin(dir: &Path, content: &Content) -> Result<Self, BeginError> {
         let path = dir.join(NAME_NEW);
+        let (batch, _) = content.difference(&Content::default());
+        let frame = frame(&batch.writes);
         let written = (|| {
-            let (batch, _) = content.difference(&Content::default());
-            let frame = frame(&batch.writes);
-            let mut file =
-                OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&path)?;
+            let mut file = DiskFile::create(&path)?;
             file.write_all(&frame)?;
-            file.sync_all()?;
-            fs::rename(&path, dir.join(NAME))?;
-            sync_dir(dir)?;
-            let file = OpenOptions::new().append(true).open(dir.join(NAME))?;
-            let len = frame.len() as u64;
-            Ok(Self { file, len, limit: len + GROWTH.max(len * GROWTH_FACTOR) })
+            file.sync()?;
+            disk::rename(&path, &dir.join(NAME))?;
+            Ok(file)
         })();
-        if written.is_err() {
+        let file = written.map_err(|e| {
             // It may be what fills the disk.
-            let _ = fs::remove_file(&path);
-        }
-        written
+            let _ = disk::remove(&path);
+            BeginError::Kept(e)
+        })?;
+        sync_dir(dir).map_err(BeginError::Replaced)?;
+        let len = frame.len() as u64;
+        Ok(Self { file, len, limit: len + GROWTH.max(len * GROWTH_FACTOR) })
     }
 
     /// Removes the journal in `dir`.
     pub(crate) fn remove(dir: &Path) -> io::Result<()> {
-        match fs::remove_file(dir.join(NAME)) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-            _ => Ok(()),
-        }
+        disk::remove(&dir.join(NAME))
     }
 
     /// Appends a batch. It is on disk after [`Journal::sync`].
@@ -114,7 +131,7 @@ impl Journal {
 
     /// Brings everything appended to disk.
     pub(crate) fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
+        self.file.sync()
     }
 
     pub(crate) fn len(&self) -> u64 {

@@ -13,6 +13,7 @@
 //! brought to what memory holds.
 
 mod codec;
+mod disk;
 mod engine;
 mod files;
 mod journal;

@@ -2,6 +2,7 @@
 
 mod faults;
 mod model;
+mod power;
 mod watching;
 
 use serde::{Deserialize, Serialize};

@@ -16,7 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use crate::codec::{Batch, Content, Digest};
 use crate::engine::{Engine, OpenError, Opener};
 use crate::files::Files;
-use crate::journal::Journal;
+use crate::journal::{BeginError, Journal};
 use crate::table::{AnyTable, Registry};
 use crate::{Durability, Revision, StoreError};
 
@@ -236,14 +236,23 @@ impl Writer {
         if !self.journal.is_long() || self.engine.is_none() {
             return;
         }
-        let begun =
-            self.content().and_then(|c| Journal::begin(&self.files.dir, &c).map_err(|e| e.to_string()));
-        match begun {
+        let content = match self.content() {
+            Ok(content) => content,
+            Err(e) => {
+                tracing::warn!(dir = %self.files.dir.display(), error = e, "the store's journal could not be begun anew");
+                return self.journal.postpone();
+            }
+        };
+        match Journal::begin(&self.files.dir, &content) {
             Ok(journal) => {
                 self.journal = journal;
                 self.unflushed = None;
             }
-            Err(e) => {
+            Err(BeginError::Replaced(e)) => {
+                // The open journal has no name any more. Before the next write all is made anew.
+                let _ = self.attempt(|_| Err(format!("beginning the journal anew: {e}")));
+            }
+            Err(BeginError::Kept(e)) => {
                 tracing::warn!(dir = %self.files.dir.display(), error = %e, "the store's journal could not be begun anew");
                 self.journal.postpone();
             }

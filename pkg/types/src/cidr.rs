@@ -116,13 +116,15 @@ impl PodCidrs {
         self.iter().any(|a| other.iter().any(|b| overlap(a, b)))
     }
     /// The node's own addresses inside its podCIDRs: the first after the network address of each prefix. They
-    /// sit on the tunnel link, are the source of the node's own traffic to pods, and are never given to a pod.
+    /// sit on the tunnel link, are the source of the node's own traffic to pods, and are never given to a pod. A prefix
+    /// of a single address has none: the next one is somebody else's.
     pub fn node_addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
         let v4 =
             self.v4.map(|n| IpAddr::from(std::net::Ipv4Addr::from(u32::from(n.network()).wrapping_add(1))));
         let v6 =
             self.v6.map(|n| IpAddr::from(std::net::Ipv6Addr::from(u128::from(n.network()).wrapping_add(1))));
-        v4.into_iter().chain(v6)
+        let cidrs = *self;
+        v4.into_iter().chain(v6).filter(move |addr| cidrs.contains(*addr))
     }
 }
 
@@ -166,7 +168,37 @@ mod tests {
         assert!(matches!(PodCidrs::parse(["x"]), Err(InvalidPodCidrs::Syntax(_))));
     }
 
+    fn any_prefix() -> impl Strategy<Value = String> {
+        prop_oneof![
+            (any::<u32>(), 0u8..=33).prop_map(|(a, l)| match Ipv4Net::new(a.into(), l) {
+                Ok(net) if a % 2 == 0 => net.trunc().to_string(),
+                _ => format!("{}/{l}", std::net::Ipv4Addr::from(a)),
+            }),
+            (any::<u128>(), 0u8..=129).prop_map(|(a, l)| match Ipv6Net::new(a.into(), l) {
+                Ok(net) if a % 2 == 0 => net.trunc().to_string(),
+                _ => format!("{}/{l}", std::net::Ipv6Addr::from(a)),
+            }),
+            "[0-9a-f.:/]{0,24}",
+            "\\PC{0,30}",
+        ]
+    }
+
     proptest! {
+        #[test]
+        fn any_list_is_refused_with_a_reason_or_comes_back_as_it_was(list in prop::collection::vec(any_prefix(), 0..4)) {
+            match PodCidrs::parse(&list) {
+                Ok(cidrs) => {
+                    prop_assert_eq!(cidrs.iter().count(), list.len());
+                    prop_assert_eq!(PodCidrs::parse(cidrs.iter().map(|n| n.to_string())), Ok(cidrs));
+                    prop_assert!(cidrs.iter().all(|n| list.iter().any(|s| s.parse() == Ok(n))));
+                    prop_assert!(cidrs.node_addresses().all(|a| cidrs.contains(a)));
+                    let json = serde_json::to_string(&cidrs).unwrap();
+                    prop_assert_eq!(serde_json::from_str::<PodCidrs>(&json).unwrap(), cidrs);
+                }
+                Err(e) => prop_assert!((10..400).contains(&e.to_string().len()), "{}", e),
+            }
+        }
+
         #[test]
         fn overlap_is_symmetric_and_means_a_shared_address(a: u32, al in 8u8..=32, b: u32, bl in 8u8..=32) {
             let net = |x: u32, l| IpNet::V4(Ipv4Net::new(x.into(), l).unwrap().trunc());

@@ -139,6 +139,24 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_a_key_that_prints_as_it_was_or_is_refused(
+            noise in "\\PC{0,60}", bytes: [u8; 32], at in 0usize..44, other in "[ -~]", cut in 0usize..=44,
+        ) {
+            let good = PublicKey(bytes).to_string();
+            let mut mutated = good.clone();
+            mutated.replace_range(at..=at, &other);
+            for text in [noise.as_str(), &mutated, &good[..cut], &format!("{good}{noise}")] {
+                if let Ok(key) = PublicKey::parse(text) {
+                    proptest::prop_assert_eq!(key.to_string(), text);
+                }
+                let secret = SecretKey::try_from(text.to_owned());
+                proptest::prop_assert_eq!(secret.is_ok(), PublicKey::parse(text).is_ok());
+            }
+        }
+    }
+
     #[test]
     fn secrets_do_not_print() {
         assert_eq!(format!("{:?}", SecretKey::from_bytes([1; 32])), "(secret)");

@@ -199,6 +199,21 @@ mod tests {
         }
 
         #[test]
+        fn every_kind_of_name_takes_any_text_and_gives_it_back(s in "[a-z0-9A-Z.:/_-]{0,40}|\\PC{0,300}") {
+            let check = |accepted: Result<String, InvalidName>| match accepted {
+                Ok(name) => name == s && !s.is_empty() && !s.contains(['/', '\0']),
+                Err(e) => e.value.chars().count() <= 80 && e.to_string().contains(e.rule),
+            };
+            prop_assert!(check(NodeName::new(s.clone()).map(String::from)));
+            prop_assert!(check(Namespace::new(s.clone()).map(String::from)));
+            prop_assert!(check(PodName::new(s.clone()).map(String::from)));
+            prop_assert!(check(ContainerId::new(s.clone()).map(String::from)));
+            prop_assert!(check(IfName::new(s.clone()).map(String::from)));
+            prop_assert!(check(BootId::new(s.clone()).map(String::from)));
+            prop_assert!(check(NodeId::new(s.clone()).map(String::from)));
+        }
+
+        #[test]
         fn serde_validates_too(s in "\\PC{0,30}") {
             let json = serde_json::to_string(&s).unwrap();
             prop_assert_eq!(serde_json::from_str::<ContainerId>(&json).is_ok(), ContainerId::new(s).is_ok());

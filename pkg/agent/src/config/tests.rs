@@ -1,4 +1,5 @@
 use super::*;
+use proptest::prelude::*;
 use serde_json::json;
 
 /// A token of the right form.
@@ -142,4 +143,93 @@ fn a_secret_in_the_configuration_does_not_print() {
 #[test]
 fn a_token_that_cannot_be_one_is_refused_before_anything_starts() {
     assert!(faults(raw(&[("server", "a"), ("token", "nonsense")]))[0].starts_with("--token"));
+}
+
+/// Values that often fit a key, and often do not.
+fn any_value() -> impl Strategy<Value = String> {
+    let known = vec![
+        "192.0.2.1",
+        "fd00::1",
+        "10.42.0.0/16",
+        "10.43.0.0/16",
+        "fd00::/48",
+        "::/0",
+        "true",
+        "51840",
+        "65536",
+        "-1",
+        "1400",
+        "auto",
+        "kernel",
+        "/a/b",
+        "a/b",
+        "/",
+        "https://[::1]:6443",
+        "https://",
+        "[",
+        "]",
+        "[::1",
+        "::1:x",
+        ":",
+        "127.0.0.1:1",
+        "0.0.0.0:1",
+        "node-a",
+        "",
+        " ",
+        ",",
+    ];
+    let known = prop::sample::select(known).prop_map(str::to_owned);
+    prop_oneof![4 => known, 1 => "\\PC{0,20}", 1 => "(https://)?[\\[\\]:0-9a-f.]{0,20}"]
+}
+
+fn any_json() -> impl Strategy<Value = serde_json::Value> {
+    let leaf = prop_oneof![
+        Just(json!(null)),
+        any::<bool>().prop_map(Into::into),
+        any::<i64>().prop_map(Into::into),
+        any::<f64>().prop_map(Into::into),
+        any_value().prop_map(Into::into),
+    ];
+    leaf.prop_recursive(3, 12, 4, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..3).prop_map(Into::into),
+            prop::collection::btree_map("[a-z-]{0,12}", inner, 0..3).prop_map(|m| m.into_iter().collect()),
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn any_configuration_is_valid_or_every_fault_of_it_has_a_reason(
+        flags in prop::collection::vec((prop::sample::select(KEYS.to_vec()), prop::collection::vec(any_value(), 0..3)), 0..8),
+        keys in prop::collection::vec((prop::option::weighted(0.9, prop::sample::select(KEYS.to_vec())), "\\PC{0,20}", any_json()), 0..8),
+        whole in any_json(), hostname in "\\PC{0,20}|[a-z0-9-]{1,20}\\n", token: bool,
+    ) {
+        let file = keys.into_iter().map(|(known, other, value)| (known.map_or(other, str::to_owned), value)).collect();
+        for file in [file, whole] {
+            let mut raw = RawConfig::default();
+            if token {
+                raw.say("token", Origin::Flag, vec![TOKEN.to_owned()]);
+            }
+            for (key, values) in &flags {
+                raw.say(key, Origin::Flag, values.clone());
+            }
+            raw.say_file(&file);
+            match raw.validate(&Facts { hostname: hostname.clone(), ..facts() }) {
+                Ok(config) => {
+                    prop_assert!(config.data_dir.is_absolute() && config.health_address.ip().is_loopback());
+                    prop_assert!(config.cluster_cidrs.iter().all(|c| config.service_cidrs.iter().all(|s| !overlap(*c, *s))));
+                    if let ApiChoice::Join { server: Some(server), .. } = &config.api {
+                        // What is accepted here is an address to those who connect.
+                        prop_assert!(server.parse::<http::Uri>().is_ok(), "{}", server);
+                    }
+                }
+                Err(faults) => {
+                    prop_assert!(!faults.0.is_empty());
+                    prop_assert!(faults.0.iter().all(|f| !f.reason.is_empty()));
+                    prop_assert!(!faults.to_string().contains("hunter2"), "a secret is told");
+                }
+            }
+        }
+    }
 }

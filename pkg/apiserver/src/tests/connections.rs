@@ -7,7 +7,7 @@ use super::harness::{TestServer, config};
 
 async fn ends(stream: &mut TcpStream) -> bool {
     let mut rest = Vec::new();
-    tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut rest)).await.is_ok()
+    tokio::time::timeout(Duration::from_secs(30), stream.read_to_end(&mut rest)).await.is_ok()
 }
 
 #[tokio::test]

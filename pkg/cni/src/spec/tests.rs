@@ -336,6 +336,40 @@ fn is_specified(code: u32) -> bool {
 
 proptest! {
     #[test]
+    fn a_mutated_call_is_understood_or_refused(
+        flips in prop::collection::vec((any::<prop::sample::Index>(), "\\PC|[\"{}:,\\[\\]\\\\0]"), 1..4), cut: prop::sample::Index,
+        command in prop::sample::select(vec!["ADD", "DEL", "CHECK", "GC", "STATUS", "VERSION"]),
+        args in prop::option::of("(IgnoreUnknown=1;|K8S_POD_NAME=|K8S_POD_NAMESPACE=|a|=|;|/|\\.){0,8}"),
+    ) {
+        let config = json!({
+            "cniVersion": "1.1.0", "name": "warren", "type": "warren",
+            "args": {"labels": [{"key": "a", "value": "b"}]}, "runtimeConfig": {},
+            "prevResult": {"cniVersion": "1.1.0", "interfaces": [{"name": "eth0", "sandbox": "/run/netns/c1"}],
+                "ips": [{"address": "10.0.0.2/32", "gateway": "169.254.1.1", "interface": 0}], "routes": [{"dst": "0.0.0.0/0"}]},
+            "cni.dev/valid-attachments": [{"containerID": "c1", "ifname": "eth0"}],
+        });
+        let valid = call(command, &config);
+        prop_assert!(valid.parse().is_ok(), "{:?}", valid.parse());
+        let mut mutated: Vec<char> = valid.config.chars().collect();
+        for (at, other) in flips {
+            let at = at.index(mutated.len());
+            mutated.splice(at..=at, other.chars());
+        }
+        let cut = valid.config.chars().take(cut.index(mutated.len())).collect();
+        let args = args.unwrap_or_default();
+        for config in [mutated.into_iter().collect(), cut] {
+            let call = Call { config, args: args.clone(), ..valid.clone() };
+            match call.parse() {
+                Ok(Parsed { request: Request::Add(add), .. }) => {
+                    let _ = result().render(SpecVersion::V1_1_0, add.prev_result.as_ref());
+                }
+                Ok(_) => {}
+                Err((_, refusal)) => prop_assert!(is_specified(refusal.code.number()), "{}", refusal),
+            }
+        }
+    }
+
+    #[test]
     fn any_text_is_refused_with_a_code(
         config in "\\PC{0,60}", args in "\\PC{0,30}", id in "\\PC{0,20}", name in "\\PC{0,20}", netns in "\\PC{0,20}",
         command in prop::sample::select(vec!["ADD", "DEL", "CHECK", "GC", "STATUS", "VERSION", "x"]),

@@ -249,7 +249,9 @@ fn changes_are_told_and_end_with_the_handle() {
         let nl = Netlink::in_namespace(&ns).await.unwrap();
         let mut changes = nl.changes().await.unwrap();
         let next = async |changes: &mut tokio::sync::watch::Receiver<u64>| {
-            tokio::time::timeout(Duration::from_secs(5), changes.changed()).await.expect("no change was told")
+            tokio::time::timeout(Duration::from_secs(30), changes.changed())
+                .await
+                .expect("no change was told")
         };
         nl.add_bridge("d0").await.unwrap();
         next(&mut changes).await.unwrap();

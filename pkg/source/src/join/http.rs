@@ -224,4 +224,19 @@ mod tests {
             assert!(Endpoint::parse(bad).is_err(), "{bad}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_address_is_refused_or_read_as_its_url(
+            s in "(https://)?(\\[[0-9a-f:.%]{0,20}\\]|[a-z0-9.-]{0,20}|[0-9.]{0,16})(:[0-9]{0,6})?/?", noise in "\\PC{0,40}",
+        ) {
+            for text in [&s, &noise] {
+                match Endpoint::parse(text) {
+                    Ok(e) => proptest::prop_assert_eq!(Endpoint::parse(&e.url()).ok(), Some(e)),
+                    Err(JoinError::Address { .. }) => {}
+                    Err(e) => panic!("{e}"),
+                }
+            }
+        }
+    }
 }

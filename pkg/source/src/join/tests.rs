@@ -193,6 +193,25 @@ fn tokens_are_read_whole_or_refused() {
 
 proptest! {
     #[test]
+    fn a_token_is_read_as_it_was_written_and_a_mutated_one_is_told_from_it(
+        hash: [u8; 32], secret in "[!-~]{1,40}", user in "node|server", at: prop::sample::Index, other in "\\PC",
+    ) {
+        let text = format!("K10{}::{user}:{secret}", hex(&hash));
+        let token = JoinToken::parse(&text).unwrap();
+        prop_assert_eq!((token.key_hash, token.secret.expose()), (hash, secret.as_str()));
+        let at = at.index(text.len());
+        let mut mutated = text.clone();
+        mutated.replace_range(at..=at, &other);
+        if let Ok(read) = JoinToken::parse(&mutated) {
+            // The case of a digit and the user say nothing; all else makes another token.
+            prop_assert!(read != token || mutated.eq_ignore_ascii_case(&text), "{}", mutated);
+        }
+        for end in 0..text.len() - secret.len() {
+            prop_assert!(JoinToken::parse(&text[..end]).is_err());
+        }
+    }
+
+    #[test]
     fn no_token_panics(s in "\\PC{0,100}", hash in "[0-9a-f]{60,66}", tail in "[a-z:]{0,20}") {
         let _ = JoinToken::parse(&s);
         let _ = JoinToken::parse(&format!("K10{hash}{tail}"));
