@@ -103,9 +103,10 @@ fn pods_talk_with_their_own_addresses_and_no_others() {
     let _agent = node.start();
     let (a, b) = (fresh(), fresh());
     let (ra, rb) = (node.add("a", &a), node.add("b", &b));
-    exec(&node.ns, "ip addr add 192.0.2.1/32 dev lo").unwrap();
-    exec(&node.ns, "ip -6 addr add 2001:db8::1/128 dev lo").unwrap();
+    // Up first: an address that the link had before is not yet one for a moment after.
     exec(&node.ns, "ip link set lo up").unwrap();
+    exec(&node.ns, "ip addr add 192.0.2.1/32 dev lo").unwrap();
+    exec(&node.ns, "ip -6 addr add 2001:db8::1/128 dev lo nodad").unwrap();
     for (family, own) in [(0, "192.0.2.1"), (1, "2001:db8::1")] {
         let (from, to, own) = (address(&ra, family), address(&rb, family), own.parse().unwrap());
         assert_eq!(datagram(&a, from, &b, to), Some(from));
