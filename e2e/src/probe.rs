@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// What a probe measured.
 #[derive(Debug, Clone, Copy)]
@@ -19,6 +19,8 @@ pub struct Gap {
     pub heard: u64,
     /// The longest time between two answers.
     pub longest: Duration,
+    /// When the longest time ended, by the machine's clock: to find what the logs tell of it.
+    pub ended: SystemTime,
 }
 
 impl Gap {
@@ -90,7 +92,7 @@ fn ask(socket: &UdpSocket, stop: &AtomicBool) -> Result<Gap> {
     let tick = patient(Duration::from_millis(1));
     socket.set_nonblocking(true)?;
     let (mut next, mut last) = (Instant::now(), Instant::now());
-    let mut gap = Gap { sent: 0, heard: 0, longest: Duration::ZERO };
+    let mut gap = Gap { sent: 0, heard: 0, longest: Duration::ZERO, ended: SystemTime::now() };
     let mut buffer = [0; 64];
     let mut hear = |gap: &mut Gap| {
         while let Ok(length) = socket.recv(&mut buffer) {
@@ -98,7 +100,9 @@ fn ask(socket: &UdpSocket, stop: &AtomicBool) -> Result<Gap> {
                 continue;
             }
             gap.heard += 1;
-            gap.longest = gap.longest.max(last.elapsed());
+            if last.elapsed() > gap.longest {
+                (gap.longest, gap.ended) = (last.elapsed(), SystemTime::now());
+            }
             last = Instant::now();
         }
     };
@@ -110,9 +114,9 @@ fn ask(socket: &UdpSocket, stop: &AtomicBool) -> Result<Gap> {
         hear(&mut gap);
     }
     // The last answers are still under way; how long this wait is says nothing about the path.
-    let longest = gap.longest;
+    let (longest, ended) = (gap.longest, gap.ended);
     std::thread::park_timeout(Duration::from_millis(300));
     hear(&mut gap);
-    gap.longest = longest;
+    (gap.longest, gap.ended) = (longest, ended);
     Ok(gap)
 }

@@ -12,6 +12,10 @@ use crate::endpoint::PeerState;
 /// Two readings of one handshake may differ by so much: userspace reckons the time back from its age, in whole seconds.
 const SAME_HANDSHAKE: Duration = Duration::from_secs(2);
 
+/// Size of a keepalive: a message without a payload. No other message of WireGuard is so small. It is all that is never
+/// answered: who receives data sends a packet of its own, or a keepalive, within ten seconds.
+const KEEPALIVE_BYTES: u64 = 32;
+
 #[derive(Debug)]
 struct Track {
     read: ObservedPeer,
@@ -97,7 +101,9 @@ impl Track {
         }
         // Counters that fell belong to a peer that was made anew.
         let answered = renewed || read.rx_bytes != self.read.rx_bytes;
-        let sent = read.tx_bytes > self.read.tx_bytes;
+        // The last word of a tunnel that comes to rest is a keepalive: waiting for its answer would end in giving up an
+        // endpoint that works.
+        let sent = !matches!(read.tx_bytes.saturating_sub(self.read.tx_bytes), 0 | KEEPALIVE_BYTES);
         if answered {
             self.unanswered_since = None;
         } else if sent && self.unanswered_since.is_none() {
@@ -159,6 +165,24 @@ mod tests {
         let wobble = Some(wall + secs(122));
         assert_eq!(state(131, 92, 300, wobble).handshake_age, Some(secs(10)), "rounding is no handshake");
         assert_eq!(state(140, 92, 300, Some(wall + secs(139))).handshake_age, Some(secs(1)));
+    }
+
+    #[test]
+    fn a_tunnel_at_rest_whose_last_word_is_a_keepalive_waits_for_nothing() {
+        let (start, wall) = (Instant::now(), SystemTime::now());
+        let mut tracker = Tracker::default();
+        let done = Some(wall);
+        let mut unanswered = |at: u64, rx, tx| {
+            tracker.observe(start + secs(at), wall + secs(at), &read(done, rx, tx, None));
+            tracker.states(start + secs(at))[&KEY].unanswered
+        };
+        assert_eq!(unanswered(0, 500, 500), None);
+        assert_eq!(unanswered(10, 600, 500), None, "the peer's last packet");
+        assert_eq!(unanswered(20, 600, 532), None, "the keepalive that it is due");
+        assert_eq!(unanswered(60, 600, 532), None);
+        assert_eq!(unanswered(70, 600, 660), Some(secs(0)), "a packet that is owed an answer");
+        assert_eq!(unanswered(80, 600, 692), Some(secs(10)), "a keepalive is no answer either");
+        assert_eq!(unanswered(82, 632, 692), None, "the peer's keepalive is");
     }
 
     #[test]
