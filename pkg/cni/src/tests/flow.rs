@@ -107,6 +107,10 @@ fn pods_talk_with_their_own_addresses_and_no_others() {
     exec(&node.ns, "ip link set lo up").unwrap();
     exec(&node.ns, "ip addr add 192.0.2.1/32 dev lo").unwrap();
     exec(&node.ns, "ip -6 addr add 2001:db8::1/128 dev lo nodad").unwrap();
+    // The kernel adds the local route of an IPv6 address a moment later, and has none for a packet before that.
+    eventually("the node's address is routed", || {
+        exec(&node.ns, "ip -6 route show table local 2001:db8::1").unwrap().contains("local")
+    });
     for (family, own) in [(0, "192.0.2.1"), (1, "2001:db8::1")] {
         let (from, to, own) = (address(&ra, family), address(&rb, family), own.parse().unwrap());
         assert_eq!(datagram(&a, from, &b, to), Some(from));
