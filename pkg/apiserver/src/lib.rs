@@ -17,6 +17,7 @@ mod authority;
 mod bootstrap;
 pub mod cidr;
 mod config;
+mod controllers;
 mod decode;
 mod discovery;
 mod error;
@@ -172,6 +173,7 @@ impl Server {
         };
         bootstrap::objects(&objects, &cluster, Timestamp::now()).await?;
         let stop = stop.child_token();
+        let controllers = controllers::run(objects.clone(), self.authority.ca_pem.clone(), stop.clone());
         let app = Arc::new(http::App {
             objects,
             ca_pem: self.authority.ca_pem.clone(),
@@ -184,7 +186,7 @@ impl Server {
         tracing::info!(address = %self.address, token_file = %self.config.data_dir.join("server/agent-token").display(), "serving the API");
         let serving = serve::serve(self.listener, router, self.tls, self.config.limits, stop.clone());
         let result = tokio::select! {
-            () = serving => Ok(()),
+            ((), ()) = async { tokio::join!(serving, controllers) } => Ok(()),
             ended = tasks.join_next() => {
                 stop.cancel();
                 Err(ServerError::Task(match ended {

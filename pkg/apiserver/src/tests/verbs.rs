@@ -237,7 +237,9 @@ async fn selectors_pages_and_collections() {
 
     let deleted = s.ask("DELETE", &format!("{PODS}?labelSelector=app%3Deven"), Value::Null).await;
     assert_eq!(names(&deleted.body), ["p0", "p2", "p4"]);
-    assert_eq!(s.ask("DELETE", "/api/v1/namespaces/a", Value::Null).await.code, 200);
+    let ending = s.ask("DELETE", "/api/v1/namespaces/a", Value::Null).await;
+    assert_eq!((ending.code, &ending.body["status"]["phase"]), (200, &json!("Terminating")));
+    s.until("/api/v1/namespaces/a", |a| a.code == 404).await;
     assert_eq!(s.ask("GET", "/api/v1/namespaces/a/pods/p0", Value::Null).await.code, 404);
 }
 
