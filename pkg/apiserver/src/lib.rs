@@ -42,6 +42,7 @@ mod watch;
 
 pub use cidr::CidrError;
 pub use config::{ServerConfig, ServerError};
+pub use controllers::NodeLife;
 pub use serve::Limits;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -173,7 +174,12 @@ impl Server {
         };
         bootstrap::objects(&objects, &cluster, Timestamp::now()).await?;
         let stop = stop.child_token();
-        let controllers = controllers::run(objects.clone(), self.authority.ca_pem.clone(), stop.clone());
+        let controllers = controllers::run(
+            objects.clone(),
+            self.authority.ca_pem.clone(),
+            self.config.node_life,
+            stop.clone(),
+        );
         let app = Arc::new(http::App {
             objects,
             ca_pem: self.authority.ca_pem.clone(),

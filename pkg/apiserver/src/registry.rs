@@ -107,7 +107,6 @@ pub(crate) const POD: KindId = KindId(2);
 /// ConfigMap's place in [`KINDS`].
 pub(crate) const CONFIG_MAP: KindId = KindId(3);
 /// Lease's place in [`KINDS`].
-#[cfg(test)]
 pub(crate) const LEASE: KindId = KindId(5);
 
 /// Every kind there is.

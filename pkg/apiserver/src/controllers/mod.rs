@@ -11,8 +11,11 @@
 
 mod api;
 mod defaults;
+mod endpoints;
 mod garbage;
+mod mirror;
 mod namespaces;
+mod nodes;
 mod queue;
 mod runner;
 #[cfg(test)]
@@ -29,15 +32,25 @@ use crate::storage::{Cache, Object};
 use crate::table::{list, text};
 
 use api::Api;
+pub use nodes::NodeLife;
 use runner::Controller;
 
 /// A controller that has panicked is started again after this.
 const RESTART: Duration = Duration::from_secs(1);
 
 /// Runs every controller until `stop`.
-pub(crate) async fn run(objects: Objects, ca_pem: String, stop: CancellationToken) {
+pub(crate) async fn run(objects: Objects, ca_pem: String, life: NodeLife, stop: CancellationToken) {
     let api = Api::new(objects);
+    let services = async {
+        let Some(kinds) = service_kinds() else { return };
+        futures::join!(
+            keep(|| endpoints::EndpointSlices::new(api.clone(), kinds), &api, &stop),
+            keep(|| mirror::Mirror::new(api.clone(), kinds), &api, &stop),
+        );
+    };
     futures::join!(
+        services,
+        keep(|| nodes::Nodes::new(api.clone(), life), &api, &stop),
         keep(|| defaults::Defaults::new(api.clone(), ca_pem.clone()), &api, &stop),
         keep(|| garbage::Garbage::new(api.clone()), &api, &stop),
         keep(|| namespaces::Namespaces::new(api.clone()), &api, &stop),
@@ -59,6 +72,22 @@ async fn keep<C: Controller>(make: impl Fn() -> C, api: &Api, stop: &Cancellatio
             () = tokio::time::sleep(RESTART) => {}
         }
     }
+}
+
+/// The kinds around Services.
+#[derive(Debug, Clone, Copy)]
+struct ServiceKinds {
+    service: KindId,
+    slice: KindId,
+    endpoints: KindId,
+}
+
+fn service_kinds() -> Option<ServiceKinds> {
+    Some(ServiceKinds {
+        service: lookup("", "v1", "services")?,
+        slice: lookup("discovery.k8s.io", "v1", "endpointslices")?,
+        endpoints: lookup("", "v1", "endpoints")?,
+    })
 }
 
 fn service_account_kind() -> Option<KindId> {

@@ -40,6 +40,7 @@ pub(super) fn config(directory: &Path) -> ServerConfig {
         kubeconfig: Some(directory.join("kubeconfig")),
         host_routes: Vec::new(),
         limits: Limits { drain: std::time::Duration::from_secs(1), ..Limits::default() },
+        node_life: NodeLife::default(),
     }
 }
 
