@@ -117,6 +117,10 @@ pub(crate) static KINDS: &[Kind] = &[
     kinds::config_map::KIND,
     kinds::event::KIND,
     kinds::lease::KIND,
+    kinds::interim::SERVICE,
+    kinds::interim::ENDPOINTS,
+    kinds::interim::ENDPOINT_SLICE,
+    kinds::interim::SERVICE_ACCOUNT,
 ];
 
 /// Finds a kind by its path.
