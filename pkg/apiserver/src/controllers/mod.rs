@@ -38,6 +38,9 @@ use runner::Controller;
 /// A controller that has panicked is started again after this.
 const RESTART: Duration = Duration::from_secs(1);
 
+/// How often history that is too old is dropped.
+const COMPACTION: Duration = Duration::from_secs(60);
+
 /// Runs every controller until `stop`.
 pub(crate) async fn run(objects: Objects, ca_pem: String, life: NodeLife, stop: CancellationToken) {
     let api = Api::new(objects);
@@ -48,8 +51,15 @@ pub(crate) async fn run(objects: Objects, ca_pem: String, life: NodeLife, stop: 
             keep(|| mirror::Mirror::new(api.clone(), kinds), &api, &stop),
         );
     };
+    let history = async {
+        let mut tick = tokio::time::interval(COMPACTION);
+        while stop.run_until_cancelled(tick.tick()).await.is_some() {
+            api.cache().compact();
+        }
+    };
     futures::join!(
         services,
+        history,
         keep(|| nodes::Nodes::new(api.clone(), life), &api, &stop),
         keep(|| defaults::Defaults::new(api.clone(), ca_pem.clone()), &api, &stop),
         keep(|| garbage::Garbage::new(api.clone()), &api, &stop),
