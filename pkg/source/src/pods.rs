@@ -163,7 +163,11 @@ fn observe(object: &Object, node: &str) -> Option<(PodKey, Option<ObservedPod>)>
     let row = convert::pod(&object.metadata, &object.data).row?;
     let annotation =
         object.metadata.annotations.as_ref().and_then(|a| a.get(ANNOTATION_CONTAINER_ID)).cloned();
-    let running = object.data.pointer("/status/phase").is_some_and(|p| p == "Running");
+    // A server that did not hear this node for a while has marked its pods as not ready.
+    let unready = |c: &Value| c["type"] == "Ready" && c["status"] != "True";
+    let conditions = object.data.pointer("/status/conditions").and_then(Value::as_array);
+    let running = object.data.pointer("/status/phase").is_some_and(|p| p == "Running")
+        && !conditions.into_iter().flatten().any(unready);
     let own = row.node.as_ref().is_some_and(|n| n.as_str() == node);
     let pod = own.then(|| ObservedPod {
         uid: row.uid,
