@@ -9,7 +9,7 @@ use crate::follow::Observer;
 use crate::{Object, SourceConfig, SourceError, SourceStatus, convert, resource, status_code};
 use futures::StreamExt as _;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -44,6 +44,8 @@ pub(crate) struct ObservedPod {
     ips: Vec<IpAddr>,
     container_id: Option<String>,
     running: bool,
+    /// Whether it is being deleted.
+    ending: bool,
 }
 
 /// What to do about one Pod.
@@ -104,7 +106,8 @@ pub(crate) fn plan(
         }
     }
     for (key, have) in observed {
-        if !desired.contains_key(key) && have.container_id.is_some() {
+        // One that is being deleted waits for the word of its node that nothing of it is here.
+        if !desired.contains_key(key) && (have.container_id.is_some() || have.ending) {
             out.insert(key.clone(), Action::Delete { uid: have.uid.clone() });
         }
     }
@@ -175,6 +178,7 @@ fn observe(object: &Object, node: &str) -> Option<(PodKey, Option<ObservedPod>)>
         ips: row.ips,
         container_id: annotation,
         running,
+        ending: object.metadata.deletion_timestamp.is_some(),
     });
     Some((row.key, pod))
 }

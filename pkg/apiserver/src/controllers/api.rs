@@ -89,11 +89,18 @@ impl Api {
     }
     /// Deletes the object that has the name and uid of `object`. It is well when it is gone already.
     pub(crate) async fn delete(&self, object: &Object) -> ApiResult<()> {
+        self.delete_with(object, json!({})).await
+    }
+    /// Deletes it without giving it time: nobody is there to use it.
+    pub(crate) async fn delete_now(&self, object: &Object) -> ApiResult<()> {
+        self.delete_with(object, json!({ "gracePeriodSeconds": 0 })).await
+    }
+    async fn delete_with(&self, object: &Object, mut options: Value) -> ApiResult<()> {
+        options["preconditions"] = json!({ "uid": object.uid() });
         let delete: DeleteOptions =
-            serde_json::from_value(json!({ "preconditions": { "uid": object.uid() } }))
-                .map_err(crate::error::ApiError::internal)?;
+            serde_json::from_value(options).map_err(crate::error::ApiError::internal)?;
         let target = target(object.kind, &object.namespace, Part::Main);
-        match self.objects.delete(&target, &object.name, &delete, &options()).await {
+        match self.objects.delete(&target, &object.name, &delete, &self::options()).await {
             Err(e) if e.reason == "NotFound" => Ok(()),
             // Another object has the name now.
             Err(e) if e.reason == "Conflict" && self.gone(object) => Ok(()),

@@ -201,7 +201,7 @@ impl Nodes {
     async fn evict(&self, pods: &[Arc<Object>], since: Instant, now: Instant) -> ApiResult<Option<Duration>> {
         let mut next: Option<Duration> = None;
         let mut over = Vec::new();
-        for pod in pods.iter().filter(|p| text(&p.value, "/metadata/deletionTimestamp").is_empty()) {
+        for pod in pods.iter().filter(|p| !held(p)) {
             let Some(kept) = taints::tolerated(&pod.value, self.life.eviction) else { continue };
             match kept.checked_sub(now.saturating_duration_since(since)).filter(|left| !left.is_zero()) {
                 Some(left) => next = Some(next.map_or(left, |n| n.min(left))),
@@ -213,7 +213,7 @@ impl Nodes {
         }
         let work = over.into_iter().map(|pod| async move {
             tracing::info!(pod = %pod.key(), node = text(&pod.value, "/spec/nodeName"), "evicted: its node is dead");
-            self.api.delete(&pod).await
+            self.api.delete_now(&pod).await
         });
         all(work.collect()).await?;
         Ok(next)
@@ -245,14 +245,19 @@ impl Nodes {
         if let Some(left) = self.life.grace.checked_sub(waited).filter(|left| !left.is_zero()) {
             return Ok(Some(left));
         }
-        let marked = |p: &Arc<Object>| !text(&p.value, "/metadata/deletionTimestamp").is_empty();
-        let work = pods.into_iter().filter(|p| !marked(p)).map(|pod| async move {
+        let work = pods.into_iter().filter(|p| !held(p)).map(|pod| async move {
             tracing::info!(pod = %pod.key(), node, "deleted: its node does not exist");
-            self.api.delete(&pod).await
+            self.api.delete_now(&pod).await
         });
         all(work.collect()).await?;
         Ok(None)
     }
+}
+
+/// Whether the pod is being deleted and waits for a finalizer: nothing more can be done.
+fn held(pod: &Object) -> bool {
+    let some = |pointer: &str| !list(&pod.value, pointer).is_empty();
+    !text(&pod.value, "/metadata/deletionTimestamp").is_empty() && some("/metadata/finalizers")
 }
 
 /// Does all, some at once; tells the first failure.
