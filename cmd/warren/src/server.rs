@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tokio_util::sync::CancellationToken;
-use warren_apiserver::{CidrError, Limits, Server, ServerConfig, ServerError};
+use warren_apiserver::{CidrError, Limits, NodeLife, Server, ServerConfig, ServerError};
 use warren_types::{HealthCell, defaults, marks};
 
 use crate::failure::UsageError;
@@ -82,6 +82,7 @@ async fn serve(args: ServerArgs) -> anyhow::Result<()> {
         kubeconfig: Some(args.write_kubeconfig),
         host_routes,
         limits: Limits::default(),
+        node_life: NodeLife::default(),
     };
     let stop = CancellationToken::new();
     let server = Server::open(config).await.map_err(classify)?;

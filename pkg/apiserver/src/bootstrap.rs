@@ -33,8 +33,13 @@ pub(crate) async fn objects(
     let map =
         json!({ "metadata": { "name": CONFIG_MAP_NAME, "namespace": CONFIG_MAP_NAMESPACE }, "data": data });
     ensure(objects, CONFIG_MAP, Some(CONFIG_MAP_NAMESPACE), CONFIG_MAP_NAME, map, &options).await?;
-    let target =
-        Target { kind: CONFIG_MAP, namespace: Some(CONFIG_MAP_NAMESPACE.into()), name: None, status: false };
+    let target = Target {
+        kind: CONFIG_MAP,
+        namespace: Some(CONFIG_MAP_NAMESPACE.into()),
+        name: None,
+        status: false,
+        finalize: false,
+    };
     let patch = Patch::Merge(json!({ "data": data }));
     let patched = objects.patch(&target, CONFIG_MAP_NAME, &patch, &options).await;
     patched.map(drop).map_err(|e| failed(CONFIG_MAP_NAME, e.message))
@@ -52,7 +57,8 @@ async fn ensure(
     body: Value,
     options: &WriteOptions,
 ) -> Result<(), ServerError> {
-    let target = Target { kind, namespace: namespace.map(Into::into), name: None, status: false };
+    let target =
+        Target { kind, namespace: namespace.map(Into::into), name: None, status: false, finalize: false };
     match objects.create(&target, body, options).await {
         Ok(_) => Ok(()),
         Err(ApiError { reason: "AlreadyExists", .. }) => Ok(()),

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use crate::cidr::CidrError;
+use crate::controllers::NodeLife;
 use crate::serve::Limits;
 
 /// Configuration of a server.
@@ -34,6 +35,8 @@ pub struct ServerConfig {
     pub host_routes: Vec<IpNet>,
     /// Bounds on connections.
     pub limits: Limits,
+    /// When nodes count as dead.
+    pub node_life: NodeLife,
 }
 
 impl ServerConfig {

@@ -115,6 +115,18 @@ impl ApiError {
         };
         Self::new(StatusCode::FORBIDDEN, "Forbidden", message).about(kind, name)
     }
+    /// Nothing new comes into a namespace that is being deleted.
+    pub(crate) fn namespace_ends(kind: &Kind, name: &str, namespace: &str) -> Self {
+        let why =
+            format!("unable to create new content in namespace {namespace} because it is being terminated");
+        let mut error = Self::forbidden_object(kind, name, &why);
+        error.details.get_or_insert_default().causes.push(Cause {
+            reason: "NamespaceTerminating",
+            message: format!("namespace {namespace} is being terminated"),
+            field: "metadata.namespace".into(),
+        });
+        error
+    }
     pub(crate) fn no_such_path() -> Self {
         Self::new(StatusCode::NOT_FOUND, "NotFound", "the server could not find the requested resource")
     }

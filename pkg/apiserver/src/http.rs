@@ -95,6 +95,9 @@ fn ready(app: &App) -> Response<Body> {
 
 fn verb(method: &Method, target: &Target, params: &Params) -> ApiResult<Verb> {
     let named = target.name.is_some();
+    if target.finalize && method != Method::PUT {
+        return Err(ApiError::method_not_allowed());
+    }
     Ok(match (method.as_str(), named) {
         ("GET" | "HEAD", true) if !params.watch => Verb::Get,
         ("GET" | "HEAD", _) if params.watch => Verb::Watch,

@@ -17,6 +17,7 @@ mod authority;
 mod bootstrap;
 pub mod cidr;
 mod config;
+mod controllers;
 mod decode;
 mod discovery;
 mod error;
@@ -41,6 +42,7 @@ mod watch;
 
 pub use cidr::CidrError;
 pub use config::{ServerConfig, ServerError};
+pub use controllers::NodeLife;
 pub use serve::Limits;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -172,6 +174,12 @@ impl Server {
         };
         bootstrap::objects(&objects, &cluster, Timestamp::now()).await?;
         let stop = stop.child_token();
+        let controllers = controllers::run(
+            objects.clone(),
+            self.authority.ca_pem.clone(),
+            self.config.node_life,
+            stop.clone(),
+        );
         let app = Arc::new(http::App {
             objects,
             ca_pem: self.authority.ca_pem.clone(),
@@ -184,7 +192,7 @@ impl Server {
         tracing::info!(address = %self.address, token_file = %self.config.data_dir.join("server/agent-token").display(), "serving the API");
         let serving = serve::serve(self.listener, router, self.tls, self.config.limits, stop.clone());
         let result = tokio::select! {
-            () = serving => Ok(()),
+            ((), ()) = async { tokio::join!(serving, controllers) } => Ok(()),
             ended = tasks.join_next() => {
                 stop.cancel();
                 Err(ServerError::Task(match ended {

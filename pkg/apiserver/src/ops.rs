@@ -11,7 +11,7 @@ use crate::meta;
 use crate::patch::Patch;
 use crate::query::{FieldValidation, Target};
 use crate::registry::{Kind, KindId, NAMESPACE, NODE};
-use crate::storage::{Cache, Object, Op, Refused, Writer, object_key};
+use crate::storage::{Cache, Object, Op, Refused, Writer, admit, object_key};
 use crate::table::{list, text};
 
 /// Tries when others change the same object at the same moment.
@@ -64,6 +64,7 @@ fn refusal(kind: &Kind, name: &str, refused: Refused) -> ApiError {
         Refused::Missing => ApiError::not_found(kind, name),
         Refused::Changed => ApiError::changed(kind, name),
         Refused::NoNamespace(ns) => ApiError::not_found(NAMESPACE.get(), &ns),
+        Refused::NamespaceEnds(ns) => ApiError::namespace_ends(kind, name, &ns),
         Refused::PodCidr(why) => ApiError::forbidden_object(kind, name, &why),
         Refused::Failed(why) => ApiError::unavailable(format!("the object could not be stored: {why}")),
     }
@@ -183,8 +184,8 @@ impl Objects {
         if self.cache.get(kind, &object_key(ns, name)).is_some() {
             return Err(Refused::Exists);
         }
-        if !ns.is_empty() && self.cache.get(NAMESPACE, ns).is_none() {
-            return Err(Refused::NoNamespace(ns.to_owned()));
+        if !ns.is_empty() {
+            admit(self.cache.get(NAMESPACE, ns).as_deref(), ns)?;
         }
         Ok(dry(kind, value))
     }
@@ -248,7 +249,7 @@ impl Objects {
     }
 
     /// Reads, changes and writes back until nobody came between.
-    async fn change(
+    pub(crate) async fn change(
         &self,
         target: &Target,
         name: &str,
@@ -275,8 +276,7 @@ impl Objects {
             let new = self.prepare(target, new, &current.value);
             decode::validate(kind, &new, Some(&current.value))?;
             authorize_write(&options.user, target.kind, Some(&current.value), Some(&new))?;
-            let ends = !text(&new, "/metadata/deletionTimestamp").is_empty()
-                && list(&new, "/metadata/finalizers").is_empty();
+            let ends = !text(&new, "/metadata/deletionTimestamp").is_empty() && !held(target.kind, &new);
             let result = if options.dry_run {
                 Ok(dry(target.kind, new))
             } else if ends {
@@ -300,6 +300,12 @@ impl Objects {
     /// What of `new` this write may bring, the rest from `old`.
     fn prepare(&self, target: &Target, mut new: Value, old: &Value) -> Value {
         let kind = target.kind.get();
+        if target.finalize {
+            let finalizers = list(&new, "/spec/finalizers").to_vec();
+            new = old.clone();
+            crate::kinds::object(&mut new, "spec").insert("finalizers".into(), finalizers.into());
+            return new;
+        }
         if target.status {
             let status = new.get("status").cloned();
             new = old.clone();
@@ -309,6 +315,11 @@ impl Objects {
         keep_server_fields(&mut new, old);
         if kind.status {
             set_field(&mut new, "status", old.get("status").cloned());
+        }
+        if target.kind == NAMESPACE {
+            // Only the finalize subresource writes them.
+            let finalizers = list(old, "/spec/finalizers").to_vec();
+            crate::kinds::object(&mut new, "spec").insert("finalizers".into(), finalizers.into());
         }
         (kind.default)(&mut new);
         if target.kind == NODE
@@ -347,7 +358,7 @@ impl Objects {
             if options.dry_run || delete.dry_run.iter().any(|d| d == "All") {
                 return Ok((current, true));
             }
-            let held = !list(&current.value, "/metadata/finalizers").is_empty();
+            let held = held(target.kind, &current.value);
             if held && !text(&current.value, "/metadata/deletionTimestamp").is_empty() {
                 return Ok((current, false));
             }
@@ -356,7 +367,12 @@ impl Objects {
                 let mut value = current.value.clone();
                 let metadata = meta::of(&mut value);
                 metadata.insert("deletionTimestamp".into(), meta::time(options.now));
-                metadata.insert("deletionGracePeriodSeconds".into(), 0.into());
+                if target.kind == NAMESPACE {
+                    // In the same write, so that nothing new comes into it from now on.
+                    crate::kinds::object(&mut value, "status").insert("phase".into(), "Terminating".into());
+                } else {
+                    metadata.insert("deletionGracePeriodSeconds".into(), 0.into());
+                }
                 Op::Replace { kind: target.kind, expect, value }
             } else {
                 Op::Delete { kind: target.kind, key: current.key(), expect }
@@ -369,6 +385,12 @@ impl Objects {
         }
         Err(ApiError::changed(kind, name))
     }
+}
+
+/// Whether finalizers keep an object that is deleted.
+fn held(kind: KindId, o: &Value) -> bool {
+    let any = |pointer: &str| !list(o, pointer).is_empty();
+    any("/metadata/finalizers") || (kind == NAMESPACE && any("/spec/finalizers"))
 }
 
 fn check_preconditions(kind: &Kind, current: &Object, wanted: &Preconditions) -> ApiResult<()> {

@@ -11,6 +11,8 @@ pub(crate) struct Target {
     pub(crate) name: Option<String>,
     /// The `status` subresource.
     pub(crate) status: bool,
+    /// The `finalize` subresource of a namespace.
+    pub(crate) finalize: bool,
 }
 
 /// Undoes percent encoding of one path segment.
@@ -62,9 +64,10 @@ pub(crate) fn target(path: &str) -> ApiResult<Target> {
     let kind = find(plural)?;
     let row = kind.get();
     let fits = if row.namespaced { namespace.is_some() || name.is_none() } else { namespace.is_none() };
-    let status = match sub {
-        None => false,
-        Some("status") if row.status => true,
+    let (status, finalize) = match sub {
+        None => (false, false),
+        Some("status") if row.status => (true, false),
+        Some("finalize") if kind == NAMESPACE => (false, true),
         Some(_) => return Err(ApiError::no_such_path()),
     };
     if !fits || name.is_some_and(str::is_empty) {
@@ -73,7 +76,7 @@ pub(crate) fn target(path: &str) -> ApiResult<Target> {
     if let Some(ns) = namespace.filter(|ns| crate::meta::valid_name(NAMESPACE.get(), ns).is_err()) {
         return Err(ApiError::not_found(NAMESPACE.get(), ns));
     }
-    Ok(Target { kind, namespace: namespace.map(Into::into), name: name.map(Into::into), status })
+    Ok(Target { kind, namespace: namespace.map(Into::into), name: name.map(Into::into), status, finalize })
 }
 
 /// Query parameters that mean something here.
@@ -175,7 +178,7 @@ mod tests {
 
     fn at(kind: KindId, ns: &str, name: &str, status: bool) -> Target {
         let text = |s: &str| (!s.is_empty()).then(|| s.to_owned());
-        Target { kind, namespace: text(ns), name: text(name), status }
+        Target { kind, namespace: text(ns), name: text(name), status, finalize: false }
     }
 
     #[test]

@@ -107,7 +107,6 @@ pub(crate) const POD: KindId = KindId(2);
 /// ConfigMap's place in [`KINDS`].
 pub(crate) const CONFIG_MAP: KindId = KindId(3);
 /// Lease's place in [`KINDS`].
-#[cfg(test)]
 pub(crate) const LEASE: KindId = KindId(5);
 
 /// Every kind there is.
@@ -118,6 +117,10 @@ pub(crate) static KINDS: &[Kind] = &[
     kinds::config_map::KIND,
     kinds::event::KIND,
     kinds::lease::KIND,
+    kinds::interim::SERVICE,
+    kinds::interim::ENDPOINTS,
+    kinds::interim::ENDPOINT_SLICE,
+    kinds::interim::SERVICE_ACCOUNT,
 ];
 
 /// Finds a kind by its path.

@@ -9,7 +9,7 @@ use crate::follow::Observer;
 use crate::{Object, SourceConfig, SourceError, SourceStatus, convert, resource, status_code};
 use futures::StreamExt as _;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -44,6 +44,8 @@ pub(crate) struct ObservedPod {
     ips: Vec<IpAddr>,
     container_id: Option<String>,
     running: bool,
+    /// Whether it is being deleted.
+    ending: bool,
 }
 
 /// What to do about one Pod.
@@ -104,7 +106,8 @@ pub(crate) fn plan(
         }
     }
     for (key, have) in observed {
-        if !desired.contains_key(key) && have.container_id.is_some() {
+        // One that is being deleted waits for the word of its node that nothing of it is here.
+        if !desired.contains_key(key) && (have.container_id.is_some() || have.ending) {
             out.insert(key.clone(), Action::Delete { uid: have.uid.clone() });
         }
     }
@@ -163,7 +166,11 @@ fn observe(object: &Object, node: &str) -> Option<(PodKey, Option<ObservedPod>)>
     let row = convert::pod(&object.metadata, &object.data).row?;
     let annotation =
         object.metadata.annotations.as_ref().and_then(|a| a.get(ANNOTATION_CONTAINER_ID)).cloned();
-    let running = object.data.pointer("/status/phase").is_some_and(|p| p == "Running");
+    // A server that did not hear this node for a while has marked its pods as not ready.
+    let unready = |c: &Value| c["type"] == "Ready" && c["status"] != "True";
+    let conditions = object.data.pointer("/status/conditions").and_then(Value::as_array);
+    let running = object.data.pointer("/status/phase").is_some_and(|p| p == "Running")
+        && !conditions.into_iter().flatten().any(unready);
     let own = row.node.as_ref().is_some_and(|n| n.as_str() == node);
     let pod = own.then(|| ObservedPod {
         uid: row.uid,
@@ -171,6 +178,7 @@ fn observe(object: &Object, node: &str) -> Option<(PodKey, Option<ObservedPod>)>
         ips: row.ips,
         container_id: annotation,
         running,
+        ending: object.metadata.deletion_timestamp.is_some(),
     });
     Some((row.key, pod))
 }

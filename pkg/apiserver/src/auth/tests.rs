@@ -4,7 +4,7 @@ use serde_json::json;
 
 fn target(kind: KindId, namespace: &str, name: &str, status: bool) -> Target {
     let text = |s: &str| (!s.is_empty()).then(|| s.to_owned());
-    Target { kind, namespace: text(namespace), name: text(name), status }
+    Target { kind, namespace: text(namespace), name: text(name), status, finalize: false }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 pub(crate) mod config_map;
 pub(crate) mod event;
+pub(crate) mod interim;
 pub(crate) mod lease;
 pub(crate) mod namespace;
 pub(crate) mod node;

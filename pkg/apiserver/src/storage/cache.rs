@@ -3,8 +3,10 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::Object;
 use crate::registry::KindId;
@@ -30,11 +32,13 @@ pub(crate) struct History {
     pub(crate) events: usize,
     /// Most bytes of objects in them.
     pub(crate) bytes: usize,
+    /// How long an event is kept.
+    pub(crate) age: Duration,
 }
 
 impl Default for History {
     fn default() -> Self {
-        Self { events: 10_000, bytes: 64 << 20 }
+        Self { events: 10_000, bytes: 64 << 20, age: Duration::from_secs(600) }
     }
 }
 
@@ -43,12 +47,19 @@ const SNAPSHOTS: usize = 8;
 
 struct KindState {
     objects: Objects,
-    log: VecDeque<Event>,
+    /// Events, each with when it became visible.
+    log: VecDeque<(Instant, Event)>,
     log_bytes: usize,
     /// Events up to this revision are no longer in the log.
     compacted: u64,
     /// States that a paged list goes on reading.
-    snapshots: VecDeque<(u64, Objects)>,
+    snapshots: VecDeque<Snapshot>,
+}
+
+struct Snapshot {
+    at: Instant,
+    revision: u64,
+    objects: Objects,
 }
 
 struct Inner {
@@ -111,14 +122,16 @@ impl Cache {
     pub(crate) fn keep_snapshot(&self, kind: KindId, revision: u64, objects: Objects) {
         let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
         let kept = &mut inner.kinds[kind.0].snapshots;
-        if kept.iter().all(|(r, _)| *r != revision) {
-            kept.push_back((revision, objects));
+        if kept.iter().all(|s| s.revision != revision) {
+            kept.push_back(Snapshot { at: Instant::now(), revision, objects });
             kept.drain(..kept.len().saturating_sub(SNAPSHOTS));
         }
     }
     /// A state that was kept.
     pub(crate) fn snapshot(&self, kind: KindId, revision: u64) -> Option<Objects> {
-        self.read(|i| i.kinds[kind.0].snapshots.iter().find(|(r, _)| *r == revision).map(|(_, o)| o.clone()))
+        self.read(|i| {
+            i.kinds[kind.0].snapshots.iter().find(|s| s.revision == revision).map(|s| s.objects.clone())
+        })
     }
     /// Wakes with each change of a kind.
     pub(crate) fn subscribe(&self, kind: KindId) -> watch::Receiver<u64> {
@@ -131,8 +144,8 @@ impl Cache {
             if position < k.compacted {
                 return Since::Gone { oldest: k.compacted };
             }
-            let start = k.log.partition_point(|e| e.revision <= position);
-            let events: Vec<Event> = k.log.iter().skip(start).take(most).cloned().collect();
+            let start = k.log.partition_point(|(_, e)| e.revision <= position);
+            let events: Vec<Event> = k.log.iter().skip(start).take(most).map(|(_, e)| e.clone()).collect();
             let complete = if start + events.len() == k.log.len() {
                 i.revision
             } else {
@@ -142,9 +155,18 @@ impl Cache {
         })
     }
 
+    /// Drops history that is too old, also of kinds that nobody writes.
+    pub(crate) fn compact(&self) {
+        let now = Instant::now();
+        let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
+        for kind in &mut inner.kinds {
+            kind.compact(now, self.history);
+        }
+    }
+
     /// Makes a committed batch visible, in order.
     pub(super) fn publish(&self, events: Vec<Event>, revision: u64) {
-        let mut touched = Vec::new();
+        let (mut touched, now) = (Vec::new(), Instant::now());
         {
             let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
             for event in events {
@@ -152,7 +174,7 @@ impl Cache {
                 if !touched.contains(&kind) {
                     touched.push(kind);
                 }
-                inner.kinds[kind.0].apply(event, self.history);
+                inner.kinds[kind.0].apply(event, now, self.history);
             }
             inner.revision = revision;
         }
@@ -163,7 +185,7 @@ impl Cache {
 }
 
 impl KindState {
-    fn apply(&mut self, event: Event, history: History) {
+    fn apply(&mut self, event: Event, now: Instant, history: History) {
         let objects = Arc::make_mut(&mut self.objects);
         if event.deleted {
             objects.remove(&event.object.key());
@@ -171,11 +193,22 @@ impl KindState {
             objects.insert(event.object.key(), event.object.clone());
         }
         self.log_bytes += event.object.json.len();
-        self.log.push_back(event);
-        while self.log.len() > history.events || (self.log_bytes > history.bytes && self.log.len() > 1) {
-            let Some(old) = self.log.pop_front() else { break };
-            self.log_bytes -= old.object.json.len();
-            self.compacted = old.revision;
+        self.log.push_back((now, event));
+        self.compact(now, history);
+    }
+
+    /// Drops what is too much or too old.
+    fn compact(&mut self, now: Instant, history: History) {
+        let old = |at: Instant| now.saturating_duration_since(at) > history.age;
+        while let Some((at, _)) = self.log.front()
+            && (self.log.len() > history.events
+                || (self.log_bytes > history.bytes && self.log.len() > 1)
+                || old(*at))
+        {
+            let Some((_, event)) = self.log.pop_front() else { break };
+            self.log_bytes -= event.object.json.len();
+            self.compacted = event.revision;
         }
+        self.snapshots.retain(|s| !old(s.at));
     }
 }

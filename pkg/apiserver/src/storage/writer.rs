@@ -24,7 +24,7 @@ pub(crate) enum Op {
     Create { kind: KindId, value: Value },
     /// A new state, in place of the state with this revision.
     Replace { kind: KindId, expect: u64, value: Value },
-    /// The end of the object that has this revision. With a namespace goes what is in it.
+    /// The end of the object that has this revision.
     Delete { kind: KindId, key: String, expect: u64 },
 }
 
@@ -39,6 +39,8 @@ pub(crate) enum Refused {
     Changed,
     /// The namespace does not exist.
     NoNamespace(String),
+    /// The namespace is being deleted.
+    NamespaceEnds(String),
     /// The podCIDRs cannot be had.
     PodCidr(String),
     /// The disk or the engine failed.
@@ -222,8 +224,8 @@ impl Batch<'_> {
         if self.get(kind, &object_key(ns, name)).is_some() {
             return Err(Refused::Exists);
         }
-        if !ns.is_empty() && self.get(NAMESPACE, ns).is_none() {
-            return Err(Refused::NoNamespace(ns.to_owned()));
+        if !ns.is_empty() {
+            admit(self.get(NAMESPACE, ns).as_deref(), ns)?;
         }
         if kind == NODE {
             self.give_pod_cidrs(&mut value)?;
@@ -272,33 +274,16 @@ impl Batch<'_> {
         if current.revision != expect {
             return Err(Refused::Changed);
         }
-        if kind == NAMESPACE {
-            for inside in KindId::all().filter(|k| k.get().namespaced) {
-                self.empty(inside, key);
-            }
-        }
         Ok(self.remove(&current))
     }
+}
 
-    /// Removes every object of a kind in a namespace.
-    fn empty(&mut self, kind: KindId, namespace: &str) {
-        let prefix = format!("{namespace}/");
-        let committed = self.task.cache.list(kind).0;
-        let mut keys: Vec<String> = committed
-            .range(prefix.clone()..)
-            .map(|(k, _)| k.clone())
-            .take_while(|k| k.starts_with(&prefix))
-            .collect();
-        let pending = self.overlay.range((kind, prefix.clone())..).map(|((k, key), _)| (*k, key.clone()));
-        keys.extend(
-            pending.take_while(|(k, key)| *k == kind && key.starts_with(&prefix)).map(|(_, key)| key),
-        );
-        for key in keys {
-            if let Some(object) = self.get(kind, &key) {
-                self.remove(&object);
-            }
-        }
-    }
+/// Whether a namespace takes new objects: it is there, and it does not end.
+pub(crate) fn admit(namespace: Option<&Object>, name: &str) -> Result<(), Refused> {
+    let Some(namespace) = namespace else { return Err(Refused::NoNamespace(name.to_owned())) };
+    let ends = !text(&namespace.value, "/metadata/deletionTimestamp").is_empty()
+        || text(&namespace.value, "/status/phase") == "Terminating";
+    if ends { Err(Refused::NamespaceEnds(name.to_owned())) } else { Ok(()) }
 }
 
 /// Whether two states differ in nothing but the resourceVersion.

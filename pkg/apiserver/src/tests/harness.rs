@@ -40,6 +40,7 @@ pub(super) fn config(directory: &Path) -> ServerConfig {
         kubeconfig: Some(directory.join("kubeconfig")),
         host_routes: Vec::new(),
         limits: Limits { drain: std::time::Duration::from_secs(1), ..Limits::default() },
+        node_life: NodeLife::default(),
     }
 }
 
@@ -84,6 +85,19 @@ impl TestServer {
         let answer = self.ask("POST", path, body).await;
         assert_eq!(answer.code, 201, "{path}: {}", answer.body);
         answer.body
+    }
+    /// Asks until the answer is `right`; what runs inside the server needs a moment.
+    pub(super) async fn until(&self, path: &str, right: impl Fn(&Answer) -> bool) -> Answer {
+        let wait = async {
+            loop {
+                let answer = self.ask("GET", path, Value::Null).await;
+                if right(&answer) {
+                    return answer;
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(20), wait).await.expect("the answer in time")
     }
     pub(super) async fn patch(&self, path: &str, media: &str, body: Value) -> Answer {
         request(&self.client, "PATCH", path, &[("content-type", media)], body).await

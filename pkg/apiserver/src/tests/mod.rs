@@ -5,4 +5,5 @@ mod harness;
 mod joining;
 mod kubectl;
 mod verbs;
+mod watch_model;
 mod watches;

@@ -175,7 +175,11 @@ async fn the_clients_own_watcher_follows() {
 
 #[tokio::test]
 async fn history_is_bounded_and_those_behind_it_are_told() {
-    let cache = std::sync::Arc::new(Cache::new(Vec::new(), 1, History { events: 3, bytes: 1 << 20 }));
+    let cache = std::sync::Arc::new(Cache::new(
+        Vec::new(),
+        1,
+        History { events: 3, bytes: 1 << 20, age: Duration::from_secs(600) },
+    ));
     let cidrs = PodCidrAllocator::new(&["10.0.0.0/16".parse().unwrap()], 24, 64).unwrap();
     let (task, writer) = WriterTask::new(cache.clone(), Disk::Memory, cidrs);
     let mut tasks = tokio::task::JoinSet::new();
@@ -193,5 +197,31 @@ async fn history_is_bounded_and_those_behind_it_are_told() {
     assert!(
         matches!(cache.since(crate::registry::POD, 1, 2), Since::Events(e, 6) if e.is_empty()),
         "other kinds have their own history"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn history_ends_with_age_too() {
+    let history = History { events: 100, bytes: 1 << 20, age: Duration::from_secs(60) };
+    let cache = std::sync::Arc::new(Cache::new(Vec::new(), 1, history));
+    let cidrs = PodCidrAllocator::new(&["10.0.0.0/16".parse().unwrap()], 24, 64).unwrap();
+    let (task, writer) = WriterTask::new(cache.clone(), Disk::Memory, cidrs);
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(task.run(Default::default()));
+    let kind = crate::registry::NAMESPACE;
+    for i in 0..3 {
+        let value = json!({"metadata": {"name": format!("n{i}")}});
+        writer.write(Op::Create { kind, value }).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(25)).await;
+    }
+    cache.compact();
+    assert!(matches!(cache.since(kind, 1, 10), Since::Gone { oldest: 2 }));
+    assert!(matches!(cache.since(kind, 2, 10), Since::Events(e, 4) if e.len() == 2));
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    cache.compact();
+    assert!(matches!(cache.since(kind, 3, 10), Since::Gone { oldest: 4 }));
+    assert!(
+        matches!(cache.since(kind, 4, 10), Since::Events(e, 4) if e.is_empty()),
+        "who is up to date stays"
     );
 }

@@ -29,6 +29,7 @@ fn shown(want: &DesiredPod) -> ObservedPod {
         ips: want.ips.clone(),
         container_id: Some(want.container_id.clone()),
         running: true,
+        ending: false,
     }
 }
 
@@ -55,8 +56,10 @@ fn what_the_api_shows_right_is_left_alone_and_only_ours_are_deleted() {
     pending.get_mut(&key("a")).unwrap().running = false;
     assert!(matches!(plan(&want, &pending)[&key("a")], Action::Update { metadata: false, status: true, .. }));
     assert_eq!(plan(&BTreeMap::new(), &right)[&key("a")], Action::Delete { uid: "u".into() });
-    let foreign = BTreeMap::from([(key("x"), ObservedPod::default())]);
+    let mut foreign = BTreeMap::from([(key("x"), ObservedPod { uid: "f".into(), ..ObservedPod::default() })]);
     assert!(plan(&BTreeMap::new(), &foreign).is_empty());
+    foreign.get_mut(&key("x")).unwrap().ending = true;
+    assert_eq!(plan(&BTreeMap::new(), &foreign)[&key("x")], Action::Delete { uid: "f".into() });
 }
 
 #[test]
@@ -68,4 +71,15 @@ fn a_second_sandbox_of_a_pod_takes_over() {
     let want = desired(&rows);
     assert_eq!(want[&key("a")].container_id, "c2");
     assert_eq!(want[&key("a")].ips[0], "10.42.0.3".parse::<IpAddr>().unwrap());
+}
+
+#[test]
+fn a_pod_that_the_server_marked_as_not_ready_is_written_again() {
+    let pod = |ready: &str| {
+        let value = json!({"metadata": {"name": "a", "namespace": "default"}, "spec": {"nodeName": "n"},
+            "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": ready}]}});
+        let object: Object = serde_json::from_value(value).unwrap();
+        observe(&object, "n").unwrap().1.unwrap().running
+    };
+    assert!(pod("True") && !pod("False") && !pod("Unknown"));
 }
