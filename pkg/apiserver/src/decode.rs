@@ -23,12 +23,7 @@ pub(crate) fn media_type(headers: &HeaderMap) -> &str {
 pub(crate) fn body(headers: &HeaderMap, bytes: &[u8], schema: Option<Schema>) -> ApiResult<Value> {
     match media_type(headers) {
         "application/json" | "" => json(bytes),
-        "application/yaml" => {
-            let text = std::str::from_utf8(bytes)
-                .map_err(|e| ApiError::bad_request(format!("the body is not UTF-8: {e}")))?;
-            serde_saphyr::from_str(text)
-                .map_err(|e| ApiError::bad_request(format!("the body is not YAML: {e}")))
-        }
+        "application/yaml" => yaml(bytes),
         proto::MEDIA_TYPE if schema.is_some() => {
             proto::decode(schema.unwrap_or_default(), bytes).map_err(|proto::Malformed| {
                 ApiError::bad_request("the body is not a Kubernetes protobuf message")
@@ -36,6 +31,13 @@ pub(crate) fn body(headers: &HeaderMap, bytes: &[u8], schema: Option<Schema>) ->
         }
         _ => Err(ApiError::unsupported_media_type(&["application/json", "application/yaml"])),
     }
+}
+
+/// Decodes YAML, of which JSON is a part.
+pub(crate) fn yaml(bytes: &[u8]) -> ApiResult<Value> {
+    let text = std::str::from_utf8(bytes)
+        .map_err(|e| ApiError::bad_request(format!("the body is not UTF-8: {e}")))?;
+    serde_saphyr::from_str(text).map_err(|e| ApiError::bad_request(format!("the body is not YAML: {e}")))
 }
 
 /// Decodes JSON; nesting is bounded by the decoder.

@@ -142,6 +142,10 @@ async fn run(
     let now = Timestamp::now();
     let options = WriteOptions {
         user: peer.user.clone(),
+        manager: match params.field_manager.as_str() {
+            "" => crate::query::manager_of_agent(request.headers()),
+            given => given.to_owned(),
+        },
         dry_run: params.dry_run,
         validation: params.field_validation,
         now,
@@ -193,6 +197,23 @@ async fn run(
         }
         Verb::Patch => {
             let (parts, body) = request.into_parts();
+            if decode::media_type(&parts.headers) == crate::patch::APPLY {
+                if params.field_manager.is_empty() {
+                    return Err(ApiError::bad_request(
+                        "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch",
+                    ));
+                }
+                let config = decode::yaml(&read_body(body, BODY_LIMIT).await?)?;
+                refuse_deep(&config)?;
+                let force = params.force.unwrap_or(false);
+                let (written, new) = app.objects.apply(&target, &name, config, force, &options).await?;
+                return Ok(show_written(if new { StatusCode::CREATED } else { StatusCode::OK }, written));
+            }
+            if params.force.is_some() {
+                return Err(ApiError::unprocessable(
+                    "PatchOptions.meta.k8s.io \"\" is invalid: force: Forbidden: may not be specified for non-apply patch",
+                ));
+            }
             let patch =
                 Patch::decode(decode::media_type(&parts.headers), &read_body(body, BODY_LIMIT).await?)?;
             let written = app.objects.patch(&target, &name, &patch, &options).await?;

@@ -1,9 +1,10 @@
 //! The verbs that change objects, for every kind alike.
 
 use jiff::Timestamp;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use std::sync::Arc;
 
+use crate::apply::{self, Manager};
 use crate::auth::{User, authorize_write};
 use crate::decode;
 use crate::error::{ApiError, ApiResult};
@@ -30,6 +31,8 @@ pub(crate) struct Objects {
 #[derive(Debug, Clone)]
 pub(crate) struct WriteOptions {
     pub(crate) user: User,
+    /// The name under which the written fields are owned.
+    pub(crate) manager: String,
     pub(crate) dry_run: bool,
     pub(crate) validation: FieldValidation,
     pub(crate) now: Timestamp,
@@ -88,14 +91,21 @@ fn keep_server_fields(new: &mut Value, old: &Value) {
             None => new.shift_remove(key),
         };
     }
-    drop_untracked(new);
+    new.shift_remove("selfLink");
 }
 
-/// Fields that this server does not keep.
-fn drop_untracked(meta: &mut Map<String, Value>) {
-    for key in ["managedFields", "selfLink"] {
-        meta.shift_remove(key);
+/// The manager of a write, for [`apply`].
+fn manager(target: &Target, options: &WriteOptions, applies: bool) -> Manager {
+    Manager {
+        name: options.manager.clone(),
+        applies,
+        api_version: target.kind.get().api_version(),
+        subresource: if target.status { "status" } else { "" },
     }
+}
+
+fn seconds(now: Timestamp) -> String {
+    meta::time(now).as_str().unwrap_or_default().to_owned()
 }
 
 fn set_field(o: &mut Value, key: &str, value: Option<Value>) {
@@ -122,6 +132,17 @@ impl Objects {
         body: Value,
         options: &WriteOptions,
     ) -> ApiResult<Written> {
+        self.make(target, body, options, true).await
+    }
+
+    /// Makes an object; `track` says whether its fields get an owner here.
+    async fn make(
+        &self,
+        target: &Target,
+        body: Value,
+        options: &WriteOptions,
+        track: bool,
+    ) -> ApiResult<Written> {
         let kind = target.kind.get();
         let (mut o, warnings) = decode::typed(kind, body, options.validation)?;
         let metadata = meta::of(&mut o);
@@ -142,8 +163,9 @@ impl Objects {
                 return Err(ApiError::bad_request("namespace may not be set on a cluster-scoped object"));
             }
         }
-        drop_untracked(metadata);
-        for key in ["deletionTimestamp", "deletionGracePeriodSeconds", "resourceVersion", "generation"] {
+        for key in
+            ["selfLink", "deletionTimestamp", "deletionGracePeriodSeconds", "resourceVersion", "generation"]
+        {
             metadata.shift_remove(key);
         }
         metadata.insert("uid".into(), meta::new_uid()?.into());
@@ -160,6 +182,15 @@ impl Objects {
                 meta::of(&mut o).insert("name".into(), meta::generated(&prefix)?.into());
             }
             (kind.default)(&mut o);
+            if track {
+                apply::update(
+                    kind,
+                    &Value::Null,
+                    &mut o,
+                    &manager(target, options, false),
+                    &seconds(options.now),
+                );
+            }
             (kind.create)(&mut o);
             decode::validate(kind, &o, None)?;
             authorize_write(&options.user, target.kind, None, Some(&o))?;
@@ -215,7 +246,87 @@ impl Objects {
             causes.invalid("metadata.resourceVersion", "", "must be specified for an update");
             return Err(ApiError::invalid(kind, name, causes));
         }
-        self.change(target, name, options, |_| Ok(body.clone())).await
+        self.change(target, name, options, true, |_| Ok(body.clone())).await
+    }
+
+    /// Applies a configuration (server-side apply). The flag says whether the object is new.
+    pub(crate) async fn apply(
+        &self,
+        target: &Target,
+        name: &str,
+        mut config: Value,
+        force: bool,
+        options: &WriteOptions,
+    ) -> ApiResult<(Written, bool)> {
+        let kind = target.kind.get();
+        for (key, expected) in
+            [("/metadata/name", Some(name)), ("/metadata/namespace", target.namespace.as_deref())]
+        {
+            let given = text(&config, key);
+            if !given.is_empty() && Some(given) != expected {
+                let field = key.trim_start_matches('/').replace('/', ".");
+                return Err(ApiError::bad_request(format!(
+                    "{field} of the applied configuration ({given}) does not match the request"
+                )));
+            }
+        }
+        if config.pointer("/metadata/managedFields").is_some_and(|m| !m.is_null()) {
+            return Err(ApiError::bad_request("metadata.managedFields must be nil"));
+        }
+        // Types and unknown fields are judged here; what is merged is what the client wrote.
+        let (_, warnings) = decode::typed(kind, config.clone(), options.validation)?;
+        if let Value::Object(map) = &mut config {
+            map.entry("apiVersion").or_insert_with(|| kind.api_version().into());
+            map.entry("kind").or_insert_with(|| kind.kind.into());
+        }
+        meta::of(&mut config).insert("name".into(), name.into());
+        let (manager, now) = (manager(target, options, true), seconds(options.now));
+        let refused = |refused| match refused {
+            apply::Refused::Malformed(why) => ApiError::bad_request(format!(
+                "failed to create typed patch object ({}; {}, Kind={}): {why}",
+                object_key(target.namespace.as_deref().unwrap_or_default(), name),
+                kind.api_version(),
+                kind.kind
+            )),
+            apply::Refused::Conflicts(conflicts) => ApiError::apply_conflict(&conflicts),
+        };
+        for _ in 0..TRIES {
+            let key = object_key(target.namespace.as_deref().unwrap_or_default(), name);
+            if self.cache.get(target.kind, &key).is_some() || target.status {
+                let written = self
+                    .change(target, name, options, false, |current| {
+                        apply::apply(kind, current, &config, &manager, force, &now).map_err(refused)
+                    })
+                    .await;
+                match written {
+                    Err(e) if e.code == http::StatusCode::NOT_FOUND && !target.status => continue,
+                    other => {
+                        return other.map(|mut w| {
+                            w.warnings.extend(warnings);
+                            (w, false)
+                        });
+                    }
+                }
+            }
+            if !text(&config, "/metadata/uid").is_empty() {
+                let why = format!(
+                    "uid mismatch: the provided object specified uid {}, and no existing object was found",
+                    text(&config, "/metadata/uid")
+                );
+                return Err(ApiError::conflict(kind, name, &why));
+            }
+            let new = apply::apply(kind, &Value::Null, &config, &manager, force, &now).map_err(refused)?;
+            match self.make(target, new, options, false).await {
+                Err(ApiError { reason: "AlreadyExists", .. }) => {}
+                other => {
+                    return other.map(|mut w| {
+                        w.warnings.extend(warnings);
+                        (w, true)
+                    });
+                }
+            }
+        }
+        Err(ApiError::changed(kind, name))
     }
 
     /// Patches the stored object.
@@ -226,8 +337,9 @@ impl Objects {
         patch: &Patch,
         options: &WriteOptions,
     ) -> ApiResult<Written> {
-        self.change(target, name, options, |current| {
-            let mut patched = patch.apply(current)?;
+        let kind = target.kind.get();
+        self.change(target, name, options, true, |current| {
+            let mut patched = patch.apply(kind, current)?;
             // The stored resourceVersion is no precondition; one that the patch itself brings is.
             let (new, old) =
                 (text(&patched, "/metadata/resourceVersion"), text(current, "/metadata/resourceVersion"));
@@ -253,6 +365,7 @@ impl Objects {
         target: &Target,
         name: &str,
         options: &WriteOptions,
+        track: bool,
         make: impl Fn(&Value) -> ApiResult<Value>,
     ) -> ApiResult<Written> {
         let kind = target.kind.get();
@@ -272,7 +385,16 @@ impl Objects {
                 );
                 return Err(ApiError::conflict(kind, name, &why));
             }
-            let new = self.prepare(target, new, &current.value);
+            let mut new = self.prepare(target, new, &current.value);
+            if track {
+                apply::update(
+                    kind,
+                    &current.value,
+                    &mut new,
+                    &manager(target, options, false),
+                    &seconds(options.now),
+                );
+            }
             decode::validate(kind, &new, Some(&current.value))?;
             authorize_write(&options.user, target.kind, Some(&current.value), Some(&new))?;
             let ends = !text(&new, "/metadata/deletionTimestamp").is_empty()
@@ -301,9 +423,13 @@ impl Objects {
     fn prepare(&self, target: &Target, mut new: Value, old: &Value) -> Value {
         let kind = target.kind.get();
         if target.status {
-            let status = new.get("status").cloned();
+            let (status, managers) =
+                (new.get("status").cloned(), new["metadata"].get("managedFields").cloned());
             new = old.clone();
             set_field(&mut new, "status", status);
+            if let Some(managers) = managers {
+                meta::of(&mut new).insert("managedFields".into(), managers);
+            }
             return new;
         }
         keep_server_fields(&mut new, old);

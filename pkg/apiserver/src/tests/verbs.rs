@@ -105,7 +105,8 @@ async fn faults_are_told_as_kubernetes_does() {
         is(400, "BadRequest")
     );
     let apply = s.patch(&format!("{MAPS}/a"), "application/apply-patch+yaml", json!({})).await;
-    assert_eq!(apply.code, 415);
+    assert_eq!(apply.code, 400, "an apply needs a fieldManager");
+    assert_eq!(s.patch(&format!("{MAPS}/a"), "application/x", json!({})).await.code, 415);
     let warned = s.ask("POST", MAPS, json!({"metadata": {"name": "w"}, "x": 1})).await;
     assert_eq!(warned.headers["warning"], "299 - \"unknown field 'x'\"");
     let invalid = s.ask("POST", PODS, json!({"metadata": {"name": "p"}, "spec": {"containers": []}})).await;
