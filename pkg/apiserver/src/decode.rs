@@ -153,6 +153,7 @@ pub(crate) fn validate(kind: &Kind, object: &Value, old: Option<&Value>) -> ApiR
     crate::meta::validate(kind, object, &mut causes);
     (kind.validate)(object, &mut causes);
     if let Some(old) = old {
+        crate::meta::validate_update(object, old, &mut causes);
         (kind.validate_update)(object, old, &mut causes);
     }
     if causes.0.is_empty() {

@@ -84,7 +84,7 @@ fn openapi_v3(group: &str, version: &str, headers: &HeaderMap) -> Option<Respons
 /// JSON, or protobuf for clients that take nothing else.
 fn openapi_v2(headers: &HeaderMap) -> ApiResult<Response<Body>> {
     let accept = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    if accept.contains(openapi::V2_PROTOBUF) {
+    if accept.contains(openapi::V2_PROTOBUF_ASKED) || accept.contains(openapi::V2_PROTOBUF) {
         return Ok(show_openapi(openapi::document(Which::V2Protobuf), openapi::V2_PROTOBUF, headers));
     }
     negotiate(headers, &[Form::Object])?;

@@ -12,9 +12,10 @@ use warren_types::HealthCell;
 
 use crate::auth::{Peer, User, Verb, authorize};
 use crate::decode::{self, BODY_LIMIT};
+use crate::deletion::DeleteOptions;
 use crate::error::{ApiError, ApiResult};
 use crate::join::Joining;
-use crate::ops::{DeleteOptions, Objects, WriteOptions, Written};
+use crate::ops::{Objects, WriteOptions, Written};
 use crate::patch::Patch;
 use crate::query::{Params, Target, target};
 use crate::registry::NODE;
@@ -23,7 +24,7 @@ use crate::selector::Selector;
 use crate::storage::Object;
 use crate::table::Include;
 use crate::watch::{self, Shape};
-use crate::{discovery, lists};
+use crate::{discovery, lists, reviews};
 
 /// Longest a body may take to arrive.
 const BODY_DEADLINE: Duration = Duration::from_secs(30);
@@ -60,8 +61,7 @@ async fn dispatch(app: &Arc<App>, peer: &Peer, request: Request) -> ApiResult<Re
         "/cacerts" if get => {
             return Ok(reply::typed(StatusCode::OK, "application/x-pem-file", app.ca_pem.clone()));
         }
-        "/livez" | "/healthz" if get => return Ok(reply::text(StatusCode::OK, "ok")),
-        "/readyz" if get => return Ok(ready(app)),
+        "/livez" | "/healthz" | "/readyz" if get => return Ok(health(app, &path, request.uri().query())),
         "/version" if get => return Ok(reply::json(StatusCode::OK, &discovery::version())),
         "/v1-warren/join" if request.method() == Method::POST => {
             let (parts, body) = request.into_parts();
@@ -78,6 +78,12 @@ async fn dispatch(app: &Arc<App>, peer: &Peer, request: Request) -> ApiResult<Re
     if get && let Some(answer) = discovery::answer(&path, request.headers())? {
         return Ok(answer);
     }
+    if let Some(review) = reviews::of(request.method(), &path) {
+        let (parts, body) = request.into_parts();
+        let bytes = read_body(body, BODY_LIMIT).await?;
+        let answer = reviews::answer(review, peer, &parts.headers, &bytes)?;
+        return Ok(reply::json(StatusCode::CREATED, &answer));
+    }
     let target = target(&path)?;
     let params = Params::parse(request.uri())?;
     let verb = verb(request.method(), &target, &params)?;
@@ -85,12 +91,23 @@ async fn dispatch(app: &Arc<App>, peer: &Peer, request: Request) -> ApiResult<Re
     run(app, peer, verb, target, params, request).await
 }
 
-fn ready(app: &App) -> Response<Body> {
+/// Whether the server lives, or is ready; with `verbose` each check by name.
+fn health(app: &App, path: &str, query: Option<&str>) -> Response<Body> {
     let report = app.health.get();
-    match report.state {
-        warren_types::HealthState::Ready => reply::text(StatusCode::OK, "ok"),
-        _ => reply::text(StatusCode::SERVICE_UNAVAILABLE, report.message),
-    }
+    let ready = report.state == warren_types::HealthState::Ready || path != "/readyz";
+    let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let verbose = query.is_some_and(|q| q.split('&').any(|p| p == "verbose" || p.starts_with("verbose=")));
+    let text = match (ready, verbose) {
+        (true, false) => "ok".to_owned(),
+        (false, false) => report.message,
+        (ready, true) => {
+            let name = path.trim_start_matches('/');
+            let (state, word) =
+                if ready { ("[+]server ok", "passed") } else { ("[-]server failed", "failed") };
+            format!("[+]ping ok\n{state}\n{name} check {word}\n")
+        }
+    };
+    reply::text(code, text)
 }
 
 fn verb(method: &Method, target: &Target, params: &Params) -> ApiResult<Verb> {
@@ -163,6 +180,7 @@ async fn run(
     }
     match verb {
         Verb::Get => {
+            lists::check_version(&params, app.objects.cache.revision())?;
             let object = app.objects.get(target.kind, target.namespace.as_deref(), &name)?;
             Ok(show(StatusCode::OK, &object))
         }
@@ -220,7 +238,7 @@ async fn run(
             Ok(show_written(StatusCode::OK, written))
         }
         Verb::Delete => {
-            let delete = delete_options(request).await?;
+            let delete = delete_options(request, &params).await?;
             let (object, gone) = app.objects.delete(&target, &name, &delete, &options).await?;
             if gone && target.kind == NODE && !options.dry_run {
                 app.joining.forget(&name).await;
@@ -233,7 +251,7 @@ async fn run(
         }
         Verb::DeleteCollection => {
             let selector = selector(&target, &params)?;
-            let delete = delete_options(request).await?;
+            let delete = delete_options(request, &params).await?;
             let (objects, _) = app.objects.cache.list(target.kind);
             let chosen: Vec<Arc<Object>> =
                 objects.values().filter(|o| selector.matches(&o.value, &o.namespace)).cloned().collect();
@@ -271,11 +289,11 @@ fn refuse_deep(body: &Value) -> ApiResult<()> {
     if decode::too_deep(body) { Err(ApiError::bad_request("the body nests too deep")) } else { Ok(()) }
 }
 
-async fn delete_options(request: Request) -> ApiResult<DeleteOptions> {
+async fn delete_options(request: Request, params: &Params) -> ApiResult<DeleteOptions> {
     let (parts, body) = request.into_parts();
     let bytes = read_body(body, BODY_LIMIT).await?;
     if bytes.is_empty() {
-        return Ok(DeleteOptions::default());
+        return Ok(params.delete.clone());
     }
     let value = decode::body(&parts.headers, &bytes, Some(crate::proto::DELETE_OPTIONS))?;
     let value = without_nulls(value);

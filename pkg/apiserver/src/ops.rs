@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::apply::{self, Manager};
 use crate::auth::{User, authorize_write};
 use crate::decode;
+use crate::deletion::{self, DeleteOptions, Plan, check_preconditions};
 use crate::error::{ApiError, ApiResult};
 use crate::meta;
 use crate::patch::Patch;
@@ -43,22 +44,6 @@ pub(crate) struct WriteOptions {
 pub(crate) struct Written {
     pub(crate) object: Arc<Object>,
     pub(crate) warnings: Vec<String>,
-}
-
-/// `DeleteOptions`, as far as they are read.
-#[derive(Debug, Clone, Default, serde::Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub(crate) struct DeleteOptions {
-    pub(crate) preconditions: Preconditions,
-    pub(crate) dry_run: Vec<String>,
-}
-
-/// What must hold of an object that is to be deleted.
-#[derive(Debug, Clone, Default, serde::Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub(crate) struct Preconditions {
-    uid: Option<String>,
-    resource_version: Option<String>,
 }
 
 fn refusal(kind: &Kind, name: &str, refused: Refused) -> ApiError {
@@ -217,7 +202,7 @@ impl Objects {
         if !ns.is_empty() && self.cache.get(NAMESPACE, ns).is_none() {
             return Err(Refused::NoNamespace(ns.to_owned()));
         }
-        Ok(dry(kind, value))
+        Ok(dry(kind, value, 0))
     }
 
     /// Puts an object in place of the stored one.
@@ -397,10 +382,9 @@ impl Objects {
             }
             decode::validate(kind, &new, Some(&current.value))?;
             authorize_write(&options.user, target.kind, Some(&current.value), Some(&new))?;
-            let ends = !text(&new, "/metadata/deletionTimestamp").is_empty()
-                && list(&new, "/metadata/finalizers").is_empty();
+            let ends = deletion::is_over(&new);
             let result = if options.dry_run {
-                Ok(dry(target.kind, new))
+                Ok(dry(target.kind, new, current.revision))
             } else if ends {
                 self.writer
                     .write(Op::Delete { kind: target.kind, key: current.key(), expect: current.revision })
@@ -463,6 +447,7 @@ impl Objects {
         options: &WriteOptions,
     ) -> ApiResult<(Arc<Object>, bool)> {
         let kind = target.kind.get();
+        delete.check()?;
         if target.kind == NAMESPACE && KEPT_NAMESPACES.contains(&name) {
             return Err(ApiError::forbidden_object(kind, name, "this namespace may not be deleted"));
         }
@@ -470,25 +455,20 @@ impl Objects {
             let current = self.get(target.kind, target.namespace.as_deref(), name)?;
             authorize_write(&options.user, target.kind, Some(&current.value), None)?;
             check_preconditions(kind, &current, &delete.preconditions)?;
-            if options.dry_run || delete.dry_run.iter().any(|d| d == "All") {
-                return Ok((current, true));
-            }
-            let held = !list(&current.value, "/metadata/finalizers").is_empty();
-            if held && !text(&current.value, "/metadata/deletionTimestamp").is_empty() {
-                return Ok((current, false));
-            }
-            let expect = current.revision;
-            let op = if held {
-                let mut value = current.value.clone();
-                let metadata = meta::of(&mut value);
-                metadata.insert("deletionTimestamp".into(), meta::time(options.now));
-                metadata.insert("deletionGracePeriodSeconds".into(), 0.into());
-                Op::Replace { kind: target.kind, expect, value }
-            } else {
-                Op::Delete { kind: target.kind, key: current.key(), expect }
+            let (op, gone) = match deletion::plan(target.kind, &current.value, delete, options.now) {
+                Plan::Nothing => return Ok((current, false)),
+                Plan::Remove => {
+                    (Op::Delete { kind: target.kind, key: current.key(), expect: current.revision }, true)
+                }
+                Plan::Mark(value) => {
+                    (Op::Replace { kind: target.kind, expect: current.revision, value }, false)
+                }
             };
+            if options.dry_run || delete.dry_run.iter().any(|d| d == "All") {
+                return Ok((current, gone));
+            }
             match self.writer.write(op).await {
-                Ok(object) => return Ok((object, !held)),
+                Ok(object) => return Ok((object, gone)),
                 Err(Refused::Changed) => {}
                 Err(refused) => return Err(refusal(kind, name, refused)),
             }
@@ -497,25 +477,8 @@ impl Objects {
     }
 }
 
-fn check_preconditions(kind: &Kind, current: &Object, wanted: &Preconditions) -> ApiResult<()> {
-    let revision = current.revision.to_string();
-    for (what, wanted, found) in [
-        ("UID", &wanted.uid, current.uid()),
-        ("ResourceVersion", &wanted.resource_version, revision.as_str()),
-    ] {
-        if let Some(wanted) = wanted.as_deref().filter(|w| *w != found) {
-            let why = format!(
-                "Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {found}"
-            );
-            return Err(ApiError::conflict(kind, &current.name, &why));
-        }
-    }
-    Ok(())
-}
-
-/// The object as a dry run answers it.
-fn dry(kind: KindId, value: Value) -> Arc<Object> {
-    let revision = text(&value, "/metadata/resourceVersion").parse().unwrap_or(0);
+/// The object as a dry run answers it: with the revision that it has, none when it is new.
+fn dry(kind: KindId, value: Value, revision: u64) -> Arc<Object> {
     let mut object = Object::new(kind, value, revision);
     if revision == 0 {
         meta::of(&mut object.value).shift_remove("resourceVersion");

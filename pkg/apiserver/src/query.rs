@@ -1,5 +1,6 @@
 //! Paths and query parameters of the Kubernetes API.
 
+use crate::deletion::DeleteOptions;
 use crate::error::{ApiError, ApiResult};
 use crate::registry::{KindId, NAMESPACE, lookup};
 
@@ -94,6 +95,8 @@ pub(crate) struct Params {
     pub(crate) include_object: Option<String>,
     pub(crate) force: Option<bool>,
     pub(crate) field_manager: String,
+    /// `DeleteOptions` of a request without a body.
+    pub(crate) delete: DeleteOptions,
 }
 
 /// What happens to unknown fields.
@@ -175,6 +178,11 @@ impl Params {
                 }
                 "includeObject" => p.include_object = Some(value),
                 "force" => p.force = Some(boolean(&value)),
+                "gracePeriodSeconds" => {
+                    p.delete.grace_period_seconds = i64::try_from(number("gracePeriodSeconds")?).ok();
+                }
+                "propagationPolicy" => p.delete.propagation_policy = Some(value),
+                "orphanDependents" => p.delete.orphan_dependents = Some(boolean(&value)),
                 "fieldManager" => p.field_manager = field_manager(value)?,
                 _ => {}
             }

@@ -16,7 +16,9 @@ use crate::schema::{REFERENCE, definition_name, definitions};
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.";
 
 /// Media type of the protobuf form of v2.
-pub(crate) const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+pub(crate) const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+/// What clients call it; no media type by the rules, so that they refuse it in an answer.
+pub(crate) const V2_PROTOBUF_ASKED: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
 
 /// A document and what tells its content.
 #[derive(Clone)]
@@ -96,6 +98,15 @@ fn annotated(kinds: &[&Kind]) -> Map<String, Value> {
         let gvk = json!([{ "group": kind.group, "kind": kind.kind, "version": kind.version }]);
         if let Some(d) = all.get_mut(&name) {
             d["x-kubernetes-group-version-kind"] = gvk;
+            // A body without metadata is of the right form; what it lacks is told by name.
+            if let Some(Value::Array(required)) = d.get_mut("required") {
+                required.retain(|r| r != "metadata");
+            }
+            if d["required"].as_array().is_some_and(Vec::is_empty)
+                && let Value::Object(map) = d
+            {
+                map.shift_remove("required");
+            }
         }
         all.insert(format!("{name}List"), list_definition(kind, &name));
     }
