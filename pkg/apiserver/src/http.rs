@@ -57,11 +57,13 @@ pub(crate) async fn handle(State(app): State<Arc<App>>, request: Request) -> Res
 async fn dispatch(app: &Arc<App>, peer: &Peer, request: Request) -> ApiResult<Response<Body>> {
     let path = request.uri().path().to_owned();
     let get = request.method() == Method::GET || request.method() == Method::HEAD;
-    match path.as_str() {
+    match path.trim_end_matches('/') {
         "/cacerts" if get => {
             return Ok(reply::typed(StatusCode::OK, "application/x-pem-file", app.ca_pem.clone()));
         }
-        "/livez" | "/healthz" | "/readyz" if get => return Ok(health(app, &path, request.uri().query())),
+        "/livez" | "/healthz" | "/readyz" if get => {
+            return Ok(health(app, path.trim_end_matches('/'), request.uri().query()));
+        }
         "/version" if get => return Ok(reply::json(StatusCode::OK, &discovery::version())),
         "/v1-warren/join" if request.method() == Method::POST => {
             let (parts, body) = request.into_parts();
