@@ -97,15 +97,19 @@ pub(crate) fn typed(
         ))
     })?;
     if validation == FieldValidation::Strict && !unknown.is_empty() {
-        return Err(ApiError::bad_request(format!(
-            "{} in version {:?} cannot be handled as a {}: strict decoding error: {}",
-            kind.kind,
-            kind.version,
-            kind.kind,
-            unknown.join(", ")
-        )));
+        return Err(strict_error(kind, &unknown));
     }
     Ok((typed, unknown))
+}
+
+/// The refusal of a body for what was found in it.
+pub(crate) fn strict_error(kind: &Kind, found: &[String]) -> ApiError {
+    ApiError::bad_request(format!(
+        "{0} in version {1:?} cannot be handled as a {0}: strict decoding error: {2}",
+        kind.kind,
+        kind.version,
+        found.join(", ")
+    ))
 }
 
 /// Names the fields that the type `of` has not.

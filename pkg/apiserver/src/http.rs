@@ -17,7 +17,7 @@ use crate::error::{ApiError, ApiResult};
 use crate::join::Joining;
 use crate::ops::{Objects, WriteOptions, Written};
 use crate::patch::Patch;
-use crate::query::{Params, Target, target};
+use crate::query::{FieldValidation, Params, Target, target};
 use crate::registry::NODE;
 use crate::reply::{self, Form, negotiate};
 use crate::selector::Selector;
@@ -201,18 +201,22 @@ async fn run(
         }
         Verb::Create => {
             let (parts, body) = request.into_parts();
-            let body =
-                decode::body(&parts.headers, &read_body(body, BODY_LIMIT).await?, target.kind.get().proto)?;
+            let bytes = read_body(body, BODY_LIMIT).await?;
+            let repeated = repeated_keys(&parts.headers, &bytes, &target, params.field_validation)?;
+            let body = decode::body(&parts.headers, &bytes, target.kind.get().proto)?;
             refuse_deep(&body)?;
-            let written = app.objects.create(&target, body, &options).await?;
+            let mut written = app.objects.create(&target, body, &options).await?;
+            written.warnings.extend(repeated);
             Ok(show_written(StatusCode::CREATED, written))
         }
         Verb::Update => {
             let (parts, body) = request.into_parts();
-            let body =
-                decode::body(&parts.headers, &read_body(body, BODY_LIMIT).await?, target.kind.get().proto)?;
+            let bytes = read_body(body, BODY_LIMIT).await?;
+            let repeated = repeated_keys(&parts.headers, &bytes, &target, params.field_validation)?;
+            let body = decode::body(&parts.headers, &bytes, target.kind.get().proto)?;
             refuse_deep(&body)?;
-            let written = app.objects.update(&target, &name, body, &options).await?;
+            let mut written = app.objects.update(&target, &name, body, &options).await?;
+            written.warnings.extend(repeated);
             Ok(show_written(StatusCode::OK, written))
         }
         Verb::Patch => {
@@ -285,6 +289,24 @@ fn selector(target: &Target, params: &Params) -> ApiResult<Selector> {
         &params.label_selector,
         &params.field_selector,
     )
+}
+
+/// Warnings of keys that stand twice in a JSON body, or a refusal.
+fn repeated_keys(
+    headers: &http::HeaderMap,
+    bytes: &[u8],
+    target: &Target,
+    validation: FieldValidation,
+) -> ApiResult<Vec<String>> {
+    if validation == FieldValidation::Ignore || decode::media_type(headers) != "application/json" {
+        return Ok(Vec::new());
+    }
+    let found: Vec<String> =
+        crate::repeated::keys(bytes).into_iter().map(|k| format!("duplicate field {k:?}")).collect();
+    if validation == FieldValidation::Strict && !found.is_empty() {
+        return Err(decode::strict_error(target.kind.get(), &found));
+    }
+    Ok(found)
 }
 
 fn refuse_deep(body: &Value) -> ApiResult<()> {

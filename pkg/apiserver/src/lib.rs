@@ -34,6 +34,7 @@ mod patch;
 mod proto;
 mod query;
 mod registry;
+mod repeated;
 mod reply;
 mod reviews;
 mod schema;
