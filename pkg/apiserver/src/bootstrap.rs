@@ -21,6 +21,7 @@ pub(crate) async fn objects(
 ) -> Result<(), ServerError> {
     let options = WriteOptions {
         user: User::Admin("system:warren".into()),
+        manager: "warren".into(),
         dry_run: false,
         validation: FieldValidation::Strict,
         now,

@@ -7,11 +7,14 @@ use crate::error::{ApiError, ApiResult, Causes};
 use crate::proto::{self, Schema};
 use crate::query::FieldValidation;
 use crate::registry::Kind;
+use crate::schema::{Shape, definition_name};
 
 /// Largest body.
 pub(crate) const BODY_LIMIT: usize = 3 << 20;
 /// Deepest nesting of an object.
 const DEPTH_LIMIT: usize = 128;
+/// Most unknown fields that are named.
+const UNKNOWN_LIMIT: usize = 20;
 
 /// The media type of a body, without parameters.
 pub(crate) fn media_type(headers: &HeaderMap) -> &str {
@@ -23,12 +26,7 @@ pub(crate) fn media_type(headers: &HeaderMap) -> &str {
 pub(crate) fn body(headers: &HeaderMap, bytes: &[u8], schema: Option<Schema>) -> ApiResult<Value> {
     match media_type(headers) {
         "application/json" | "" => json(bytes),
-        "application/yaml" => {
-            let text = std::str::from_utf8(bytes)
-                .map_err(|e| ApiError::bad_request(format!("the body is not UTF-8: {e}")))?;
-            serde_saphyr::from_str(text)
-                .map_err(|e| ApiError::bad_request(format!("the body is not YAML: {e}")))
-        }
+        "application/yaml" => yaml(bytes),
         proto::MEDIA_TYPE if schema.is_some() => {
             proto::decode(schema.unwrap_or_default(), bytes).map_err(|proto::Malformed| {
                 ApiError::bad_request("the body is not a Kubernetes protobuf message")
@@ -36,6 +34,13 @@ pub(crate) fn body(headers: &HeaderMap, bytes: &[u8], schema: Option<Schema>) ->
         }
         _ => Err(ApiError::unsupported_media_type(&["application/json", "application/yaml"])),
     }
+}
+
+/// Decodes YAML, of which JSON is a part.
+pub(crate) fn yaml(bytes: &[u8]) -> ApiResult<Value> {
+    let text = std::str::from_utf8(bytes)
+        .map_err(|e| ApiError::bad_request(format!("the body is not UTF-8: {e}")))?;
+    serde_saphyr::from_str(text).map_err(|e| ApiError::bad_request(format!("the body is not YAML: {e}")))
 }
 
 /// Decodes JSON; nesting is bounded by the decoder.
@@ -81,67 +86,60 @@ pub(crate) fn typed(
             Some(_) => {}
         }
     }
-    let before = (validation != FieldValidation::Ignore).then(|| value.clone());
+    let mut unknown = Vec::new();
+    if validation != FieldValidation::Ignore {
+        find_unknown(&value, &definition_name(kind), &mut String::new(), &mut unknown);
+    }
     let typed = (kind.typed)(value).map_err(|e| {
         ApiError::bad_request(format!(
             "{0} in version {1:?} cannot be handled as a {0}: {e}",
             kind.kind, kind.version
         ))
     })?;
-    let mut unknown = Vec::new();
-    if let Some(before) = before {
-        find_unknown(&before, &typed, &mut String::new(), &mut unknown);
-    }
     if validation == FieldValidation::Strict && !unknown.is_empty() {
-        return Err(ApiError::bad_request(format!(
-            "{} in version {:?} cannot be handled as a {}: strict decoding error: {}",
-            kind.kind,
-            kind.version,
-            kind.kind,
-            unknown.join(", ")
-        )));
+        return Err(strict_error(kind, &unknown));
     }
     Ok((typed, unknown))
 }
 
-/// Names what is in `before` and did not pass.
-fn find_unknown(before: &Value, after: &Value, path: &mut String, unknown: &mut Vec<String>) {
-    if unknown.len() >= 20 {
-        return;
-    }
-    let length = path.len();
-    match (before, after) {
-        (Value::Object(b), Value::Object(a)) => {
-            for (key, value) in b.iter().filter(|(_, v)| !v.is_null()) {
-                if !path.is_empty() {
-                    path.push('.');
-                }
-                path.push_str(key);
-                match a.get(key) {
-                    Some(after) => find_unknown(value, after, path, unknown),
-                    // An empty part may be left out by the type.
-                    None if is_empty(value) => {}
-                    None => unknown.push(format!("unknown field {path:?}")),
-                }
-                path.truncate(length);
-            }
-        }
-        (Value::Array(b), Value::Array(a)) => {
-            for (i, (b, a)) in b.iter().zip(a).enumerate() {
-                path.push_str(&format!("[{i}]"));
-                find_unknown(b, a, path, unknown);
-                path.truncate(length);
-            }
-        }
-        _ => {}
-    }
+/// The refusal of a body for what was found in it.
+pub(crate) fn strict_error(kind: &Kind, found: &[String]) -> ApiError {
+    ApiError::bad_request(format!(
+        "{0} in version {1:?} cannot be handled as a {0}: strict decoding error: {2}",
+        kind.kind,
+        kind.version,
+        found.join(", ")
+    ))
 }
 
-fn is_empty(value: &Value) -> bool {
-    match value {
-        Value::Object(m) => m.is_empty(),
-        Value::Array(a) => a.is_empty(),
-        _ => false,
+/// Names the fields that the type `of` has not.
+fn find_unknown(value: &Value, of: &str, path: &mut String, unknown: &mut Vec<String>) {
+    let (Some(of_type), Value::Object(map)) = (crate::schema::lookup(of), value) else { return };
+    let length = path.len();
+    for (key, value) in map.iter().filter(|(_, v)| !v.is_null()) {
+        if unknown.len() >= UNKNOWN_LIMIT {
+            return;
+        }
+        if !path.is_empty() {
+            path.push('.');
+        }
+        path.push_str(key);
+        match (of_type.fields.get(key).map(|f| f.inner.as_deref()), value) {
+            (None, _) => unknown.push(format!("unknown field {path:?}")),
+            (Some(None), _) => {}
+            (Some(Some(inner)), Value::Array(items)) => {
+                let length = path.len();
+                for (i, item) in items.iter().enumerate() {
+                    path.push_str(&format!("[{i}]"));
+                    find_unknown(item, inner, path, unknown);
+                    path.truncate(length);
+                }
+            }
+            (Some(Some(_)), _)
+                if matches!(of_type.fields.get(key).map(|f| &f.shape), Some(Shape::Map(_))) => {}
+            (Some(Some(inner)), value) => find_unknown(value, inner, path, unknown),
+        }
+        path.truncate(length);
     }
 }
 
@@ -151,6 +149,7 @@ pub(crate) fn validate(kind: &Kind, object: &Value, old: Option<&Value>) -> ApiR
     crate::meta::validate(kind, object, &mut causes);
     (kind.validate)(object, &mut causes);
     if let Some(old) = old {
+        crate::meta::validate_update(object, old, &mut causes);
         (kind.validate_update)(object, old, &mut causes);
     }
     if causes.0.is_empty() {

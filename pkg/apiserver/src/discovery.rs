@@ -1,10 +1,11 @@
-//! What there is: discovery documents, version, and the part of OpenAPI that clients need to trust field validation.
+//! What there is: discovery documents, version, OpenAPI.
 
 use axum::body::Body;
 use http::{HeaderMap, Response, StatusCode, header};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::error::ApiResult;
+use crate::openapi::{self, Which};
 use crate::registry::{KINDS, Kind};
 use crate::reply::{self, Form, negotiate};
 
@@ -66,12 +67,43 @@ pub(crate) fn answer(path: &str, headers: &HeaderMap) -> ApiResult<Option<Respon
         },
         ["api", v] if in_group("", v).next().is_some() => resources("", v),
         ["apis", g, v] if !g.is_empty() && in_group(g, v).next().is_some() => resources(g, v),
-        ["openapi", "v3"] => openapi_index(),
-        ["openapi", "v3", "api", v] if in_group("", v).next().is_some() => openapi("", v),
-        ["openapi", "v3", "apis", g, v] if !g.is_empty() && in_group(g, v).next().is_some() => openapi(g, v),
+        ["openapi", "v3"] => openapi::index(&group_versions()),
+        ["openapi", "v3", "api", v] => return Ok(openapi_v3("", v, headers)),
+        ["openapi", "v3", "apis", g, v] if !g.is_empty() => return Ok(openapi_v3(g, v, headers)),
+        ["openapi", "v2"] => return Ok(Some(openapi_v2(headers)?)),
         _ => return Ok(None),
     };
     Ok(Some(reply::json(StatusCode::OK, &value)))
+}
+
+fn openapi_v3(group: &str, version: &str, headers: &HeaderMap) -> Option<Response<Body>> {
+    let (g, v) = group_versions().into_iter().find(|gv| *gv == (group, version))?;
+    Some(show_openapi(openapi::document(Which::V3(g, v)), "application/json", headers))
+}
+
+/// JSON, or protobuf for clients that take nothing else.
+fn openapi_v2(headers: &HeaderMap) -> ApiResult<Response<Body>> {
+    let accept = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    if accept.contains(openapi::V2_PROTOBUF_ASKED) || accept.contains(openapi::V2_PROTOBUF) {
+        return Ok(show_openapi(openapi::document(Which::V2Protobuf), openapi::V2_PROTOBUF, headers));
+    }
+    negotiate(headers, &[Form::Object])?;
+    Ok(show_openapi(openapi::document(Which::V2), "application/json", headers))
+}
+
+/// Sends a document, or says that the client has it already.
+fn show_openapi(document: openapi::Document, media: &'static str, headers: &HeaderMap) -> Response<Body> {
+    let tag = format!("\"{}\"", document.hash);
+    let known = headers.get(header::IF_NONE_MATCH).is_some_and(|t| t.as_bytes() == tag.as_bytes());
+    let mut response = if known {
+        reply::typed(StatusCode::NOT_MODIFIED, media, "")
+    } else {
+        reply::typed(StatusCode::OK, media, document.bytes)
+    };
+    if let Ok(tag) = http::HeaderValue::from_str(&tag) {
+        response.headers_mut().insert(header::ETAG, tag);
+    }
+    response
 }
 
 fn group(group: &str, version: &str) -> Value {
@@ -134,45 +166,4 @@ fn aggregated_resource(k: &Kind) -> Value {
             json!([{ "subresource": "status", "responseKind": kind, "verbs": ["get", "patch", "update"] }]);
     }
     r
-}
-
-fn openapi_index() -> Value {
-    let paths: Map<String, Value> = group_versions()
-        .into_iter()
-        .map(|(g, v)| {
-            let path = if g.is_empty() { format!("api/{v}") } else { format!("apis/{g}/{v}") };
-            let url = format!("/openapi/v3/{path}?hash={}", env!("CARGO_PKG_VERSION"));
-            (path, json!({ "serverRelativeURL": url }))
-        })
-        .collect();
-    json!({ "paths": paths })
-}
-
-/// The paths of a group with the query parameters of writes: kubectl looks here whether the server validates fields.
-fn openapi(group: &str, version: &str) -> Value {
-    let mut paths = Map::new();
-    for k in in_group(group, version) {
-        let base =
-            if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") };
-        let all = if k.namespaced {
-            format!("{base}/namespaces/{{namespace}}/{}", k.plural)
-        } else {
-            format!("{base}/{}", k.plural)
-        };
-        let gvk = json!({ "group": k.group, "version": k.version, "kind": k.kind });
-        let operation = |action: &str| {
-            let parameter = |name: &str| json!({ "name": name, "in": "query", "schema": { "type": "string", "uniqueItems": true } });
-            json!({
-                "x-kubernetes-action": action, "x-kubernetes-group-version-kind": gvk,
-                "parameters": [parameter("dryRun"), parameter("fieldManager"), parameter("fieldValidation")],
-                "responses": { "200": { "description": "OK" } },
-            })
-        };
-        paths.insert(all.clone(), json!({ "post": operation("post") }));
-        paths.insert(
-            format!("{all}/{{name}}"),
-            json!({ "put": operation("put"), "patch": operation("patch") }),
-        );
-    }
-    json!({ "openapi": "3.0.0", "info": { "title": "Warren", "version": format!("v1.{MINOR}.0") }, "paths": paths })
 }

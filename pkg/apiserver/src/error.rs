@@ -156,6 +156,33 @@ impl ApiError {
         let message = format!("Operation cannot be fulfilled on {} {name:?}: {why}", kind.qualified());
         Self::new(StatusCode::CONFLICT, "Conflict", message).about(kind, name)
     }
+    /// A configuration would change fields that others own.
+    pub(crate) fn apply_conflict(conflicts: &[crate::apply::Conflict]) -> Self {
+        let message = match conflicts {
+            [one] => format!("Apply failed with 1 conflict: conflict with {}: {}", one.manager, one.field),
+            many => {
+                let mut managers: Vec<&str> = many.iter().map(|c| c.manager.as_str()).collect();
+                managers.dedup();
+                let of = |m: &str| {
+                    let fields: Vec<String> =
+                        many.iter().filter(|c| c.manager == m).map(|c| format!("- {}", c.field)).collect();
+                    format!("conflicts with {m}:\n{}", fields.join("\n"))
+                };
+                let list: Vec<String> = managers.into_iter().map(of).collect();
+                format!("Apply failed with {} conflicts: {}", many.len(), list.join("\n"))
+            }
+        };
+        let mut error = Self::new(StatusCode::CONFLICT, "Conflict", message);
+        error.details.get_or_insert_default().causes = conflicts
+            .iter()
+            .map(|c| Cause {
+                reason: "FieldManagerConflict",
+                message: format!("conflict with {}", c.manager),
+                field: c.field.clone(),
+            })
+            .collect();
+        error
+    }
     pub(crate) fn changed(kind: &Kind, name: &str) -> Self {
         Self::conflict(
             kind,

@@ -12,18 +12,19 @@ use warren_types::HealthCell;
 
 use crate::auth::{Peer, User, Verb, authorize};
 use crate::decode::{self, BODY_LIMIT};
+use crate::deletion::DeleteOptions;
 use crate::error::{ApiError, ApiResult};
 use crate::join::Joining;
-use crate::ops::{DeleteOptions, Objects, WriteOptions, Written};
+use crate::ops::{Objects, WriteOptions, Written};
 use crate::patch::Patch;
-use crate::query::{Params, Target, target};
+use crate::query::{FieldValidation, Params, Target, target};
 use crate::registry::NODE;
 use crate::reply::{self, Form, negotiate};
 use crate::selector::Selector;
 use crate::storage::Object;
 use crate::table::Include;
 use crate::watch::{self, Shape};
-use crate::{discovery, lists};
+use crate::{discovery, lists, reviews};
 
 /// Longest a body may take to arrive.
 const BODY_DEADLINE: Duration = Duration::from_secs(30);
@@ -56,12 +57,13 @@ pub(crate) async fn handle(State(app): State<Arc<App>>, request: Request) -> Res
 async fn dispatch(app: &Arc<App>, peer: &Peer, request: Request) -> ApiResult<Response<Body>> {
     let path = request.uri().path().to_owned();
     let get = request.method() == Method::GET || request.method() == Method::HEAD;
-    match path.as_str() {
+    match path.trim_end_matches('/') {
         "/cacerts" if get => {
             return Ok(reply::typed(StatusCode::OK, "application/x-pem-file", app.ca_pem.clone()));
         }
-        "/livez" | "/healthz" if get => return Ok(reply::text(StatusCode::OK, "ok")),
-        "/readyz" if get => return Ok(ready(app)),
+        "/livez" | "/healthz" | "/readyz" if get => {
+            return Ok(health(app, path.trim_end_matches('/'), request.uri().query()));
+        }
         "/version" if get => return Ok(reply::json(StatusCode::OK, &discovery::version())),
         "/v1-warren/join" if request.method() == Method::POST => {
             let (parts, body) = request.into_parts();
@@ -78,6 +80,12 @@ async fn dispatch(app: &Arc<App>, peer: &Peer, request: Request) -> ApiResult<Re
     if get && let Some(answer) = discovery::answer(&path, request.headers())? {
         return Ok(answer);
     }
+    if let Some(review) = reviews::of(request.method(), &path) {
+        let (parts, body) = request.into_parts();
+        let bytes = read_body(body, BODY_LIMIT).await?;
+        let answer = reviews::answer(review, peer, &parts.headers, &bytes)?;
+        return Ok(reply::json(StatusCode::CREATED, &answer));
+    }
     let target = target(&path)?;
     let params = Params::parse(request.uri())?;
     let verb = verb(request.method(), &target, &params)?;
@@ -85,12 +93,23 @@ async fn dispatch(app: &Arc<App>, peer: &Peer, request: Request) -> ApiResult<Re
     run(app, peer, verb, target, params, request).await
 }
 
-fn ready(app: &App) -> Response<Body> {
+/// Whether the server lives, or is ready; with `verbose` each check by name.
+fn health(app: &App, path: &str, query: Option<&str>) -> Response<Body> {
     let report = app.health.get();
-    match report.state {
-        warren_types::HealthState::Ready => reply::text(StatusCode::OK, "ok"),
-        _ => reply::text(StatusCode::SERVICE_UNAVAILABLE, report.message),
-    }
+    let ready = report.state == warren_types::HealthState::Ready || path != "/readyz";
+    let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let verbose = query.is_some_and(|q| q.split('&').any(|p| p == "verbose" || p.starts_with("verbose=")));
+    let text = match (ready, verbose) {
+        (true, false) => "ok".to_owned(),
+        (false, false) => report.message,
+        (ready, true) => {
+            let name = path.trim_start_matches('/');
+            let (state, word) =
+                if ready { ("[+]server ok", "passed") } else { ("[-]server failed", "failed") };
+            format!("[+]ping ok\n{state}\n{name} check {word}\n")
+        }
+    };
+    reply::text(code, text)
 }
 
 fn verb(method: &Method, target: &Target, params: &Params) -> ApiResult<Verb> {
@@ -145,6 +164,10 @@ async fn run(
     let now = Timestamp::now();
     let options = WriteOptions {
         user: peer.user.clone(),
+        manager: match params.field_manager.as_str() {
+            "" => crate::query::manager_of_agent(request.headers()),
+            given => given.to_owned(),
+        },
         dry_run: params.dry_run,
         validation: params.field_validation,
         now,
@@ -162,6 +185,7 @@ async fn run(
     }
     match verb {
         Verb::Get => {
+            lists::check_version(&params, app.objects.cache.revision())?;
             let object = app.objects.get(target.kind, target.namespace.as_deref(), &name)?;
             Ok(show(StatusCode::OK, &object))
         }
@@ -180,29 +204,50 @@ async fn run(
         }
         Verb::Create => {
             let (parts, body) = request.into_parts();
-            let body =
-                decode::body(&parts.headers, &read_body(body, BODY_LIMIT).await?, target.kind.get().proto)?;
+            let bytes = read_body(body, BODY_LIMIT).await?;
+            let repeated = repeated_keys(&parts.headers, &bytes, &target, params.field_validation)?;
+            let body = decode::body(&parts.headers, &bytes, target.kind.get().proto)?;
             refuse_deep(&body)?;
-            let written = app.objects.create(&target, body, &options).await?;
+            let mut written = app.objects.create(&target, body, &options).await?;
+            written.warnings.extend(repeated);
             Ok(show_written(StatusCode::CREATED, written))
         }
         Verb::Update => {
             let (parts, body) = request.into_parts();
-            let body =
-                decode::body(&parts.headers, &read_body(body, BODY_LIMIT).await?, target.kind.get().proto)?;
+            let bytes = read_body(body, BODY_LIMIT).await?;
+            let repeated = repeated_keys(&parts.headers, &bytes, &target, params.field_validation)?;
+            let body = decode::body(&parts.headers, &bytes, target.kind.get().proto)?;
             refuse_deep(&body)?;
-            let written = app.objects.update(&target, &name, body, &options).await?;
+            let mut written = app.objects.update(&target, &name, body, &options).await?;
+            written.warnings.extend(repeated);
             Ok(show_written(StatusCode::OK, written))
         }
         Verb::Patch => {
             let (parts, body) = request.into_parts();
+            if decode::media_type(&parts.headers) == crate::patch::APPLY {
+                if params.field_manager.is_empty() {
+                    return Err(ApiError::bad_request(
+                        "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch",
+                    ));
+                }
+                let config = decode::yaml(&read_body(body, BODY_LIMIT).await?)?;
+                refuse_deep(&config)?;
+                let force = params.force.unwrap_or(false);
+                let (written, new) = app.objects.apply(&target, &name, config, force, &options).await?;
+                return Ok(show_written(if new { StatusCode::CREATED } else { StatusCode::OK }, written));
+            }
+            if params.force.is_some() {
+                return Err(ApiError::unprocessable(
+                    "PatchOptions.meta.k8s.io \"\" is invalid: force: Forbidden: may not be specified for non-apply patch",
+                ));
+            }
             let patch =
                 Patch::decode(decode::media_type(&parts.headers), &read_body(body, BODY_LIMIT).await?)?;
             let written = app.objects.patch(&target, &name, &patch, &options).await?;
             Ok(show_written(StatusCode::OK, written))
         }
         Verb::Delete => {
-            let delete = delete_options(request).await?;
+            let delete = delete_options(request, &params).await?;
             let (object, gone) = app.objects.delete(&target, &name, &delete, &options).await?;
             if gone && target.kind == NODE && !options.dry_run {
                 app.joining.forget(&name).await;
@@ -215,7 +260,7 @@ async fn run(
         }
         Verb::DeleteCollection => {
             let selector = selector(&target, &params)?;
-            let delete = delete_options(request).await?;
+            let delete = delete_options(request, &params).await?;
             let (objects, _) = app.objects.cache.list(target.kind);
             let chosen: Vec<Arc<Object>> =
                 objects.values().filter(|o| selector.matches(&o.value, &o.namespace)).cloned().collect();
@@ -249,15 +294,33 @@ fn selector(target: &Target, params: &Params) -> ApiResult<Selector> {
     )
 }
 
+/// Warnings of keys that stand twice in a JSON body, or a refusal.
+fn repeated_keys(
+    headers: &http::HeaderMap,
+    bytes: &[u8],
+    target: &Target,
+    validation: FieldValidation,
+) -> ApiResult<Vec<String>> {
+    if validation == FieldValidation::Ignore || decode::media_type(headers) != "application/json" {
+        return Ok(Vec::new());
+    }
+    let found: Vec<String> =
+        crate::repeated::keys(bytes).into_iter().map(|k| format!("duplicate field {k:?}")).collect();
+    if validation == FieldValidation::Strict && !found.is_empty() {
+        return Err(decode::strict_error(target.kind.get(), &found));
+    }
+    Ok(found)
+}
+
 fn refuse_deep(body: &Value) -> ApiResult<()> {
     if decode::too_deep(body) { Err(ApiError::bad_request("the body nests too deep")) } else { Ok(()) }
 }
 
-async fn delete_options(request: Request) -> ApiResult<DeleteOptions> {
+async fn delete_options(request: Request, params: &Params) -> ApiResult<DeleteOptions> {
     let (parts, body) = request.into_parts();
     let bytes = read_body(body, BODY_LIMIT).await?;
     if bytes.is_empty() {
-        return Ok(DeleteOptions::default());
+        return Ok(params.delete.clone());
     }
     let value = decode::body(&parts.headers, &bytes, Some(crate::proto::DELETE_OPTIONS))?;
     let value = without_nulls(value);

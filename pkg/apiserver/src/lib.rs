@@ -12,6 +12,7 @@
 //! A reviewer asks: can a client without a certificate reach more than it must? is memory bounded whatever a client
 //! sends or fails to read? can a node write what is not its own?
 
+mod apply;
 mod auth;
 mod authority;
 mod bootstrap;
@@ -19,6 +20,7 @@ pub mod cidr;
 mod config;
 mod controllers;
 mod decode;
+mod deletion;
 mod discovery;
 mod error;
 mod http;
@@ -27,12 +29,16 @@ mod kinds;
 mod kubeconfig;
 mod lists;
 mod meta;
+mod openapi;
 mod ops;
 mod patch;
 mod proto;
 mod query;
 mod registry;
+mod repeated;
 mod reply;
+mod reviews;
+mod schema;
 mod selector;
 mod serve;
 mod storage;

@@ -61,9 +61,36 @@ pub(crate) fn list(
     )?;
     let (mut objects, mut revision) = cache.list(target.kind);
     let mut from = Bound::Unbounded;
+    if params.send_initial_events.is_some() {
+        return Err(ApiError::unprocessable(
+            "ListOptions.meta.k8s.io \"\" is invalid: sendInitialEvents: Forbidden: sendInitialEvents is forbidden for list",
+        ));
+    }
     if params.continue_token.is_empty() {
-        check_version(params, revision)?;
+        let asked = params.revision()?;
+        // A state of the past, if it is still there.
+        match asked.filter(|n| params.resource_version_match == "Exact" && *n > 0 && *n < revision) {
+            Some(past) => {
+                objects = cache.snapshot(target.kind, past).ok_or_else(|| {
+                    ApiError::expired(format!(
+                        "The resourceVersion for the provided list is too old: {past} ({revision})"
+                    ))
+                })?;
+                revision = past;
+            }
+            None => check_version(params, revision)?,
+        }
     } else {
+        if !params.resource_version_match.is_empty() {
+            return Err(ApiError::unprocessable(
+                "ListOptions.meta.k8s.io \"\" is invalid: resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden when continue is provided",
+            ));
+        }
+        if params.revision()?.is_some_and(|n| n > 0) {
+            return Err(ApiError::bad_request(
+                "specifying resource version is not allowed when using continue",
+            ));
+        }
         let token = Continue::decode(&params.continue_token)?;
         objects = cache.snapshot(target.kind, token.rv).ok_or_else(|| {
             ApiError::expired("The provided continue parameter is too old to display a consistent list result. You must start a new list without the continue parameter.")
@@ -104,7 +131,7 @@ pub(crate) fn list(
 }
 
 /// Whether the current state is what the client's resourceVersion allows.
-fn check_version(params: &Params, current: u64) -> ApiResult<()> {
+pub(crate) fn check_version(params: &Params, current: u64) -> ApiResult<()> {
     let asked = params.revision()?;
     match (params.resource_version_match.as_str(), asked) {
         ("", _) | ("NotOlderThan", Some(_)) => match asked {

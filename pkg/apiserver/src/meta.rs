@@ -95,6 +95,22 @@ pub(crate) fn validate(kind: &Kind, o: &Value, causes: &mut Causes) {
     }
 }
 
+/// Rules of a change.
+pub(crate) fn validate_update(new: &Value, old: &Value, causes: &mut Causes) {
+    if text(old, "/metadata/deletionTimestamp").is_empty() {
+        return;
+    }
+    let before = crate::table::list(old, "/metadata/finalizers");
+    let after = crate::table::list(new, "/metadata/finalizers");
+    let added: Vec<&str> = after.iter().filter(|f| !before.contains(f)).filter_map(Value::as_str).collect();
+    if !added.is_empty() {
+        causes.forbidden(
+            "metadata.finalizers",
+            format_args!("no new finalizers can be added if the object is being deleted, found new finalizers {added:?}"),
+        );
+    }
+}
+
 /// The metadata, for changing.
 pub(crate) fn of(o: &mut Value) -> &mut Map<String, Value> {
     crate::kinds::object(o, "metadata")

@@ -1,11 +1,13 @@
 //! The verbs that change objects, for every kind alike.
 
 use jiff::Timestamp;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use std::sync::Arc;
 
+use crate::apply::{self, Manager};
 use crate::auth::{User, authorize_write};
 use crate::decode;
+use crate::deletion::{self, DeleteOptions, Plan, check_preconditions};
 use crate::error::{ApiError, ApiResult};
 use crate::meta;
 use crate::patch::Patch;
@@ -30,6 +32,8 @@ pub(crate) struct Objects {
 #[derive(Debug, Clone)]
 pub(crate) struct WriteOptions {
     pub(crate) user: User,
+    /// The name under which the written fields are owned.
+    pub(crate) manager: String,
     pub(crate) dry_run: bool,
     pub(crate) validation: FieldValidation,
     pub(crate) now: Timestamp,
@@ -40,22 +44,6 @@ pub(crate) struct WriteOptions {
 pub(crate) struct Written {
     pub(crate) object: Arc<Object>,
     pub(crate) warnings: Vec<String>,
-}
-
-/// `DeleteOptions`, as far as they are read.
-#[derive(Debug, Clone, Default, serde::Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub(crate) struct DeleteOptions {
-    pub(crate) preconditions: Preconditions,
-    pub(crate) dry_run: Vec<String>,
-}
-
-/// What must hold of an object that is to be deleted.
-#[derive(Debug, Clone, Default, serde::Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub(crate) struct Preconditions {
-    uid: Option<String>,
-    resource_version: Option<String>,
 }
 
 fn refusal(kind: &Kind, name: &str, refused: Refused) -> ApiError {
@@ -89,14 +77,21 @@ fn keep_server_fields(new: &mut Value, old: &Value) {
             None => new.shift_remove(key),
         };
     }
-    drop_untracked(new);
+    new.shift_remove("selfLink");
 }
 
-/// Fields that this server does not keep.
-fn drop_untracked(meta: &mut Map<String, Value>) {
-    for key in ["managedFields", "selfLink"] {
-        meta.shift_remove(key);
+/// The manager of a write, for [`apply`].
+fn manager(target: &Target, options: &WriteOptions, applies: bool) -> Manager {
+    Manager {
+        name: options.manager.clone(),
+        applies,
+        api_version: target.kind.get().api_version(),
+        subresource: if target.status { "status" } else { "" },
     }
+}
+
+fn seconds(now: Timestamp) -> String {
+    meta::time(now).as_str().unwrap_or_default().to_owned()
 }
 
 fn set_field(o: &mut Value, key: &str, value: Option<Value>) {
@@ -123,6 +118,17 @@ impl Objects {
         body: Value,
         options: &WriteOptions,
     ) -> ApiResult<Written> {
+        self.make(target, body, options, true).await
+    }
+
+    /// Makes an object; `track` says whether its fields get an owner here.
+    async fn make(
+        &self,
+        target: &Target,
+        body: Value,
+        options: &WriteOptions,
+        track: bool,
+    ) -> ApiResult<Written> {
         let kind = target.kind.get();
         let (mut o, warnings) = decode::typed(kind, body, options.validation)?;
         let metadata = meta::of(&mut o);
@@ -143,8 +149,9 @@ impl Objects {
                 return Err(ApiError::bad_request("namespace may not be set on a cluster-scoped object"));
             }
         }
-        drop_untracked(metadata);
-        for key in ["deletionTimestamp", "deletionGracePeriodSeconds", "resourceVersion", "generation"] {
+        for key in
+            ["selfLink", "deletionTimestamp", "deletionGracePeriodSeconds", "resourceVersion", "generation"]
+        {
             metadata.shift_remove(key);
         }
         metadata.insert("uid".into(), meta::new_uid()?.into());
@@ -161,6 +168,15 @@ impl Objects {
                 meta::of(&mut o).insert("name".into(), meta::generated(&prefix)?.into());
             }
             (kind.default)(&mut o);
+            if track {
+                apply::update(
+                    kind,
+                    &Value::Null,
+                    &mut o,
+                    &manager(target, options, false),
+                    &seconds(options.now),
+                );
+            }
             (kind.create)(&mut o);
             decode::validate(kind, &o, None)?;
             authorize_write(&options.user, target.kind, None, Some(&o))?;
@@ -187,7 +203,7 @@ impl Objects {
         if !ns.is_empty() {
             admit(self.cache.get(NAMESPACE, ns).as_deref(), ns)?;
         }
-        Ok(dry(kind, value))
+        Ok(dry(kind, value, 0))
     }
 
     /// Puts an object in place of the stored one.
@@ -216,7 +232,87 @@ impl Objects {
             causes.invalid("metadata.resourceVersion", "", "must be specified for an update");
             return Err(ApiError::invalid(kind, name, causes));
         }
-        self.change(target, name, options, |_| Ok(body.clone())).await
+        self.change(target, name, options, true, |_| Ok(body.clone())).await
+    }
+
+    /// Applies a configuration (server-side apply). The flag says whether the object is new.
+    pub(crate) async fn apply(
+        &self,
+        target: &Target,
+        name: &str,
+        mut config: Value,
+        force: bool,
+        options: &WriteOptions,
+    ) -> ApiResult<(Written, bool)> {
+        let kind = target.kind.get();
+        for (key, expected) in
+            [("/metadata/name", Some(name)), ("/metadata/namespace", target.namespace.as_deref())]
+        {
+            let given = text(&config, key);
+            if !given.is_empty() && Some(given) != expected {
+                let field = key.trim_start_matches('/').replace('/', ".");
+                return Err(ApiError::bad_request(format!(
+                    "{field} of the applied configuration ({given}) does not match the request"
+                )));
+            }
+        }
+        if config.pointer("/metadata/managedFields").is_some_and(|m| !m.is_null()) {
+            return Err(ApiError::bad_request("metadata.managedFields must be nil"));
+        }
+        // Types and unknown fields are judged here; what is merged is what the client wrote.
+        let (_, warnings) = decode::typed(kind, config.clone(), options.validation)?;
+        if let Value::Object(map) = &mut config {
+            map.entry("apiVersion").or_insert_with(|| kind.api_version().into());
+            map.entry("kind").or_insert_with(|| kind.kind.into());
+        }
+        meta::of(&mut config).insert("name".into(), name.into());
+        let (manager, now) = (manager(target, options, true), seconds(options.now));
+        let refused = |refused| match refused {
+            apply::Refused::Malformed(why) => ApiError::bad_request(format!(
+                "failed to create typed patch object ({}; {}, Kind={}): {why}",
+                object_key(target.namespace.as_deref().unwrap_or_default(), name),
+                kind.api_version(),
+                kind.kind
+            )),
+            apply::Refused::Conflicts(conflicts) => ApiError::apply_conflict(&conflicts),
+        };
+        for _ in 0..TRIES {
+            let key = object_key(target.namespace.as_deref().unwrap_or_default(), name);
+            if self.cache.get(target.kind, &key).is_some() || target.status {
+                let written = self
+                    .change(target, name, options, false, |current| {
+                        apply::apply(kind, current, &config, &manager, force, &now).map_err(refused)
+                    })
+                    .await;
+                match written {
+                    Err(e) if e.code == http::StatusCode::NOT_FOUND && !target.status => continue,
+                    other => {
+                        return other.map(|mut w| {
+                            w.warnings.extend(warnings);
+                            (w, false)
+                        });
+                    }
+                }
+            }
+            if !text(&config, "/metadata/uid").is_empty() {
+                let why = format!(
+                    "uid mismatch: the provided object specified uid {}, and no existing object was found",
+                    text(&config, "/metadata/uid")
+                );
+                return Err(ApiError::conflict(kind, name, &why));
+            }
+            let new = apply::apply(kind, &Value::Null, &config, &manager, force, &now).map_err(refused)?;
+            match self.make(target, new, options, false).await {
+                Err(ApiError { reason: "AlreadyExists", .. }) => {}
+                other => {
+                    return other.map(|mut w| {
+                        w.warnings.extend(warnings);
+                        (w, true)
+                    });
+                }
+            }
+        }
+        Err(ApiError::changed(kind, name))
     }
 
     /// Patches the stored object.
@@ -227,8 +323,9 @@ impl Objects {
         patch: &Patch,
         options: &WriteOptions,
     ) -> ApiResult<Written> {
-        self.change(target, name, options, |current| {
-            let mut patched = patch.apply(current)?;
+        let kind = target.kind.get();
+        self.change(target, name, options, true, |current| {
+            let mut patched = patch.apply(kind, current)?;
             // The stored resourceVersion is no precondition; one that the patch itself brings is.
             let (new, old) =
                 (text(&patched, "/metadata/resourceVersion"), text(current, "/metadata/resourceVersion"));
@@ -254,6 +351,7 @@ impl Objects {
         target: &Target,
         name: &str,
         options: &WriteOptions,
+        track: bool,
         make: impl Fn(&Value) -> ApiResult<Value>,
     ) -> ApiResult<Written> {
         let kind = target.kind.get();
@@ -273,12 +371,21 @@ impl Objects {
                 );
                 return Err(ApiError::conflict(kind, name, &why));
             }
-            let new = self.prepare(target, new, &current.value);
+            let mut new = self.prepare(target, new, &current.value);
+            if track {
+                apply::update(
+                    kind,
+                    &current.value,
+                    &mut new,
+                    &manager(target, options, false),
+                    &seconds(options.now),
+                );
+            }
             decode::validate(kind, &new, Some(&current.value))?;
             authorize_write(&options.user, target.kind, Some(&current.value), Some(&new))?;
-            let ends = !text(&new, "/metadata/deletionTimestamp").is_empty() && !held(target.kind, &new);
+            let ends = deletion::is_over(target.kind, &new);
             let result = if options.dry_run {
-                Ok(dry(target.kind, new))
+                Ok(dry(target.kind, new, current.revision))
             } else if ends {
                 self.writer
                     .write(Op::Delete { kind: target.kind, key: current.key(), expect: current.revision })
@@ -307,9 +414,13 @@ impl Objects {
             return new;
         }
         if target.status {
-            let status = new.get("status").cloned();
+            let (status, managers) =
+                (new.get("status").cloned(), new["metadata"].get("managedFields").cloned());
             new = old.clone();
             set_field(&mut new, "status", status);
+            if let Some(managers) = managers {
+                meta::of(&mut new).insert("managedFields".into(), managers);
+            }
             return new;
         }
         keep_server_fields(&mut new, old);
@@ -348,6 +459,7 @@ impl Objects {
         options: &WriteOptions,
     ) -> ApiResult<(Arc<Object>, bool)> {
         let kind = target.kind.get();
+        delete.check()?;
         if target.kind == NAMESPACE && KEPT_NAMESPACES.contains(&name) {
             return Err(ApiError::forbidden_object(kind, name, "this namespace may not be deleted"));
         }
@@ -355,30 +467,20 @@ impl Objects {
             let current = self.get(target.kind, target.namespace.as_deref(), name)?;
             authorize_write(&options.user, target.kind, Some(&current.value), None)?;
             check_preconditions(kind, &current, &delete.preconditions)?;
-            if options.dry_run || delete.dry_run.iter().any(|d| d == "All") {
-                return Ok((current, true));
-            }
-            let held = held(target.kind, &current.value);
-            if held && !text(&current.value, "/metadata/deletionTimestamp").is_empty() {
-                return Ok((current, false));
-            }
-            let expect = current.revision;
-            let op = if held {
-                let mut value = current.value.clone();
-                let metadata = meta::of(&mut value);
-                metadata.insert("deletionTimestamp".into(), meta::time(options.now));
-                if target.kind == NAMESPACE {
-                    // In the same write, so that nothing new comes into it from now on.
-                    crate::kinds::object(&mut value, "status").insert("phase".into(), "Terminating".into());
-                } else {
-                    metadata.insert("deletionGracePeriodSeconds".into(), 0.into());
+            let (op, gone) = match deletion::plan(target.kind, &current.value, delete, options.now) {
+                Plan::Nothing => return Ok((current, false)),
+                Plan::Remove => {
+                    (Op::Delete { kind: target.kind, key: current.key(), expect: current.revision }, true)
                 }
-                Op::Replace { kind: target.kind, expect, value }
-            } else {
-                Op::Delete { kind: target.kind, key: current.key(), expect }
+                Plan::Mark(value) => {
+                    (Op::Replace { kind: target.kind, expect: current.revision, value }, false)
+                }
             };
+            if options.dry_run || delete.dry_run.iter().any(|d| d == "All") {
+                return Ok((current, gone));
+            }
             match self.writer.write(op).await {
-                Ok(object) => return Ok((object, !held)),
+                Ok(object) => return Ok((object, gone)),
                 Err(Refused::Changed) => {}
                 Err(refused) => return Err(refusal(kind, name, refused)),
             }
@@ -387,31 +489,8 @@ impl Objects {
     }
 }
 
-/// Whether finalizers keep an object that is deleted.
-fn held(kind: KindId, o: &Value) -> bool {
-    let any = |pointer: &str| !list(o, pointer).is_empty();
-    any("/metadata/finalizers") || (kind == NAMESPACE && any("/spec/finalizers"))
-}
-
-fn check_preconditions(kind: &Kind, current: &Object, wanted: &Preconditions) -> ApiResult<()> {
-    let revision = current.revision.to_string();
-    for (what, wanted, found) in [
-        ("UID", &wanted.uid, current.uid()),
-        ("ResourceVersion", &wanted.resource_version, revision.as_str()),
-    ] {
-        if let Some(wanted) = wanted.as_deref().filter(|w| *w != found) {
-            let why = format!(
-                "Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {found}"
-            );
-            return Err(ApiError::conflict(kind, &current.name, &why));
-        }
-    }
-    Ok(())
-}
-
-/// The object as a dry run answers it.
-fn dry(kind: KindId, value: Value) -> Arc<Object> {
-    let revision = text(&value, "/metadata/resourceVersion").parse().unwrap_or(0);
+/// The object as a dry run answers it: with the revision that it has, none when it is new.
+fn dry(kind: KindId, value: Value, revision: u64) -> Arc<Object> {
     let mut object = Object::new(kind, value, revision);
     if revision == 0 {
         meta::of(&mut object.value).shift_remove("resourceVersion");

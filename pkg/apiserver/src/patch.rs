@@ -5,13 +5,19 @@ mod strategic;
 use serde_json::Value;
 
 use crate::error::{ApiError, ApiResult};
+use crate::registry::Kind;
+use crate::schema::definition_name;
 
 /// Media types of patches that are spoken.
 pub(crate) const MEDIA_TYPES: &[&str] = &[
     "application/json-patch+json",
     "application/merge-patch+json",
     "application/strategic-merge-patch+json",
+    APPLY,
 ];
+
+/// The media type of server-side apply: a configuration, in YAML.
+pub(crate) const APPLY: &str = "application/apply-patch+yaml";
 
 /// Most operations of a JSON patch; of those that can multiply an object, a hundredth.
 const OPERATIONS: usize = 10_000;
@@ -49,7 +55,7 @@ impl Patch {
     }
 
     /// The patched object.
-    pub(crate) fn apply(&self, current: &Value) -> ApiResult<Value> {
+    pub(crate) fn apply(&self, kind: &Kind, current: &Value) -> ApiResult<Value> {
         let mut object = current.clone();
         match self {
             Self::Json(patch) => {
@@ -69,7 +75,10 @@ impl Patch {
                 }
             }
             Self::Merge(patch) => json_patch::merge(&mut object, patch),
-            Self::Strategic(patch) => strategic::merge(&mut object, patch).map_err(ApiError::bad_request)?,
+            Self::Strategic(patch) => {
+                strategic::merge(&mut object, patch, Some(&definition_name(kind)))
+                    .map_err(ApiError::bad_request)?;
+            }
         }
         if !object.is_object() || crate::decode::too_deep(&object) {
             return Err(ApiError::unprocessable("the patched object is no object, or nests too deep"));
@@ -180,7 +189,7 @@ mod tests {
     }
 
     fn patched(media: &str, object: Value, patch: Value) -> ApiResult<Value> {
-        Patch::decode(media, patch.to_string().as_bytes())?.apply(&object)
+        Patch::decode(media, patch.to_string().as_bytes())?.apply(crate::registry::POD.get(), &object)
     }
 
     #[test]

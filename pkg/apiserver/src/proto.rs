@@ -15,6 +15,8 @@ pub(crate) enum Type {
     Text,
     Bool,
     Int,
+    /// A number that says something when it is 0, too.
+    Given,
     /// Bytes; base64 in JSON.
     Bytes,
     /// Seconds and nanoseconds; RFC 3339 in JSON.
@@ -56,11 +58,34 @@ pub(crate) const META: Schema = &[
 ];
 /// `DeleteOptions`.
 pub(crate) const DELETE_OPTIONS: Schema = &[
-    (1, "gracePeriodSeconds", Type::Int),
+    (1, "gracePeriodSeconds", Type::Given),
     (2, "preconditions", Type::Message(&[(1, "uid", Type::Text), (2, "resourceVersion", Type::Text)])),
+    (3, "orphanDependents", Type::Bool),
     (4, "propagationPolicy", Type::Text),
     (5, "dryRun", Type::List(&Type::Text)),
 ];
+
+/// `SelfSubjectAccessReview`.
+pub(crate) const ACCESS_REVIEW: Schema = &[(
+    2,
+    "spec",
+    Type::Message(&[
+        (
+            1,
+            "resourceAttributes",
+            Type::Message(&[
+                (1, "namespace", Type::Text),
+                (2, "verb", Type::Text),
+                (3, "group", Type::Text),
+                (4, "version", Type::Text),
+                (5, "resource", Type::Text),
+                (6, "subresource", Type::Text),
+                (7, "name", Type::Text),
+            ]),
+        ),
+        (2, "nonResourceAttributes", Type::Message(&[(1, "path", Type::Text), (2, "verb", Type::Text)])),
+    ]),
+)];
 
 /// The envelope: what kind it is, and the object.
 const UNKNOWN_TYPE: Schema = &[(1, "apiVersion", Type::Text), (2, "kind", Type::Text)];
@@ -182,6 +207,7 @@ fn value(of_type: &Type, wire: &Wire<'_>, element: bool) -> Result<Option<Value>
         (Type::Text, Wire::Bytes(b)) => Some(text(b)?).filter(|t| element || !t.is_empty()).map(Into::into),
         (Type::Bool, Wire::Number(n)) => Some((*n != 0).into()),
         (Type::Int, Wire::Number(n)) => Some(n.cast_signed()).filter(|n| element || *n != 0).map(Into::into),
+        (Type::Given, Wire::Number(n)) => Some(n.cast_signed().into()),
         (Type::Bytes, Wire::Bytes(b)) => Some(STANDARD.encode(b).into()),
         (Type::Time | Type::MicroTime, Wire::Bytes(b)) => time(b, matches!(of_type, Type::MicroTime))?,
         (Type::Message(schema), Wire::Bytes(b)) => {

@@ -1,5 +1,6 @@
 //! Paths and query parameters of the Kubernetes API.
 
+use crate::deletion::DeleteOptions;
 use crate::error::{ApiError, ApiResult};
 use crate::registry::{KindId, NAMESPACE, lookup};
 
@@ -95,7 +96,10 @@ pub(crate) struct Params {
     pub(crate) dry_run: bool,
     pub(crate) field_validation: FieldValidation,
     pub(crate) include_object: Option<String>,
-    pub(crate) force: bool,
+    pub(crate) force: Option<bool>,
+    pub(crate) field_manager: String,
+    /// `DeleteOptions` of a request without a body.
+    pub(crate) delete: DeleteOptions,
 }
 
 /// What happens to unknown fields.
@@ -108,6 +112,30 @@ pub(crate) enum FieldValidation {
     Warn,
     /// Refused.
     Strict,
+}
+
+/// Longest name of a manager of fields.
+const MANAGER_LIMIT: usize = 128;
+
+fn field_manager(name: String) -> ApiResult<String> {
+    if name.chars().count() > MANAGER_LIMIT {
+        return Err(ApiError::unprocessable(format!(
+            "fieldManager: Too long: may not be more than {MANAGER_LIMIT} bytes"
+        )));
+    }
+    if name.chars().any(char::is_control) {
+        return Err(ApiError::unprocessable(
+            "fieldManager: Invalid value: should only contain printable characters",
+        ));
+    }
+    Ok(name)
+}
+
+/// The manager that a client is by its User-Agent: the name of its program.
+pub(crate) fn manager_of_agent(headers: &http::HeaderMap) -> String {
+    let agent = headers.get(http::header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let name: String = agent.split('/').next().unwrap_or_default().chars().take(MANAGER_LIMIT).collect();
+    if name.is_empty() { "unknown".into() } else { name }
 }
 
 fn boolean(value: &str) -> bool {
@@ -152,7 +180,13 @@ impl Params {
                     }
                 }
                 "includeObject" => p.include_object = Some(value),
-                "force" => p.force = boolean(&value),
+                "force" => p.force = Some(boolean(&value)),
+                "gracePeriodSeconds" => {
+                    p.delete.grace_period_seconds = i64::try_from(number("gracePeriodSeconds")?).ok();
+                }
+                "propagationPolicy" => p.delete.propagation_policy = Some(value),
+                "orphanDependents" => p.delete.orphan_dependents = Some(boolean(&value)),
+                "fieldManager" => p.field_manager = field_manager(value)?,
                 _ => {}
             }
         }

@@ -88,12 +88,13 @@ pub(crate) fn text(code: StatusCode, text: impl Into<String>) -> Response<Body> 
 /// Adds a `Warning` header (RFC 9111) that clients show to their users.
 pub(crate) fn warn(response: &mut Response<Body>, warnings: &[String]) {
     for w in warnings.iter().take(20) {
-        let clean: String = w
-            .chars()
-            .filter(|c| !c.is_control())
-            .map(|c| if c == '"' { '\'' } else { c })
-            .take(300)
-            .collect();
+        let mut clean = String::new();
+        for c in w.chars().filter(|c| !c.is_control()).take(300) {
+            if matches!(c, '"' | '\\') {
+                clean.push('\\');
+            }
+            clean.push(c);
+        }
         if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{clean}\"")) {
             response.headers_mut().append(header::WARNING, value);
         }

@@ -126,10 +126,21 @@ pub(crate) fn start(
     stop: CancellationToken,
 ) -> ApiResult<Response<Body>> {
     let asked = params.revision()?;
-    if params.send_initial_events == Some(true) && params.resource_version_match != "NotOlderThan" {
-        return Err(ApiError::unprocessable(
-            "ListOptions.meta.k8s.io \"\" is invalid: resourceVersionMatch: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
-        ));
+    let forbidden = |why: &str| {
+        Err(ApiError::unprocessable(format!(
+            "ListOptions.meta.k8s.io \"\" is invalid: resourceVersionMatch: Forbidden: {why}"
+        )))
+    };
+    match (params.send_initial_events, params.resource_version_match.as_str()) {
+        (Some(_), "NotOlderThan") | (None, "") => {}
+        (Some(_), _) => {
+            return forbidden("sendInitialEvents requires setting resourceVersionMatch to NotOlderThan");
+        }
+        (None, _) => {
+            return forbidden(
+                "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+            );
+        }
     }
     // Subscribed before the state is read, so that nothing falls between.
     let mut changed = cache.subscribe(shape.kind);

@@ -1,9 +1,12 @@
-//! Strategic merge patch: a merge patch that knows which lists are sets, and by which key.
+//! Strategic merge patch: a merge patch that knows which lists are merged, and by which key.
 
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
 
+use crate::schema::{self, Field};
+
 /// How a list is merged.
+#[derive(Debug, Clone, Copy)]
 enum List {
     /// Replaced as a whole.
     Atomic,
@@ -13,30 +16,20 @@ enum List {
     Set,
 }
 
-/// The merge keys of the built-in kinds, by field name.
-fn list_kind(field: &str, items: &[Value]) -> List {
-    match field {
-        "containers"
-        | "initContainers"
-        | "ephemeralContainers"
-        | "volumes"
-        | "env"
-        | "imagePullSecrets"
-        | "schedulingGates"
-        | "resourceClaims"
-        | "secrets" => List::Keyed("name"),
-        "conditions" | "addresses" => List::Keyed("type"),
-        "ports" if items.iter().any(|i| i.get("containerPort").is_some()) => List::Keyed("containerPort"),
-        "ports" => List::Keyed("port"),
-        "volumeMounts" => List::Keyed("mountPath"),
-        "volumeDevices" => List::Keyed("devicePath"),
-        "hostAliases" | "podIPs" | "hostIPs" => List::Keyed("ip"),
-        "ownerReferences" => List::Keyed("uid"),
-        "topologySpreadConstraints" => List::Keyed("topologyKey"),
-        "taints" => List::Keyed("key"),
-        "finalizers" | "podCIDRs" => List::Set,
-        _ => List::Atomic,
+fn list_kind(field: Option<&Field>) -> List {
+    match field.and_then(|f| f.patch) {
+        None => List::Atomic,
+        Some(rule) => rule.key.map_or(List::Set, List::Keyed),
     }
+}
+
+/// The field of a type; none in objects of no known type.
+fn field(of: Option<&str>, name: &str) -> Option<&'static Field> {
+    schema::lookup(of?)?.fields.get(name)
+}
+
+fn inner(field: Option<&Field>) -> Option<&str> {
+    field.and_then(|f| f.inner.as_deref())
 }
 
 const DIRECTIVE: &str = "$patch";
@@ -44,19 +37,23 @@ const RETAIN: &str = "$retainKeys";
 const DELETE_PRIMITIVES: &str = "$deleteFromPrimitiveList/";
 const ORDER: &str = "$setElementOrder/";
 
-/// Merges `patch` into `target`.
-pub(super) fn merge(target: &mut Value, patch: &Value) -> Result<(), String> {
+/// Merges `patch` into `target`, an object of the type `of`.
+pub(super) fn merge(target: &mut Value, patch: &Value, of: Option<&str>) -> Result<(), String> {
     let Value::Object(patch) = patch else { return Err("the patch is not an object".into()) };
     if !target.is_object() {
         *target = Value::Object(Map::new());
     }
     if let Value::Object(target) = target {
-        merge_maps(target, patch)?;
+        merge_maps(target, patch, of)?;
     }
     Ok(())
 }
 
-fn merge_maps(target: &mut Map<String, Value>, patch: &Map<String, Value>) -> Result<(), String> {
+fn merge_maps(
+    target: &mut Map<String, Value>,
+    patch: &Map<String, Value>,
+    of: Option<&str>,
+) -> Result<(), String> {
     match patch.get(DIRECTIVE).map(|d| d.as_str().unwrap_or_default()) {
         None | Some("merge") => {}
         Some("replace") => {
@@ -85,7 +82,7 @@ fn merge_maps(target: &mut Map<String, Value>, patch: &Map<String, Value>) -> Re
         }
     }
     for (key, value) in patch.iter().filter(|(k, _)| !k.starts_with('$')) {
-        merge_field(target, key, value, patch.get(&format!("{ORDER}{key}")))?;
+        merge_field(target, key, value, patch.get(&format!("{ORDER}{key}")), field(of, key))?;
     }
     // An order without a change of the list itself.
     for (key, order) in patch {
@@ -94,7 +91,7 @@ fn merge_maps(target: &mut Map<String, Value>, patch: &Map<String, Value>) -> Re
             && let Some(Value::Array(items)) = target.get_mut(list)
         {
             let before = items.clone();
-            reorder(list, items, order, &before);
+            reorder(list_kind(field(of, list)), items, order, &before);
         }
     }
     Ok(())
@@ -105,6 +102,7 @@ fn merge_field(
     key: &str,
     value: &Value,
     order: Option<&Value>,
+    of: Option<&Field>,
 ) -> Result<(), String> {
     match value {
         Value::Null => {
@@ -116,7 +114,7 @@ fn merge_field(
                 *slot = Value::Object(Map::new());
             }
             if let Value::Object(map) = slot {
-                merge_maps(map, patch)?;
+                merge_maps(map, patch, inner(of))?;
             }
             if patch.get(DIRECTIVE).and_then(Value::as_str) == Some("delete") {
                 target.shift_remove(key);
@@ -128,9 +126,9 @@ fn merge_field(
                 _ => Vec::new(),
             };
             let before = items.clone();
-            merge_list(key, &mut items, patch)?;
+            merge_list(key, &mut items, patch, of)?;
             if let Some(order) = order {
-                reorder(key, &mut items, order, &before);
+                reorder(list_kind(of), &mut items, order, &before);
             }
             target.insert(key.to_owned(), Value::Array(items));
         }
@@ -141,10 +139,14 @@ fn merge_field(
     Ok(())
 }
 
-fn merge_list(field: &str, items: &mut Vec<Value>, patch: &[Value]) -> Result<(), String> {
+fn merge_list(
+    field: &str,
+    items: &mut Vec<Value>,
+    patch: &[Value],
+    of: Option<&Field>,
+) -> Result<(), String> {
     let directive = |item: &Value| item.get(DIRECTIVE).and_then(Value::as_str).map(str::to_owned);
-    let sample: Vec<Value> = patch.iter().chain(items.iter()).cloned().collect();
-    let kind = list_kind(field, &sample);
+    let kind = list_kind(of);
     let replace = patch.iter().any(|p| directive(p).as_deref() == Some("replace"));
     match kind {
         List::Atomic => *items = patch.iter().filter(|p| directive(p).is_none()).cloned().collect(),
@@ -167,10 +169,10 @@ fn merge_list(field: &str, items: &mut Vec<Value>, patch: &[Value]) -> Result<()
                 let at = items.iter().position(|i| i.get(key) == Some(id));
                 match (directive(p).as_deref(), at) {
                     (Some("delete"), _) => items.retain(|i| i.get(key) != Some(id)),
-                    (_, Some(at)) => merge(&mut items[at], p)?,
+                    (_, Some(at)) => merge(&mut items[at], p, inner(of))?,
                     (_, None) => {
                         let mut new = Value::Object(Map::new());
-                        merge(&mut new, p)?;
+                        merge(&mut new, p, inner(of))?;
                         items.push(new);
                     }
                 }
@@ -181,9 +183,9 @@ fn merge_list(field: &str, items: &mut Vec<Value>, patch: &[Value]) -> Result<()
 }
 
 /// Puts the entries that `order` names in that order; others keep their place relative to what stood after them.
-fn reorder(field: &str, items: &mut Vec<Value>, order: &Value, before: &[Value]) {
+fn reorder(kind: List, items: &mut Vec<Value>, order: &Value, before: &[Value]) {
     let Value::Array(order) = order else { return };
-    let key = match list_kind(field, items) {
+    let key = match kind {
         List::Atomic => return,
         List::Keyed(key) => Some(key),
         List::Set => None,
@@ -213,9 +215,12 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
-    fn merged(mut target: Value, patch: Value) -> Value {
-        merge(&mut target, &patch).unwrap();
+    fn merged_as(of: &str, mut target: Value, patch: Value) -> Value {
+        merge(&mut target, &patch, Some(&format!("io.k8s.api.core.v1.{of}"))).unwrap();
         target
+    }
+    fn merged(target: Value, patch: Value) -> Value {
+        merged_as("Pod", target, patch)
     }
 
     #[test]
@@ -236,41 +241,58 @@ mod tests {
             merged(pod.clone(), json!({"spec": {"containers": [{"name": "z"}, {"$patch": "replace"}]}})),
             json!({"spec": {"containers": [{"name": "z"}]}})
         );
-        assert!(merge(&mut pod.clone(), &json!({"spec": {"containers": [{"image": "2"}]}})).is_err());
+        let keyless = json!({"spec": {"containers": [{"image": "2"}]}});
+        assert!(merge(&mut pod.clone(), &keyless, Some("io.k8s.api.core.v1.Pod")).is_err());
     }
 
     #[test]
     fn conditions_addresses_ports_and_sets() {
         let node = json!({"status": {"conditions": [{"type": "Ready", "status": "False", "reason": "x"}]}, "metadata": {"finalizers": ["a/b"]}});
         assert_eq!(
-            merged(
+            merged_as(
+                "Node",
                 node,
                 json!({"status": {"conditions": [{"type": "Ready", "status": "True"}]}, "metadata": {"finalizers": ["c/d"], "$deleteFromPrimitiveList/finalizers": ["a/b"]}})
             ),
             json!({"status": {"conditions": [{"type": "Ready", "status": "True", "reason": "x"}]}, "metadata": {"finalizers": ["c/d"]}})
         );
         assert_eq!(
-            merged(
+            merged_as(
+                "Container",
                 json!({"ports": [{"containerPort": 80, "name": "a"}]}),
                 json!({"ports": [{"containerPort": 80, "protocol": "UDP"}]})
             ),
             json!({"ports": [{"containerPort": 80, "name": "a", "protocol": "UDP"}]})
         );
-        assert_eq!(merged(json!({"args": ["a"]}), json!({"args": ["b"]})), json!({"args": ["b"]}));
+        assert_eq!(
+            merged_as("Container", json!({"args": ["a"]}), json!({"args": ["b"]})),
+            json!({"args": ["b"]})
+        );
+        // The same name of a field, in another type: replaced as a whole.
+        assert_eq!(
+            merged_as("EndpointSubset", json!({"ports": [{"port": 1}]}), json!({"ports": [{"port": 2}]})),
+            json!({"ports": [{"port": 2}]})
+        );
+        assert_eq!(
+            merged_as("ServiceSpec", json!({"ports": [{"port": 1}]}), json!({"ports": [{"port": 2}]})),
+            json!({"ports": [{"port": 1}, {"port": 2}]})
+        );
     }
 
     #[test]
     fn order_and_retained_keys() {
         let o = json!({"env": [{"name": "a"}, {"name": "b"}, {"name": "c"}]});
         assert_eq!(
-            merged(
+            merged_as(
+                "Container",
                 o,
                 json!({"$setElementOrder/env": [{"name": "c"}, {"name": "a"}], "env": [{"name": "c", "value": "1"}]})
             ),
             json!({"env": [{"name": "b"}, {"name": "c", "value": "1"}, {"name": "a"}]})
         );
         assert_eq!(
-            merged(
+            merged_as(
+                "PodSpec",
                 json!({"volumes": [{"name": "v", "emptyDir": {}}]}),
                 json!({"volumes": [{"name": "v", "$retainKeys": ["name", "hostPath"], "hostPath": {"path": "/x"}}]})
             ),

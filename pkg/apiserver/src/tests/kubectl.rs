@@ -3,10 +3,11 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Command;
 
 use super::harness::TestServer;
+use super::tools;
 
 fn kubectl(s: &TestServer) -> Command {
     let home = s.directory.path();
-    let mut c = Command::new("kubectl");
+    let mut c = Command::new(tools::tool("kubectl-1.36/kubectl"));
     c.env_clear()
         .env("PATH", "/usr/local/bin:/usr/bin:/bin")
         .env("HOME", home)
@@ -103,7 +104,10 @@ async fn everyday_kubectl() {
     assert!(ok(&s, &["describe", "node", "n1"]).await.contains("p1"));
     assert!(ok(&s, &["describe", "pod", "p1"]).await.contains("10.42.0.9"));
     ok(&s, &["wait", "--for=condition=Ready", "node/n1", "--timeout=5s"]).await;
-    assert_eq!(ok(&s, &["delete", "configmap", "lit"]).await, "configmap \"lit\" deleted\n");
+    assert_eq!(
+        ok(&s, &["delete", "configmap", "lit"]).await,
+        "configmap \"lit\" deleted from default namespace\n"
+    );
     let resources = ok(&s, &["api-resources"]).await;
     assert_eq!(line(&resources, "leases")[1..3], ["coordination.k8s.io/v1", "true"], "{resources}");
     assert!(ok(&s, &["version"]).await.contains("v1.36.0+warren"));
@@ -124,7 +128,9 @@ async fn everyday_kubectl() {
     let mut lines = BufReader::new(watching.stdout.take().unwrap()).lines();
     assert!(lines.next_line().await.unwrap().unwrap().starts_with("NAME"));
     assert!(lines.next_line().await.unwrap().unwrap().starts_with("p1"));
-    assert!(ok(&s, &["delete", "pod", "p1", "--timeout=10s"]).await.contains("\"p1\" deleted"));
+    // As the node's agent confirms: the pod has ended.
+    let gone = run(&s, &["delete", "pod", "p1", "--grace-period=0", "--force"]).await;
+    assert!(String::from_utf8_lossy(&gone.stdout).contains("\"p1\" force deleted"), "{gone:?}");
     let last = lines.next_line().await.unwrap().unwrap();
     assert!(last.starts_with("p1"), "{last}");
     watching.start_kill().unwrap();

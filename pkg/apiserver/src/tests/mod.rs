@@ -1,9 +1,14 @@
 //! The server as clients see it: over TLS on loopback.
 
+mod applying;
 mod connections;
+mod deleting;
 mod harness;
 mod joining;
 mod kubectl;
+mod python;
+mod tools;
+mod transcript;
 mod verbs;
 mod watch_model;
 mod watches;

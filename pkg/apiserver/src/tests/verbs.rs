@@ -105,9 +105,22 @@ async fn faults_are_told_as_kubernetes_does() {
         is(400, "BadRequest")
     );
     let apply = s.patch(&format!("{MAPS}/a"), "application/apply-patch+yaml", json!({})).await;
-    assert_eq!(apply.code, 415);
+    assert_eq!(apply.code, 400, "an apply needs a fieldManager");
+    assert_eq!(s.patch(&format!("{MAPS}/a"), "application/x", json!({})).await.code, 415);
     let warned = s.ask("POST", MAPS, json!({"metadata": {"name": "w"}, "x": 1})).await;
-    assert_eq!(warned.headers["warning"], "299 - \"unknown field 'x'\"");
+    assert_eq!(warned.headers["warning"], r#"299 - "unknown field \"x\"""#);
+    let twice = json!(r#"{"metadata": {"name": "t"}, "data": {"a": "1", "a": "2"}}"#);
+    let strict = s.ask("POST", &format!("{MAPS}?fieldValidation=Strict"), twice.clone()).await;
+    assert!(
+        strict.body["message"]
+            .as_str()
+            .unwrap()
+            .contains(r#"strict decoding error: duplicate field "data.a""#),
+        "{}",
+        strict.body
+    );
+    let warned = s.ask("POST", MAPS, twice).await;
+    assert_eq!(warned.headers["warning"], r#"299 - "duplicate field \"data.a\"""#);
     let invalid = s.ask("POST", PODS, json!({"metadata": {"name": "p"}, "spec": {"containers": []}})).await;
     assert_eq!(invalid.body["message"], "Pod \"p\" is invalid: spec.containers: Required value");
     assert_eq!(invalid.body["details"]["causes"][0]["field"], "spec.containers");

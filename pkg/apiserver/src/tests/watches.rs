@@ -80,7 +80,7 @@ async fn a_watch_begins_with_the_state_and_follows() {
     )
     .await;
     assert_eq!(web.seen().await, is("ADDED", "b"));
-    s.ask("DELETE", &format!("{PODS}/b"), Value::Null).await;
+    s.ask("DELETE", &format!("{PODS}/b?gracePeriodSeconds=0"), Value::Null).await;
     assert_eq!(web.seen().await, is("DELETED", "b"));
     for expected in [is("ADDED", "b"), is("MODIFIED", "a"), is("MODIFIED", "b"), is("DELETED", "b")] {
         assert_eq!(all.seen().await, expected);
@@ -168,7 +168,7 @@ async fn the_clients_own_watcher_follows() {
         assert!(
             matches!(events.next().await.unwrap().unwrap(), watcher::Event::Apply(p) if p.metadata.name.as_deref() == Some("b"))
         );
-        s.ask("DELETE", &format!("{PODS}/b"), Value::Null).await;
+        s.ask("DELETE", &format!("{PODS}/b?gracePeriodSeconds=0"), Value::Null).await;
         assert!(matches!(events.next().await.unwrap().unwrap(), watcher::Event::Delete(_)));
     }
 }
