@@ -82,6 +82,14 @@ pub fn worsen() -> Result<()> {
     succeed("tc", &[netem.as_slice(), BAD_LINE].concat())
 }
 
+/// Makes the bad line a good one again.
+///
+/// # Errors
+/// When it was none.
+pub fn mend() -> Result<()> {
+    succeed("tc", &["qdisc", "del", "dev", LINK, "root"])
+}
+
 fn succeed(program: &str, args: &[&str]) -> Result<()> {
     let out = Command::new(program).args(args).output().with_context(|| format!("start {program}"))?;
     crate::lab::succeeded(&format!("{program} {}", args.join(" ")), &out).map(drop)

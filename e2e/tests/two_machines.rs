@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use warren_e2e::capture::{CONTROLS, Capture, send_control};
 use warren_e2e::eventually;
 use warren_e2e::scenario::{TUNNEL_PORT, pod_ranges};
-use warren_e2e::station::{Call, EchoPod, LINK, Line, Role, Service, agent_ready, configure, worsen};
+use warren_e2e::station::{Call, EchoPod, LINK, Line, Role, Service, agent_ready, configure, mend, worsen};
 
 const OWN_NS: &str = "/proc/self/ns/net";
 const TOKEN: &str = "/tmp/token";
@@ -110,6 +110,9 @@ fn two_machines_connect_and_leak_nothing() -> Result<()> {
     println!("{}: all again on a bad line after {} ms", role.name(), start.elapsed().as_millis());
     line.meet("reached on a bad line")?;
 
+    // A control that the bad line loses would make the capture look blind.
+    mend()?;
+    line.meet("line mended")?;
     let [_, theirs] = CONTROLS;
     match capture {
         Some(capture) => {
