@@ -1,6 +1,7 @@
 //! The server as clients see it: over TLS on loopback.
 
 mod connections;
+mod controllers;
 mod harness;
 mod joining;
 mod kubectl;
