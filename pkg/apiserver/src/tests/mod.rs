@@ -2,6 +2,7 @@
 
 mod applying;
 mod connections;
+mod controllers;
 mod deleting;
 mod harness;
 mod joining;
