@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::error::{ApiError, ApiResult};
 use crate::meta;
-use crate::registry::{Kind, KindId, POD};
+use crate::registry::{Kind, KindId, NAMESPACE, POD};
 use crate::storage::Object;
 use crate::table::{list, text};
 
@@ -107,6 +107,11 @@ impl DeleteOptions {
     }
 }
 
+/// Whether a namespace still has to be emptied by those that it names.
+fn to_empty(kind: KindId, object: &Value) -> bool {
+    kind == NAMESPACE && !list(object, "/spec/finalizers").is_empty()
+}
+
 /// What deleting `object` does.
 pub(crate) fn plan(kind: KindId, object: &Value, options: &DeleteOptions, now: Timestamp) -> Plan {
     let marked = text(object, "/metadata/deletionTimestamp").parse::<Timestamp>().ok();
@@ -123,7 +128,7 @@ pub(crate) fn plan(kind: KindId, object: &Value, options: &DeleteOptions, now: T
         Some(_) if grace == before => list(object, "/metadata/finalizers").to_vec(),
         _ => options.finalizers(object),
     };
-    if grace == 0 && finalizers.is_empty() {
+    if grace == 0 && finalizers.is_empty() && !to_empty(kind, object) {
         return Plan::Remove;
     }
     if marked.is_some() && grace == before {
@@ -137,7 +142,9 @@ pub(crate) fn plan(kind: KindId, object: &Value, options: &DeleteOptions, now: T
     };
     let end = start.checked_add(SignedDuration::from_secs(grace)).unwrap_or(now);
     metadata.insert("deletionTimestamp".into(), meta::time(end));
-    metadata.insert("deletionGracePeriodSeconds".into(), grace.into());
+    if kind != NAMESPACE {
+        metadata.insert("deletionGracePeriodSeconds".into(), grace.into());
+    }
     if finalizers.is_empty() {
         metadata.shift_remove("finalizers");
     } else {
@@ -146,14 +153,19 @@ pub(crate) fn plan(kind: KindId, object: &Value, options: &DeleteOptions, now: T
     if let (None, Some(generation)) = (marked, metadata.get("generation").and_then(Value::as_i64)) {
         metadata.insert("generation".into(), (generation + 1).into());
     }
+    if kind == NAMESPACE {
+        // In the same write, so that nothing new comes into it from now on.
+        crate::kinds::object(&mut new, "status").insert("phase".into(), "Terminating".into());
+    }
     Plan::Mark(new)
 }
 
 /// Whether a marked object has nothing left to wait for.
-pub(crate) fn is_over(object: &Value) -> bool {
+pub(crate) fn is_over(kind: KindId, object: &Value) -> bool {
     let grace = object.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(0);
     !text(object, "/metadata/deletionTimestamp").is_empty()
         && list(object, "/metadata/finalizers").is_empty()
+        && !to_empty(kind, object)
         && grace == 0
 }
 
@@ -207,13 +219,25 @@ mod tests {
             marked["metadata"],
             json!({"name": "p", "generation": 2, "deletionTimestamp": "1970-01-01T00:00:30Z", "deletionGracePeriodSeconds": 30})
         );
-        assert!(!is_over(&marked));
+        assert!(!is_over(POD, &marked));
         assert_eq!(plan(POD, &marked, &none, NOW), Plan::Nothing);
         assert_eq!(plan(POD, &marked, &options(json!({"gracePeriodSeconds": 60})), NOW), Plan::Nothing);
         let shorter = mark(plan(POD, &marked, &options(json!({"gracePeriodSeconds": 10})), NOW));
         assert_eq!(shorter["metadata"]["deletionTimestamp"], "1970-01-01T00:00:10Z");
         assert_eq!(plan(POD, &marked, &options(json!({"gracePeriodSeconds": 0})), NOW), Plan::Remove);
         assert_eq!(plan(POD, &pod("n"), &options(json!({"gracePeriodSeconds": 0})), NOW), Plan::Remove);
+    }
+
+    #[test]
+    fn a_namespace_waits_until_it_is_empty() {
+        let namespace = json!({"metadata": {"name": "n"}, "spec": {"finalizers": ["kubernetes"]}});
+        let marked = mark(plan(NAMESPACE, &namespace, &options(json!({})), NOW));
+        assert_eq!(marked["status"]["phase"], "Terminating");
+        assert_eq!(marked["metadata"], json!({"name": "n", "deletionTimestamp": "1970-01-01T00:00:00Z"}));
+        assert_eq!(plan(NAMESPACE, &marked, &options(json!({})), NOW), Plan::Nothing);
+        let mut empty = marked.clone();
+        empty["spec"]["finalizers"] = json!([]);
+        assert!(is_over(NAMESPACE, &empty) && !is_over(NAMESPACE, &marked));
     }
 
     #[test]
