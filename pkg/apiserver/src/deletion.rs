@@ -107,6 +107,11 @@ impl DeleteOptions {
     }
 }
 
+/// Whether a namespace still has to be emptied by those that it names.
+fn to_empty(kind: KindId, object: &Value) -> bool {
+    kind == NAMESPACE && !list(object, "/spec/finalizers").is_empty()
+}
+
 /// What deleting `object` does.
 pub(crate) fn plan(kind: KindId, object: &Value, options: &DeleteOptions, now: Timestamp) -> Plan {
     let marked = text(object, "/metadata/deletionTimestamp").parse::<Timestamp>().ok();
@@ -123,7 +128,7 @@ pub(crate) fn plan(kind: KindId, object: &Value, options: &DeleteOptions, now: T
         Some(_) if grace == before => list(object, "/metadata/finalizers").to_vec(),
         _ => options.finalizers(object),
     };
-    if grace == 0 && finalizers.is_empty() && !has_content(kind, object) {
+    if grace == 0 && finalizers.is_empty() && !to_empty(kind, object) {
         return Plan::Remove;
     }
     if marked.is_some() && grace == before {
@@ -160,13 +165,8 @@ pub(crate) fn is_over(kind: KindId, object: &Value) -> bool {
     let grace = object.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(0);
     !text(object, "/metadata/deletionTimestamp").is_empty()
         && list(object, "/metadata/finalizers").is_empty()
-        && !has_content(kind, object)
+        && !to_empty(kind, object)
         && grace == 0
-}
-
-/// Whether a namespace is still kept by what is in it.
-fn has_content(kind: KindId, object: &Value) -> bool {
-    kind == NAMESPACE && !list(object, "/spec/finalizers").is_empty()
 }
 
 /// Whether the object is the one that is meant.
@@ -226,6 +226,18 @@ mod tests {
         assert_eq!(shorter["metadata"]["deletionTimestamp"], "1970-01-01T00:00:10Z");
         assert_eq!(plan(POD, &marked, &options(json!({"gracePeriodSeconds": 0})), NOW), Plan::Remove);
         assert_eq!(plan(POD, &pod("n"), &options(json!({"gracePeriodSeconds": 0})), NOW), Plan::Remove);
+    }
+
+    #[test]
+    fn a_namespace_waits_until_it_is_empty() {
+        let namespace = json!({"metadata": {"name": "n"}, "spec": {"finalizers": ["kubernetes"]}});
+        let marked = mark(plan(NAMESPACE, &namespace, &options(json!({})), NOW));
+        assert_eq!(marked["status"]["phase"], "Terminating");
+        assert_eq!(marked["metadata"], json!({"name": "n", "deletionTimestamp": "1970-01-01T00:00:00Z"}));
+        assert_eq!(plan(NAMESPACE, &marked, &options(json!({})), NOW), Plan::Nothing);
+        let mut empty = marked.clone();
+        empty["spec"]["finalizers"] = json!([]);
+        assert!(is_over(NAMESPACE, &empty) && !is_over(NAMESPACE, &marked));
     }
 
     #[test]

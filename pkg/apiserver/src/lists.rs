@@ -177,7 +177,7 @@ pub(crate) fn render(
             reply::json(StatusCode::OK, &t)
         }
         Form::Partial => {
-            let items: Vec<_> = objects.iter().map(|o| partial(&o.value)).collect();
+            let items: Vec<_> = objects.iter().map(|o| partial(&o.full())).collect();
             let list = json!({ "kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": metadata, "items": items });
             reply::json(StatusCode::OK, &list)
         }

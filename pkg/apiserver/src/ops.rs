@@ -357,8 +357,9 @@ impl Objects {
         let kind = target.kind.get();
         for _ in 0..TRIES {
             let current = self.get(target.kind, target.namespace.as_deref(), name)?;
-            authorize_write(&options.user, target.kind, Some(&current.value), None)?;
-            let (new, warnings) = decode::typed(kind, make(&current.value)?, options.validation)?;
+            let live = current.full();
+            authorize_write(&options.user, target.kind, Some(&live), None)?;
+            let (new, warnings) = decode::typed(kind, make(&live)?, options.validation)?;
             let precondition = text(&new, "/metadata/resourceVersion").to_owned();
             if !precondition.is_empty() && precondition != current.revision.to_string() {
                 return Err(ApiError::changed(kind, name));
@@ -371,18 +372,12 @@ impl Objects {
                 );
                 return Err(ApiError::conflict(kind, name, &why));
             }
-            let mut new = self.prepare(target, new, &current.value);
+            let mut new = self.prepare(target, new, &live);
             if track {
-                apply::update(
-                    kind,
-                    &current.value,
-                    &mut new,
-                    &manager(target, options, false),
-                    &seconds(options.now),
-                );
+                apply::update(kind, &live, &mut new, &manager(target, options, false), &seconds(options.now));
             }
-            decode::validate(kind, &new, Some(&current.value))?;
-            authorize_write(&options.user, target.kind, Some(&current.value), Some(&new))?;
+            decode::validate(kind, &new, Some(&live))?;
+            authorize_write(&options.user, target.kind, Some(&live), Some(&new))?;
             let ends = deletion::is_over(target.kind, &new);
             let result = if options.dry_run {
                 Ok(dry(target.kind, new, current.revision))
@@ -493,8 +488,10 @@ impl Objects {
 fn dry(kind: KindId, value: Value, revision: u64) -> Arc<Object> {
     let mut object = Object::new(kind, value, revision);
     if revision == 0 {
+        let mut full = object.full();
+        meta::of(&mut full).shift_remove("resourceVersion");
+        object.json = full.to_string().into();
         meta::of(&mut object.value).shift_remove("resourceVersion");
-        object.json = object.value.to_string().into();
     }
     Arc::new(object)
 }

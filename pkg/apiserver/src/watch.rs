@@ -46,7 +46,7 @@ impl Shape {
                     .to_string()
                     .into()
             }
-            Form::Partial => partial(&object.value).to_string().into(),
+            Form::Partial => partial(&object.full()).to_string().into(),
             Form::Object | Form::Discovery => object.json.clone(),
         }
     }
@@ -95,7 +95,7 @@ pub(crate) fn translate(event: &Event, selector: &Selector) -> Option<(&'static 
         (true, false) if event.deleted => Some(("DELETED", event.object.clone())),
         // It lives on outside the selection; the watcher gets what it last knew, at this revision.
         (true, false) => {
-            let last = event.previous.as_ref()?.value.clone();
+            let last = event.previous.as_ref()?.full();
             Some(("DELETED", Arc::new(Object::new(event.object.kind, last, event.revision))))
         }
     }

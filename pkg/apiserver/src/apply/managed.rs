@@ -115,11 +115,8 @@ impl Managers {
             key(a).cmp(&key(b)).then(a.manager.subresource.cmp(b.manager.subresource))
         });
         let metadata = crate::meta::of(object);
-        if self.0.is_empty() {
-            metadata.shift_remove("managedFields");
-        } else {
-            metadata.insert("managedFields".into(), self.0.iter().map(Entry::encode).collect());
-        }
+        // An empty list says that nobody owns anything; storing the object leaves it out.
+        metadata.insert("managedFields".into(), self.0.iter().map(Entry::encode).collect());
     }
     pub(crate) fn get(&self, manager: &Manager) -> Option<&Entry> {
         self.0.iter().find(|e| e.manager == *manager)

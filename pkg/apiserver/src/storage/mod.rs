@@ -43,20 +43,30 @@ pub(crate) struct Object {
     pub(crate) namespace: String,
     pub(crate) name: String,
     pub(crate) revision: u64,
-    /// Decoded, with resourceVersion.
+    /// Decoded, with resourceVersion, without `managedFields`: they would be half of the memory, and only writes need
+    /// them. See [`Object::full`].
     pub(crate) value: Value,
-    /// The same as JSON.
+    /// The whole object as JSON.
     pub(crate) json: Bytes,
 }
 
 impl Object {
     /// Stamps `revision` into `value`.
     pub(crate) fn new(kind: KindId, mut value: Value, revision: u64) -> Self {
-        crate::meta::of(&mut value).insert("resourceVersion".into(), revision.to_string().into());
+        let metadata = crate::meta::of(&mut value);
+        metadata.insert("resourceVersion".into(), revision.to_string().into());
+        if metadata.get(MANAGED).is_some_and(|m| m.as_array().is_none_or(Vec::is_empty)) {
+            metadata.shift_remove(MANAGED);
+        }
         let json = Bytes::from(value.to_string());
+        crate::meta::of(&mut value).shift_remove(MANAGED);
         let (namespace, name) =
             (text(&value, "/metadata/namespace").to_owned(), text(&value, "/metadata/name").to_owned());
         Self { kind, namespace, name, revision, value, json }
+    }
+    /// The whole object, decoded anew.
+    pub(crate) fn full(&self) -> Value {
+        serde_json::from_slice(&self.json).unwrap_or_else(|_| self.value.clone())
     }
     /// The key inside its kind.
     pub(crate) fn key(&self) -> String {
@@ -74,6 +84,18 @@ pub(crate) fn object_key(namespace: &str, name: &str) -> String {
 
 fn row_key(kind: KindId, key: &str) -> String {
     format!("{}/{key}", kind.get().qualified())
+}
+
+/// The list of those who own fields, in the metadata.
+const MANAGED: &str = "managedFields";
+
+/// Gives `new` the owners of fields in `old` when it says nothing of them; an empty list says that there are none.
+fn keep_managers(new: &mut Value, old: &Object) {
+    if new.pointer("/metadata/managedFields").is_none()
+        && let Some(managed) = old.full().pointer_mut("/metadata/managedFields")
+    {
+        crate::meta::of(new).insert(MANAGED.into(), managed.take());
+    }
 }
 
 /// Where objects are kept.

@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use warren_store::{Change, Durability};
 
-use super::{ApiObject, Cache, Disk, Event, Object, REVISION_ROW, object_key, row_key};
+use super::{ApiObject, Cache, Disk, Event, Object, REVISION_ROW, keep_managers, object_key, row_key};
 use crate::cidr::PodCidrAllocator;
 use crate::registry::{KindId, NAMESPACE, NODE};
 use crate::table::{list, text};
@@ -198,7 +198,7 @@ impl Batch<'_> {
     fn remove(&mut self, object: &Arc<Object>) -> Arc<Object> {
         let revision = self.next_revision();
         self.overlay.insert((object.kind, object.key()), None);
-        let last = Arc::new(Object::new(object.kind, object.value.clone(), revision));
+        let last = Arc::new(Object::new(object.kind, object.full(), revision));
         self.events.push(Event {
             revision,
             object: last.clone(),
@@ -250,7 +250,7 @@ impl Batch<'_> {
         Ok(())
     }
 
-    fn replace(&mut self, kind: KindId, expect: u64, value: Value) -> Reply {
+    fn replace(&mut self, kind: KindId, expect: u64, mut value: Value) -> Reply {
         let key = object_key(text(&value, "/metadata/namespace"), text(&value, "/metadata/name"));
         let current = self.get(kind, &key).ok_or(Refused::Missing)?;
         if current.revision != expect {
@@ -263,7 +263,9 @@ impl Batch<'_> {
                 .map_err(|e| Refused::PodCidr(e.to_string()))?;
         }
         // A write that changes nothing keeps its resourceVersion and tells nobody.
-        if same(&current.value, &value) {
+        keep_managers(&mut value, &current);
+        let managers = "/metadata/managedFields";
+        if same(&current.value, &value) && current.full().pointer(managers) == value.pointer(managers) {
             return Ok(current);
         }
         Ok(self.put(kind, value, Some(current)))
@@ -286,13 +288,15 @@ pub(crate) fn admit(namespace: Option<&Object>, name: &str) -> Result<(), Refuse
     if ends { Err(Refused::NamespaceEnds(name.to_owned())) } else { Ok(()) }
 }
 
-/// Whether two states differ in nothing but the resourceVersion.
+/// Whether two states differ in nothing but the resourceVersion and the owners of fields.
 fn same(a: &Value, b: &Value) -> bool {
     let (Value::Object(a), Value::Object(b)) = (a, b) else { return a == b };
     let strip = |v: Option<&Value>| {
         let mut v = v.cloned().unwrap_or_default();
         if let Value::Object(m) = &mut v {
-            m.shift_remove("resourceVersion");
+            for key in ["resourceVersion", "managedFields"] {
+                m.shift_remove(key);
+            }
         }
         v
     };

@@ -58,7 +58,6 @@ fn steps(text: &str, old: bool, directory: &Path) -> Vec<Step> {
 
 /// Whether a line is as the pattern says: `*` stands for any text.
 fn line_fits(pattern: &str, line: &str) -> bool {
-    // A line that truly begins with a star is a list of faults.
     let parts: Vec<&str> = pattern.split('*').collect();
     let [first, middle @ .., last] = parts.as_slice() else { return pattern == line };
     let Some(mut rest) = line.strip_prefix(first) else { return false };
