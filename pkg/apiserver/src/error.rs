@@ -79,9 +79,18 @@ struct Details {
 /// The outcome of most of this crate.
 pub(crate) type ApiResult<T> = Result<T, ApiError>;
 
+/// Longest message.
+const MESSAGE_LIMIT: usize = 8 << 10;
+
 impl ApiError {
     fn new(code: StatusCode, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), details: None }
+        let mut message = message.into();
+        // What a client sent may be in it; it is not sent back in megabytes.
+        if message.len() > MESSAGE_LIMIT {
+            message.truncate(message.floor_char_boundary(MESSAGE_LIMIT));
+            message.push_str("...");
+        }
+        Self { code, reason, message, details: None }
     }
     fn about(mut self, kind: &Kind, name: &str) -> Self {
         self.details = Some(Box::new(Details {
@@ -117,6 +126,10 @@ impl ApiError {
     }
     pub(crate) fn no_such_path() -> Self {
         Self::new(StatusCode::NOT_FOUND, "NotFound", "the server could not find the requested resource")
+    }
+    /// Something that is no object is not there.
+    pub(crate) fn missing(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "NotFound", message)
     }
     pub(crate) fn not_found(kind: &Kind, name: &str) -> Self {
         let message = format!("{} {name:?} not found", kind.qualified());

@@ -12,14 +12,18 @@
 //! A reviewer asks: can a client without a certificate reach more than it must? is memory bounded whatever a client
 //! sends or fails to read? can a node write what is not its own?
 
+mod audit;
 mod auth;
 mod authority;
+mod backup;
+mod bearer;
 mod bootstrap;
 pub mod cidr;
 mod config;
 mod decode;
 mod discovery;
 mod error;
+mod gates;
 mod http;
 mod join;
 mod kinds;
@@ -31,7 +35,9 @@ mod patch;
 mod proto;
 mod query;
 mod registry;
+mod renew;
 mod reply;
+mod reviews;
 mod selector;
 mod serve;
 mod storage;
@@ -39,8 +45,9 @@ mod table;
 mod tokens;
 mod watch;
 
+pub use backup::{Restored, restore, verify as verify_backup, write as write_backup};
 pub use cidr::CidrError;
-pub use config::{ServerConfig, ServerError};
+pub use config::{CERTIFICATE_LIFE, ServerConfig, ServerError};
 pub use serve::Limits;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -54,10 +61,14 @@ use tokio_util::sync::CancellationToken;
 use warren_store::Store;
 use warren_types::{ClusterConfig, HealthCell, Secret};
 
-use authority::{Authority, make_private_dir, write_private};
+use audit::Audit;
+use authority::{Authority, make_private_dir};
+use bearer::Bearers;
 use cidr::PodCidrAllocator;
+use gates::Gates;
 use join::Joining;
 use ops::Objects;
+use renew::{Renewal, Shown};
 use storage::{Cache, Disk, History, Writer, WriterTask};
 use tokens::Tokens;
 
@@ -74,6 +85,8 @@ pub struct Server {
     writer: Writer,
     task: WriterTask,
     tls: Arc<rustls::ServerConfig>,
+    renewal: Renewal,
+    audit: Audit,
 }
 
 impl Server {
@@ -101,20 +114,18 @@ impl Server {
             tracing::error!(copy = %aside.copy.display(), reason = %aside.reason,
                 "the store could not be read; it was moved away and the server begins with an empty one");
         }
-        let authority = Arc::new(Authority::open(&directory.join("tls"), Timestamp::now())?);
+        let authority =
+            Arc::new(Authority::open(&directory.join("tls"), Timestamp::now(), config.certificate_life)?);
         let tokens = Tokens::open(&directory, &authority, config.token_file.as_deref())?;
-        let tls = tls_config(&authority, &config.sans())?;
-
-        let admin = authority.client("system:admin", auth::MASTERS)?;
+        let audit = Audit::open(config.audit_log.as_deref())?;
         let host = config.advertise_address.unwrap_or(match config.listen.ip() {
             ip if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
             ip => ip,
         });
         let url = format!("https://{}", SocketAddr::new(host, address.port()));
-        let kubeconfig = kubeconfig::render(&url, &authority.ca_pem, &admin);
-        if let Some(path) = &config.kubeconfig {
-            write_private(path, kubeconfig.expose().as_bytes())?;
-        }
+        let (renewal, kubeconfig) =
+            Renewal::begin(authority.clone(), config.sans(), url, config.kubeconfig.clone())?;
+        let tls = tls_config(&authority, renewal.shown.clone())?;
 
         let disk = Disk::in_store(&opened.store);
         let (objects, revision) = disk.load();
@@ -132,6 +143,8 @@ impl Server {
             writer,
             task,
             tls,
+            renewal,
+            audit,
         })
     }
 
@@ -172,10 +185,16 @@ impl Server {
         };
         bootstrap::objects(&objects, &cluster, Timestamp::now()).await?;
         let stop = stop.child_token();
+        let bearers = Bearers::new(&self.store, self.tokens.clone());
+        tasks.spawn(self.renewal.run(writer_stop.clone()));
         let app = Arc::new(http::App {
             objects,
             ca_pem: self.authority.ca_pem.clone(),
-            joining: Joining::new(self.authority.clone(), self.tokens.clone(), &self.store),
+            joining: Joining::new(self.authority.clone(), bearers.clone(), &self.store),
+            bearers,
+            audit: self.audit,
+            gates: Gates::new(&self.config.limits),
+            store: self.store.clone(),
             health: health.clone(),
             stop: stop.clone(),
         });
@@ -188,8 +207,8 @@ impl Server {
             ended = tasks.join_next() => {
                 stop.cancel();
                 Err(ServerError::Task(match ended {
-                    Some(Err(e)) => format!("the writer failed: {e}"),
-                    _ => "the writer ended early".into(),
+                    Some(Err(e)) => format!("a task failed: {e}"),
+                    _ => "a task ended early".into(),
                 }))
             }
         };
@@ -229,7 +248,7 @@ pub fn node_token(data_dir: &std::path::Path) -> Result<Secret, ServerError> {
     }
 }
 
-fn tls_config(authority: &Authority, sans: &[String]) -> Result<Arc<rustls::ServerConfig>, ServerError> {
+fn tls_config(authority: &Authority, shown: Arc<Shown>) -> Result<Arc<rustls::ServerConfig>, ServerError> {
     let fault = |e: &dyn std::fmt::Display| ServerError::Certificates(e.to_string());
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut roots = rustls::RootCertStore::empty();
@@ -238,13 +257,11 @@ fn tls_config(authority: &Authority, sans: &[String]) -> Result<Arc<rustls::Serv
         .allow_unauthenticated()
         .build()
         .map_err(|e| fault(&e))?;
-    let (cert, key) = authority.server(sans)?;
     let mut tls = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|e| fault(&e))?
         .with_client_cert_verifier(clients)
-        .with_single_cert(vec![cert], key)
-        .map_err(|e| fault(&e))?;
+        .with_cert_resolver(shown);
     tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(tls))
 }

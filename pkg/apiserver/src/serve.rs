@@ -37,6 +37,12 @@ pub struct Limits {
     pub handshake: Duration,
     /// Longest wait for a request's header, and for the next request on a connection.
     pub header: Duration,
+    /// Longest a request's body may take to arrive.
+    pub body: Duration,
+    /// Writes at a time; more are told to come again.
+    pub writes: usize,
+    /// Requests at a time whose body, or answer, is large; more wait for a place.
+    pub large: usize,
     /// How long requests may go on after the server was told to stop.
     pub drain: Duration,
 }
@@ -50,6 +56,9 @@ impl Default for Limits {
             unknown_of_one_address: 128,
             handshake: Duration::from_secs(10),
             header: Duration::from_secs(95),
+            body: Duration::from_secs(30),
+            writes: 512,
+            large: 8,
             drain: Duration::from_secs(5),
         }
     }

@@ -1,5 +1,7 @@
 //! The server as clients see it: over TLS on loopback.
 
+mod access;
+mod backups;
 mod connections;
 mod harness;
 mod joining;
