@@ -2,10 +2,12 @@
 
 use serde_json::Value;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::error::{ApiError, ApiResult};
 use crate::query::Target;
 use crate::registry::{KindId, NODE, POD};
+use crate::serve::Standing;
 use crate::table::{list, text};
 
 /// Group of administrators.
@@ -71,6 +73,7 @@ impl User {
 pub(crate) struct Peer {
     pub(crate) user: User,
     pub(crate) address: IpAddr,
+    pub(crate) standing: Arc<Standing>,
 }
 
 /// What is asked for.

@@ -62,8 +62,8 @@ impl TokenRow {
     fn ended(&self, now: Timestamp) -> bool {
         self.expires.is_some_and(|end| end <= now)
     }
-    fn shown(&self) -> serde_json::Value {
-        json!({ "id": self.id, "role": self.role, "description": self.description,
+    fn shown(&self, now: Timestamp) -> serde_json::Value {
+        json!({ "expired": self.ended(now), "id": self.id, "role": self.role, "description": self.description,
             "created": self.created, "expires": self.expires })
     }
 }
@@ -154,16 +154,16 @@ impl Bearers {
         }
         let id = path.strip_prefix(PATH).unwrap_or_default().trim_start_matches('/');
         match (method.as_str(), id) {
-            ("GET" | "HEAD", "") => Ok(self.list()),
+            ("GET" | "HEAD", "") => Ok(self.list(now)),
             ("POST", "") => self.create(body, now).await,
-            ("DELETE", id) if !id.is_empty() => self.revoke(id).await,
+            ("DELETE", id) if !id.is_empty() => self.revoke(id, now).await,
             ("GET" | "HEAD" | "POST" | "DELETE", _) => Err(ApiError::no_such_path()),
             _ => Err(ApiError::method_not_allowed()),
         }
     }
 
-    fn list(&self) -> Response<Body> {
-        let rows: Vec<_> = self.table.snapshot().rows.values().map(|r| r.shown()).collect();
+    fn list(&self, now: Timestamp) -> Response<Body> {
+        let rows: Vec<_> = self.table.snapshot().rows.values().map(|r| r.shown(now)).collect();
         reply::json(StatusCode::OK, &json!({ "tokens": rows }))
     }
 
@@ -198,7 +198,7 @@ impl Bearers {
             created: now,
             expires,
         };
-        let mut shown = row.shown();
+        let mut shown = row.shown(now);
         self.table.put(row, Durability::Flushed).await.map_err(unavailable)?;
         let token = Secret::new(format!("{id}.{secret}"));
         shown["token"] = match wanted.role {
@@ -217,7 +217,7 @@ impl Bearers {
         Ok(())
     }
 
-    async fn revoke(&self, id: &str) -> ApiResult<Response<Body>> {
+    async fn revoke(&self, id: &str, now: Timestamp) -> ApiResult<Response<Body>> {
         let Some(row) = self.table.get(id) else {
             return Err(ApiError::missing(format!(
                 "token {id:?} not found; `warren token list` shows those there are"
@@ -225,7 +225,7 @@ impl Bearers {
         };
         self.table.delete(id, Durability::Flushed).await.map_err(unavailable)?;
         tracing::info!(id, "token revoked");
-        Ok(reply::json(StatusCode::OK, &row.shown()))
+        Ok(reply::json(StatusCode::OK, &row.shown(now)))
     }
 }
 

@@ -10,6 +10,8 @@ use crate::registry::Kind;
 
 /// Largest body.
 pub(crate) const BODY_LIMIT: usize = 3 << 20;
+/// Most values in an object; as many as the YAML decoder allows.
+const VALUES_LIMIT: usize = 250_000;
 /// Deepest nesting of an object.
 const DEPTH_LIMIT: usize = 128;
 
@@ -38,8 +40,27 @@ pub(crate) fn body(headers: &HeaderMap, bytes: &[u8], schema: Option<Schema>) ->
     }
 }
 
+/// Whether there are more values in a JSON text than an object may hold: each takes many times its two bytes of text
+/// when it is decoded, so they are counted before.
+fn too_many(bytes: &[u8]) -> bool {
+    let (mut values, mut text, mut escaped) = (0, false, false);
+    for b in bytes {
+        match b {
+            _ if escaped => escaped = false,
+            b'\\' if text => escaped = true,
+            b'"' => text = !text,
+            b',' | b'[' | b'{' if !text => values += 1,
+            _ => {}
+        }
+    }
+    values > VALUES_LIMIT
+}
+
 /// Decodes JSON; nesting is bounded by the decoder.
 pub(crate) fn json(bytes: &[u8]) -> ApiResult<Value> {
+    if too_many(bytes) {
+        return Err(ApiError::bad_request(format!("the body holds more than {VALUES_LIMIT} values")));
+    }
     serde_json::from_slice(bytes).map_err(|e| ApiError::bad_request(format!("the body is not JSON: {e}")))
 }
 
@@ -189,6 +210,14 @@ mod tests {
         assert!(json("[".repeat(100_000).as_bytes()).is_err());
         let deep = (0..200).fold(json!(1), |v, _| json!({"a": v}));
         assert!(too_deep(&deep));
+    }
+
+    #[test]
+    fn values_are_counted_before_they_are_decoded() {
+        assert!(!too_many(format!("[{}0]", "0,".repeat(VALUES_LIMIT - 2)).as_bytes()));
+        assert!(too_many(format!("[{}0]", "0,".repeat(VALUES_LIMIT)).as_bytes()));
+        let text = json!({ "a": ",[{\"\\".repeat(VALUES_LIMIT) });
+        assert!(!too_many(text.to_string().as_bytes()));
     }
 
     fn any_json() -> impl Strategy<Value = Value> {

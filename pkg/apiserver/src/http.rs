@@ -68,6 +68,7 @@ fn identify(app: &App, peer: &mut Peer, request: &Request) -> ApiResult<()> {
         && request.uri().path() != JOIN
         && let Some(user) = app.bearers.user(request.headers(), Timestamp::now())?
     {
+        peer.standing.promote();
         peer.user = user;
     }
     Ok(())

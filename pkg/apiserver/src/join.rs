@@ -202,7 +202,8 @@ fn unhex(s: &str) -> Option<Vec<u8>> {
 #[derive(Default)]
 struct Failures(BTreeMap<IpAddr, (u32, Instant)>);
 
-fn source(address: IpAddr) -> IpAddr {
+/// The one who has an address.
+pub(crate) fn source(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V6(a) => Ipv6Addr::from(u128::from(a) >> 64 << 64).into(),
         v4 => v4,

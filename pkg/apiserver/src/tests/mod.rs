@@ -4,6 +4,7 @@ mod access;
 mod backups;
 mod connections;
 mod harness;
+mod hostile;
 mod joining;
 mod kubectl;
 mod verbs;
