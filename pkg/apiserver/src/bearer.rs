@@ -152,7 +152,7 @@ impl Bearers {
         if !matches!(user, User::Admin(_)) {
             return Err(ApiError::forbidden(format!("User {:?} is no administrator", user.name())));
         }
-        let id = path.strip_prefix(PATH).unwrap_or_default().trim_start_matches('/');
+        let id = path.strip_prefix(PATH).and_then(|p| p.strip_prefix('/')).unwrap_or_default();
         match (method.as_str(), id) {
             ("GET" | "HEAD", "") => Ok(self.list(now)),
             ("POST", "") => self.create(body, now).await,

@@ -17,7 +17,8 @@ const DEPTH_LIMIT: usize = 128;
 
 /// The media type of a body, without parameters.
 pub(crate) fn media_type(headers: &HeaderMap) -> &str {
-    let value = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("application/json");
+    let value =
+        headers.get(header::CONTENT_TYPE).map_or("application/json", |v| v.to_str().unwrap_or("unreadable"));
     value.split(';').next().unwrap_or_default().trim()
 }
 

@@ -81,6 +81,10 @@ pub(crate) type ApiResult<T> = Result<T, ApiError>;
 
 /// Longest message.
 const MESSAGE_LIMIT: usize = 8 << 10;
+/// Longest name in the details; no valid one is longer.
+const NAME_LIMIT: usize = 1024;
+/// Most faults that one answer names.
+const CAUSES_LIMIT: usize = 100;
 
 impl ApiError {
     fn new(code: StatusCode, reason: &'static str, message: impl Into<String>) -> Self {
@@ -94,7 +98,7 @@ impl ApiError {
     }
     fn about(mut self, kind: &Kind, name: &str) -> Self {
         self.details = Some(Box::new(Details {
-            name: name.into(),
+            name: name[..name.floor_char_boundary(NAME_LIMIT)].into(),
             group: kind.group,
             kind: kind.plural.into(),
             ..Details::default()
@@ -202,7 +206,8 @@ impl ApiError {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message)
     }
     /// The object breaks rules; each is named.
-    pub(crate) fn invalid(kind: &Kind, name: &str, causes: Causes) -> Self {
+    pub(crate) fn invalid(kind: &Kind, name: &str, mut causes: Causes) -> Self {
+        causes.0.truncate(CAUSES_LIMIT);
         let list: Vec<String> = causes.0.iter().map(|c| format!("{}: {}", c.field, c.message)).collect();
         let text = if list.len() == 1 { list.concat() } else { format!("[{}]", list.join(", ")) };
         let qualified = if kind.group.is_empty() {

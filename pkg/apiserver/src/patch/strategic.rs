@@ -39,6 +39,8 @@ fn list_kind(field: &str, items: &[Value]) -> List {
     }
 }
 
+/// Most comparisons of entries in the merge of one list.
+const PAIRS: usize = 4_000_000;
 const DIRECTIVE: &str = "$patch";
 const RETAIN: &str = "$retainKeys";
 const DELETE_PRIMITIVES: &str = "$deleteFromPrimitiveList/";
@@ -80,6 +82,7 @@ fn merge_maps(target: &mut Map<String, Value>, patch: &Map<String, Value>) -> Re
         if let Some(list) = key.strip_prefix(DELETE_PRIMITIVES) {
             let gone = value.as_array().ok_or_else(|| format!("{key} is not a list"))?;
             if let Some(Value::Array(items)) = target.get_mut(list) {
+                check_pairs(list, gone.len(), items.len())?;
                 items.retain(|i| !gone.contains(i));
             }
         }
@@ -94,6 +97,7 @@ fn merge_maps(target: &mut Map<String, Value>, patch: &Map<String, Value>) -> Re
             && let Some(Value::Array(items)) = target.get_mut(list)
         {
             let before = items.clone();
+            check_pairs(list, order.as_array().map_or(0, Vec::len).max(items.len()), items.len())?;
             reorder(list, items, order, &before);
         }
     }
@@ -130,6 +134,7 @@ fn merge_field(
             let before = items.clone();
             merge_list(key, &mut items, patch)?;
             if let Some(order) = order {
+                check_pairs(key, order.as_array().map_or(0, Vec::len).max(items.len()), items.len())?;
                 reorder(key, &mut items, order, &before);
             }
             target.insert(key.to_owned(), Value::Array(items));
@@ -141,11 +146,24 @@ fn merge_field(
     Ok(())
 }
 
+/// Refuses lists whose entries would be compared with one another for minutes.
+fn check_pairs(field: &str, a: usize, b: usize) -> Result<(), String> {
+    if a.saturating_mul(b) > PAIRS {
+        return Err(format!(
+            "{field}: lists of {a} and {b} entries are too long to be merged; replace the whole list"
+        ));
+    }
+    Ok(())
+}
+
 fn merge_list(field: &str, items: &mut Vec<Value>, patch: &[Value]) -> Result<(), String> {
     let directive = |item: &Value| item.get(DIRECTIVE).and_then(Value::as_str).map(str::to_owned);
     let sample: Vec<Value> = patch.iter().chain(items.iter()).cloned().collect();
     let kind = list_kind(field, &sample);
     let replace = patch.iter().any(|p| directive(p).as_deref() == Some("replace"));
+    if !matches!(kind, List::Atomic) && !replace {
+        check_pairs(field, patch.len(), items.len() + patch.len())?;
+    }
     match kind {
         List::Atomic => *items = patch.iter().filter(|p| directive(p).is_none()).cloned().collect(),
         _ if replace => *items = patch.iter().filter(|p| directive(p).is_none()).cloned().collect(),

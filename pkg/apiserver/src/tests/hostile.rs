@@ -184,6 +184,7 @@ async fn oversized_lists() {
     for (path, body) in tried {
         let asked = Instant::now();
         let answer = s.ask("POST", path, body.clone()).await;
+        eprintln!("{path} {} {:?} {:.100}", answer.code, asked.elapsed(), answer.body["message"].to_string());
         assert!(answer.code < 500, "{path}: {}", answer.body["message"]);
         assert!(asked.elapsed() < Duration::from_secs(20), "{path} took {:?}", asked.elapsed());
         if answer.code == 201 {
