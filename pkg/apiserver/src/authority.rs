@@ -22,7 +22,8 @@ use crate::ServerError;
 const CA_YEARS: i16 = 30;
 /// How long a given certificate lasts. Long: a machine without a clock of its own, or one that was in a cupboard for
 /// years, must find its way back.
-pub(crate) const LIFE: Duration = Duration::from_secs(3652 * 24 * 3600);
+pub(crate) const LIFE: Duration =
+    Duration::from_secs(warren_types::defaults::CERTIFICATE_DAYS as u64 * 24 * 3600);
 /// A machine's clock may be wrong when it starts for the first time; no year before this can be right.
 const EARLIEST_YEAR: i16 = 2026;
 /// Its first second.
