@@ -6,14 +6,18 @@
 //! anything else is set up.
 
 mod agent;
+mod api;
+mod backup;
 mod completion;
 mod failure;
 mod ipam;
 mod lab;
 mod logging;
+mod objects;
 mod output;
 mod server;
 mod status;
+mod token;
 mod uninstall;
 mod wireguard;
 
@@ -42,7 +46,15 @@ enum Command {
     /// Run a node: attach pods, keep the tunnels, write the CNI configuration.
     Agent(Box<agent::AgentArgs>),
     /// Run the embedded control plane: the Kubernetes API that a cluster network needs.
-    Server(server::ServerArgs),
+    Server(Box<server::ServerArgs>),
+    /// Make, list and revoke the tokens of a server.
+    Token(token::TokenArgs),
+    /// Make the objects in a file, or change them to what it says.
+    Apply(objects::ApplyArgs),
+    /// Show objects.
+    Get(objects::GetArgs),
+    /// Delete objects.
+    Delete(objects::DeleteArgs),
     /// Show how this node is: subsystems, nodes, tunnels, addresses, store.
     Status(status::StatusArgs),
     /// Look at the addresses of this node's pods.
@@ -63,13 +75,21 @@ enum Command {
 impl Command {
     /// Daemons log what they do; the other commands print their result and log only trouble.
     fn is_daemon(&self) -> bool {
-        matches!(self, Command::Agent(_) | Command::Server(_) | Command::Wireguard(_))
+        match self {
+            Command::Server(args) => args.is_daemon(),
+            Command::Agent(_) | Command::Wireguard(_) => true,
+            _ => false,
+        }
     }
 
     fn run(self) -> anyhow::Result<ExitCode> {
         match self {
             Command::Agent(args) => agent::run(*args),
-            Command::Server(args) => server::run(args),
+            Command::Server(args) => server::run(*args),
+            Command::Token(args) => token::run(args),
+            Command::Apply(args) => objects::apply(args),
+            Command::Get(args) => objects::get(args),
+            Command::Delete(args) => objects::delete(args),
             Command::Status(args) => status::run(args),
             Command::Ipam(args) => ipam::run(args),
             Command::Lab(args) => lab::run(args),

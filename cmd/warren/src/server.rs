@@ -13,7 +13,10 @@ use crate::failure::UsageError;
 
 /// Arguments of `warren server`.
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct ServerArgs {
+    #[command(subcommand)]
+    command: Option<crate::backup::BackupCommand>,
     /// Where to keep state; the server's is in `server/` below it.
     #[arg(long, value_name = "DIR", env = "WARREN_DATA_DIR", default_value = defaults::DATA_DIR)]
     data_dir: PathBuf,
@@ -52,10 +55,23 @@ pub(crate) struct ServerArgs {
         default_value = "/etc/warren/kubeconfig"
     )]
     write_kubeconfig: PathBuf,
+    /// File for the audit lines, one for every write (mode 0600) [default: they are in the log].
+    #[arg(long, value_name = "FILE", env = "WARREN_AUDIT_LOG")]
+    audit_log: Option<PathBuf>,
+}
+
+impl ServerArgs {
+    /// Whether this runs the server, and does not ask something of it.
+    pub(crate) fn is_daemon(&self) -> bool {
+        self.command.is_none() && !self.print_token
+    }
 }
 
 /// Runs the command.
 pub(crate) fn run(args: ServerArgs) -> anyhow::Result<ExitCode> {
+    if let Some(command) = args.command {
+        return crate::backup::run(command);
+    }
     if args.print_token {
         let token = warren_apiserver::node_token(&args.data_dir)?;
         crate::output::line(token.expose());
@@ -81,6 +97,8 @@ async fn serve(args: ServerArgs) -> anyhow::Result<()> {
         token_file: args.token_file,
         kubeconfig: Some(args.write_kubeconfig),
         host_routes,
+        audit_log: args.audit_log,
+        certificate_life: warren_apiserver::CERTIFICATE_LIFE,
         limits: Limits::default(),
         node_life: NodeLife::default(),
     };

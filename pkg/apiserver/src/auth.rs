@@ -2,26 +2,34 @@
 
 use serde_json::Value;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::error::{ApiError, ApiResult};
 use crate::query::Target;
 use crate::registry::{KindId, NODE, POD};
+use crate::serve::Standing;
 use crate::table::{list, text};
 
 /// Group of administrators.
 pub(crate) const MASTERS: &str = "system:masters";
 /// Group of nodes.
 pub(crate) const NODES: &str = "system:nodes";
+/// Group of those who may read all but Secrets.
+pub(crate) const VIEWERS: &str = "warren:viewers";
+/// Group of everybody who showed a good credential.
+const AUTHENTICATED: &str = "system:authenticated";
 /// What a node's user name begins with.
 pub(crate) const NODE_PREFIX: &str = "system:node:";
 
 /// Who sent a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum User {
-    /// No certificate.
+    /// No credential.
     Anonymous,
     /// An administrator, by name.
     Admin(String),
+    /// Who may read all but Secrets, by name.
+    Viewer(String),
     /// The agent of this node.
     Node(String),
     /// A valid certificate that stands for nothing here.
@@ -33,6 +41,7 @@ impl User {
     pub(crate) fn from_certificate(name: &str, groups: &[&str]) -> Self {
         match name.strip_prefix(NODE_PREFIX) {
             _ if groups.contains(&MASTERS) => Self::Admin(name.to_owned()),
+            None if groups.contains(&VIEWERS) => Self::Viewer(name.to_owned()),
             Some(node) if groups.contains(&NODES) && crate::meta::is_dns_subdomain(node) => {
                 Self::Node(node.to_owned())
             }
@@ -43,8 +52,18 @@ impl User {
     pub(crate) fn name(&self) -> String {
         match self {
             Self::Anonymous => "system:anonymous".into(),
-            Self::Admin(name) | Self::Other(name) => name.clone(),
+            Self::Admin(name) | Self::Viewer(name) | Self::Other(name) => name.clone(),
             Self::Node(node) => format!("{NODE_PREFIX}{node}"),
+        }
+    }
+    /// The groups as Kubernetes shows them.
+    pub(crate) fn groups(&self) -> Vec<&'static str> {
+        match self {
+            Self::Anonymous => vec!["system:unauthenticated"],
+            Self::Admin(_) => vec![MASTERS, AUTHENTICATED],
+            Self::Viewer(_) => vec![VIEWERS, AUTHENTICATED],
+            Self::Node(_) => vec![NODES, AUTHENTICATED],
+            Self::Other(_) => vec![AUTHENTICATED],
         }
     }
 }
@@ -54,6 +73,7 @@ impl User {
 pub(crate) struct Peer {
     pub(crate) user: User,
     pub(crate) address: IpAddr,
+    pub(crate) standing: Arc<Standing>,
 }
 
 /// What is asked for.
@@ -82,7 +102,14 @@ impl Verb {
             Self::DeleteCollection => "deletecollection",
         }
     }
-    fn reads(self) -> bool {
+    /// From the name that [`Verb::name`] gives.
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
+        use Verb::{Create, Delete, DeleteCollection, Get, List, Patch, Update, Watch};
+        [Get, List, Watch, Create, Update, Patch, Delete, DeleteCollection]
+            .into_iter()
+            .find(|v| v.name() == name)
+    }
+    pub(crate) fn reads(self) -> bool {
         matches!(self, Self::Get | Self::List | Self::Watch)
     }
 }
@@ -90,10 +117,21 @@ impl Verb {
 /// Namespace of node leases.
 const NODE_LEASES: &str = "kube-node-lease";
 
-/// Decides by the request alone. Writes of nodes are looked at again with the objects: [`authorize_write`].
-pub(crate) fn authorize(user: &User, verb: Verb, target: &Target) -> ApiResult<()> {
+/// Decides by the request; `shown` says whether an Ingress of a namespace (first) names a Secret (second) for its TLS.
+/// Writes of nodes are looked at again with the objects: [`authorize_write`].
+pub(crate) fn authorize(
+    user: &User,
+    verb: Verb,
+    target: &Target,
+    shown: impl Fn(&str, &str) -> bool,
+) -> ApiResult<()> {
     let allowed = match user {
         User::Admin(_) => true,
+        User::Viewer(_) => verb.reads() && !is_secret(target),
+        User::Node(_) if is_secret(target) => match (verb, &target.namespace, &target.name) {
+            (Verb::Get, Some(namespace), Some(name)) => shown(namespace, name),
+            _ => false,
+        },
         User::Node(node) => node_may(node, verb, target),
         User::Anonymous | User::Other(_) => false,
     };
@@ -116,11 +154,29 @@ pub(crate) fn authorize(user: &User, verb: Verb, target: &Target) -> ApiResult<(
     Err(ApiError::forbidden_object(kind, target.name.as_deref().unwrap_or_default(), &why))
 }
 
+fn is_secret(target: &Target) -> bool {
+    let kind = target.kind.get();
+    kind.group.is_empty() && kind.plural == "secrets"
+}
+
+/// What nodes follow, and may read in every namespace.
+const NODE_READS: [&str; 9] = [
+    "nodes",
+    "pods",
+    "namespaces",
+    "leases",
+    "services",
+    "endpointslices",
+    "networkpolicies",
+    "ingresses",
+    "ingressclasses",
+];
+
 fn node_may(node: &str, verb: Verb, target: &Target) -> bool {
     let own = target.name.as_deref() == Some(node);
     let namespace = target.namespace.as_deref();
     match (target.kind.get().plural, verb) {
-        ("nodes" | "pods" | "namespaces" | "leases", v) if v.reads() => true,
+        (plural, v) if v.reads() && NODE_READS.contains(&plural) => true,
         ("configmaps", v) if v.reads() => namespace == Some("kube-system"),
         (_, Verb::DeleteCollection) => false,
         // The name of a new object is in its body: authorize_write.
@@ -163,6 +219,11 @@ pub(crate) fn authorize_write(
         }
     }
     Ok(())
+}
+
+/// Whether `ingress` names the Secret `name` for its TLS.
+pub(crate) fn shows_secret(ingress: &Value, name: &str) -> bool {
+    list(ingress, "/spec/tls").iter().any(|t| text(t, "/secretName") == name && !name.is_empty())
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! The server's certificate authority: its key on disk, the certificates it gives.
 
+use jiff::Timestamp;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
@@ -12,16 +13,21 @@ use std::io::Write as _;
 use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use warren_types::Secret;
 
 use crate::ServerError;
 
 /// Years until the authority's own certificate ends.
 const CA_YEARS: i16 = 30;
-/// Years until a given certificate ends.
-const YEARS: i16 = 10;
+/// How long a given certificate lasts. Long: a machine without a clock of its own, or one that was in a cupboard for
+/// years, must find its way back.
+pub(crate) const LIFE: Duration =
+    Duration::from_secs(warren_types::defaults::CERTIFICATE_DAYS as u64 * 24 * 3600);
 /// A machine's clock may be wrong when it starts for the first time; no year before this can be right.
 const EARLIEST_YEAR: i16 = 2026;
+/// Its first second.
+const EARLIEST: u64 = 1_767_225_600;
 
 /// The authority.
 pub(crate) struct Authority {
@@ -29,13 +35,33 @@ pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     /// SHA-256 of the SubjectPublicKeyInfo, hex.
     pub(crate) key_hash: String,
-    year: i16,
+    /// How long a given certificate lasts.
+    pub(crate) life: Duration,
 }
 
 /// A certificate and its key.
 pub(crate) struct Identity {
     pub(crate) cert_pem: String,
+    pub(crate) cert_der: Vec<u8>,
     pub(crate) key_pem: Secret,
+}
+
+/// The certificate that the server shows, with its key.
+pub(crate) struct Serving {
+    pub(crate) cert: CertificateDer<'static>,
+    pub(crate) key: PrivateKeyDer<'static>,
+}
+
+/// The moment, since 1970, from which certificates count: now, unless the clock is clearly wrong.
+fn issued(now: Timestamp) -> Duration {
+    Duration::from_secs(u64::try_from(now.as_second()).unwrap_or(0).max(EARLIEST))
+}
+
+/// Whether less than a third of its life is left of a certificate that was issued for `life`.
+pub(crate) fn renewal_due(cert: &[u8], life: Duration, now: Timestamp) -> bool {
+    let Ok((_, cert)) = x509_parser::parse_x509_certificate(cert) else { return true };
+    let left = cert.validity().not_after.timestamp() - now.as_second();
+    left < i64::try_from(life.as_secs() / 3).unwrap_or(i64::MAX)
 }
 
 fn fault(what: &str, reason: impl std::fmt::Display) -> ServerError {
@@ -84,7 +110,7 @@ pub(crate) fn read_optional(path: &Path) -> Result<Option<String>, ServerError> 
 
 impl Authority {
     /// Opens the authority in `directory`, or makes it there.
-    pub(crate) fn open(directory: &Path, now: jiff::Timestamp) -> Result<Self, ServerError> {
+    pub(crate) fn open(directory: &Path, now: Timestamp, life: Duration) -> Result<Self, ServerError> {
         let year = now.to_zoned(jiff::tz::TimeZone::UTC).year().max(EARLIEST_YEAR);
         let (cert_path, key_path): (PathBuf, PathBuf) = (directory.join("ca.crt"), directory.join("ca.key"));
         let (cert, key) = match (read_optional(&cert_path)?, read_optional(&key_path)?) {
@@ -112,7 +138,7 @@ impl Authority {
         }
         let issuer =
             Issuer::from_ca_cert_der(&der, key).map_err(|e| fault(&cert_path.display().to_string(), e))?;
-        Ok(Self { ca_pem: cert, issuer, key_hash, year })
+        Ok(Self { ca_pem: cert, issuer, key_hash, life })
     }
 
     /// The authority's certificate.
@@ -129,7 +155,7 @@ impl Authority {
         let mut params = CertificateParams::default();
         params.distinguished_name = subject(name, organisation);
         params.not_before = rcgen::date_time_ymd(1970, 1, 1);
-        params.not_after = rcgen::date_time_ymd(i32::from(self.year + YEARS), 1, 1);
+        params.not_after = rcgen::date_time_ymd(1970, 1, 1) + issued(Timestamp::now()) + self.life;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![usage];
         params.use_authority_key_identifier_extension = true;
@@ -142,7 +168,11 @@ impl Authority {
         let key = KeyPair::generate().map_err(|e| fault(name, e))?;
         let params = self.params(name, Some(organisation), ExtendedKeyUsagePurpose::ClientAuth)?;
         let cert = params.signed_by(&key, &self.issuer).map_err(|e| fault(name, e))?;
-        Ok(Identity { cert_pem: cert.pem(), key_pem: Secret::new(key.serialize_pem()) })
+        Ok(Identity {
+            cert_der: cert.der().to_vec(),
+            cert_pem: cert.pem(),
+            key_pem: Secret::new(key.serialize_pem()),
+        })
     }
 
     /// A certificate for the public key of a signing request; nothing else of the request is used.
@@ -154,11 +184,8 @@ impl Authority {
         params.signed_by(&request.public_key, &self.issuer).map(|c| c.pem()).map_err(|e| e.to_string())
     }
 
-    /// The certificate that this server shows, made anew at each start.
-    pub(crate) fn server(
-        &self,
-        names: &[String],
-    ) -> Result<(CertificateDer<'static>, PrivateKeyDer<'static>), ServerError> {
+    /// A certificate that this server shows; made anew at each start, so that it always has the names wanted now.
+    pub(crate) fn server(&self, names: &[String]) -> Result<Serving, ServerError> {
         let key = KeyPair::generate().map_err(|e| fault("server", e))?;
         let mut params = self.params("warren-server", None, ExtendedKeyUsagePurpose::ServerAuth)?;
         for name in names {
@@ -174,7 +201,7 @@ impl Authority {
         }
         let cert = params.signed_by(&key, &self.issuer).map_err(|e| fault("server", e))?;
         let key = PrivateKeyDer::try_from(key.serialize_der()).map_err(|e| fault("server", e))?;
-        Ok((cert.der().clone(), key))
+        Ok(Serving { cert: cert.der().clone(), key })
     }
 }
 
@@ -236,8 +263,8 @@ mod tests {
     fn the_authority_is_kept_private_and_found_again() {
         let dir = tempfile::tempdir().unwrap();
         let tls = dir.path().join("a/tls");
-        let first = Authority::open(&tls, jiff::Timestamp::UNIX_EPOCH).unwrap();
-        let again = Authority::open(&tls, jiff::Timestamp::now()).unwrap();
+        let first = Authority::open(&tls, Timestamp::UNIX_EPOCH, LIFE).unwrap();
+        let again = Authority::open(&tls, Timestamp::now(), LIFE).unwrap();
         assert_eq!(first.key_hash, again.key_hash);
         assert_eq!(fs::metadata(tls.join("ca.key")).unwrap().permissions().mode() & 0o777, 0o600);
         let (_, cert) = x509_parser::parse_x509_certificate(&first.certificate().unwrap())
@@ -246,13 +273,13 @@ mod tests {
         assert_eq!(cert.not_before.timestamp(), 0);
         assert!(cert.not_after.timestamp() > 2_600_000_000, "a wrong clock must not end it early");
         fs::remove_file(tls.join("ca.key")).unwrap();
-        assert!(Authority::open(&tls, jiff::Timestamp::now()).is_err());
+        assert!(Authority::open(&tls, Timestamp::now(), LIFE).is_err());
     }
 
     #[test]
     fn a_signing_request_gives_only_its_key() {
         let dir = tempfile::tempdir().unwrap();
-        let ca = Authority::open(dir.path(), jiff::Timestamp::now()).unwrap();
+        let ca = Authority::open(dir.path(), Timestamp::now(), LIFE).unwrap();
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(vec!["kubernetes".to_owned()]).unwrap();
         params.distinguished_name = subject("system:admin", Some("system:masters"));
@@ -264,5 +291,17 @@ mod tests {
         let (_, cert) = x509_parser::parse_x509_certificate(&der).unwrap();
         assert!(!cert.is_ca() && cert.subject_alternative_name().unwrap().is_none());
         assert!(ca.sign_request("nonsense", "a", "b").is_err());
+    }
+
+    #[test]
+    fn a_certificate_is_due_when_a_third_of_its_life_is_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let life = Duration::from_secs(3000);
+        let ca = Authority::open(dir.path(), Timestamp::now(), life).unwrap();
+        let cert = ca.server(&["localhost".into()]).unwrap().cert;
+        let after = |s: i64| Timestamp::now() + jiff::SignedDuration::from_secs(s);
+        assert!(!renewal_due(&cert, life, after(0)) && !renewal_due(&cert, life, after(1900)));
+        assert!(renewal_due(&cert, life, after(2100)) && renewal_due(&cert, life, after(9000)));
+        assert!(renewal_due(b"no certificate", life, after(0)));
     }
 }

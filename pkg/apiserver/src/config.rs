@@ -3,6 +3,7 @@
 use ipnet::IpNet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::cidr::CidrError;
 use crate::controllers::NodeLife;
@@ -33,11 +34,18 @@ pub struct ServerConfig {
     pub kubeconfig: Option<PathBuf>,
     /// Prefixes to which this host has routes, default routes and Warren's own left out.
     pub host_routes: Vec<IpNet>,
+    /// A file for the audit lines; none: they are in the log.
+    pub audit_log: Option<PathBuf>,
+    /// How long certificates last; they are renewed when a third is left.
+    pub certificate_life: Duration,
     /// Bounds on connections.
     pub limits: Limits,
     /// When nodes count as dead.
     pub node_life: NodeLife,
 }
+
+/// How long certificates last by default.
+pub const CERTIFICATE_LIFE: Duration = crate::authority::LIFE;
 
 impl ServerConfig {
     /// The names that the server's certificate carries: from configuration only, never from what a client asks for.
@@ -106,6 +114,9 @@ pub enum ServerError {
     /// The store cannot be used.
     #[error(transparent)]
     Store(#[from] warren_store::StoreError),
+    /// A backup cannot be written or restored.
+    #[error("{0}")]
+    Backup(String),
     /// A first object could not be made.
     #[error("cannot make {object}: {reason}")]
     Bootstrap {

@@ -11,6 +11,8 @@ use crate::schema::{Shape, definition_name};
 
 /// Largest body.
 pub(crate) const BODY_LIMIT: usize = 3 << 20;
+/// Most values in an object; as many as the YAML decoder allows.
+const VALUES_LIMIT: usize = 250_000;
 /// Deepest nesting of an object.
 const DEPTH_LIMIT: usize = 128;
 /// Most unknown fields that are named.
@@ -18,7 +20,8 @@ const UNKNOWN_LIMIT: usize = 20;
 
 /// The media type of a body, without parameters.
 pub(crate) fn media_type(headers: &HeaderMap) -> &str {
-    let value = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("application/json");
+    let value =
+        headers.get(header::CONTENT_TYPE).map_or("application/json", |v| v.to_str().unwrap_or("unreadable"));
     value.split(';').next().unwrap_or_default().trim()
 }
 
@@ -43,8 +46,27 @@ pub(crate) fn yaml(bytes: &[u8]) -> ApiResult<Value> {
     serde_saphyr::from_str(text).map_err(|e| ApiError::bad_request(format!("the body is not YAML: {e}")))
 }
 
+/// Whether there are more values in a JSON text than an object may hold: each takes many times its two bytes of text
+/// when it is decoded, so they are counted before.
+fn too_many(bytes: &[u8]) -> bool {
+    let (mut values, mut text, mut escaped) = (0, false, false);
+    for b in bytes {
+        match b {
+            _ if escaped => escaped = false,
+            b'\\' if text => escaped = true,
+            b'"' => text = !text,
+            b',' | b'[' | b'{' if !text => values += 1,
+            _ => {}
+        }
+    }
+    values > VALUES_LIMIT
+}
+
 /// Decodes JSON; nesting is bounded by the decoder.
 pub(crate) fn json(bytes: &[u8]) -> ApiResult<Value> {
+    if too_many(bytes) {
+        return Err(ApiError::bad_request(format!("the body holds more than {VALUES_LIMIT} values")));
+    }
     serde_json::from_slice(bytes).map_err(|e| ApiError::bad_request(format!("the body is not JSON: {e}")))
 }
 
@@ -188,6 +210,14 @@ mod tests {
         assert!(json("[".repeat(100_000).as_bytes()).is_err());
         let deep = (0..200).fold(json!(1), |v, _| json!({"a": v}));
         assert!(too_deep(&deep));
+    }
+
+    #[test]
+    fn values_are_counted_before_they_are_decoded() {
+        assert!(!too_many(format!("[{}0]", "0,".repeat(VALUES_LIMIT - 2)).as_bytes()));
+        assert!(too_many(format!("[{}0]", "0,".repeat(VALUES_LIMIT)).as_bytes()));
+        let text = json!({ "a": ",[{\"\\".repeat(VALUES_LIMIT) });
+        assert!(!too_many(text.to_string().as_bytes()));
     }
 
     fn any_json() -> impl Strategy<Value = Value> {

@@ -79,13 +79,26 @@ struct Details {
 /// The outcome of most of this crate.
 pub(crate) type ApiResult<T> = Result<T, ApiError>;
 
+/// Longest message.
+const MESSAGE_LIMIT: usize = 8 << 10;
+/// Longest name in the details; no valid one is longer.
+const NAME_LIMIT: usize = 1024;
+/// Most faults that one answer names.
+const CAUSES_LIMIT: usize = 100;
+
 impl ApiError {
     fn new(code: StatusCode, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), details: None }
+        let mut message = message.into();
+        // What a client sent may be in it; it is not sent back in megabytes.
+        if message.len() > MESSAGE_LIMIT {
+            message.truncate(message.floor_char_boundary(MESSAGE_LIMIT));
+            message.push_str("...");
+        }
+        Self { code, reason, message, details: None }
     }
     fn about(mut self, kind: &Kind, name: &str) -> Self {
         self.details = Some(Box::new(Details {
-            name: name.into(),
+            name: name[..name.floor_char_boundary(NAME_LIMIT)].into(),
             group: kind.group,
             kind: kind.plural.into(),
             ..Details::default()
@@ -129,6 +142,10 @@ impl ApiError {
     }
     pub(crate) fn no_such_path() -> Self {
         Self::new(StatusCode::NOT_FOUND, "NotFound", "the server could not find the requested resource")
+    }
+    /// Something that is no object is not there.
+    pub(crate) fn missing(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "NotFound", message)
     }
     pub(crate) fn not_found(kind: &Kind, name: &str) -> Self {
         let message = format!("{} {name:?} not found", kind.qualified());
@@ -228,7 +245,8 @@ impl ApiError {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message)
     }
     /// The object breaks rules; each is named.
-    pub(crate) fn invalid(kind: &Kind, name: &str, causes: Causes) -> Self {
+    pub(crate) fn invalid(kind: &Kind, name: &str, mut causes: Causes) -> Self {
+        causes.0.truncate(CAUSES_LIMIT);
         let list: Vec<String> = causes.0.iter().map(|c| format!("{}: {}", c.field, c.message)).collect();
         let text = if list.len() == 1 { list.concat() } else { format!("[{}]", list.join(", ")) };
         let qualified = if kind.group.is_empty() {

@@ -3,31 +3,33 @@
 use axum::body::Body;
 use axum::extract::{Request, State};
 use http::{Method, Response, StatusCode};
+use hyper::body::Body as _;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use std::sync::Arc;
-use std::time::Duration;
 use tokio_util::sync::CancellationToken;
+use warren_store::Store;
 use warren_types::HealthCell;
 
-use crate::auth::{Peer, User, Verb, authorize};
+use crate::audit::{Audit, Entry};
+use crate::auth::{Peer, User, Verb, authorize, shows_secret};
+use crate::bearer::{self, BODY_LIMIT as OWN_LIMIT, Bearers};
 use crate::decode::{self, BODY_LIMIT};
 use crate::deletion::DeleteOptions;
 use crate::error::{ApiError, ApiResult};
+use crate::gates::Gates;
 use crate::join::Joining;
 use crate::ops::{Objects, WriteOptions, Written};
 use crate::patch::Patch;
 use crate::query::{FieldValidation, Params, Target, target};
-use crate::registry::NODE;
+use crate::registry::{NODE, lookup};
 use crate::reply::{self, Form, negotiate};
 use crate::selector::Selector;
 use crate::storage::Object;
 use crate::table::Include;
 use crate::watch::{self, Shape};
-use crate::{discovery, lists, reviews};
+use crate::{backup, discovery, lists, reviews};
 
-/// Longest a body may take to arrive.
-const BODY_DEADLINE: Duration = Duration::from_secs(30);
 /// Forms of objects.
 const FORMS: &[Form] = &[Form::Object, Form::Table, Form::Partial];
 
@@ -36,6 +38,10 @@ pub(crate) struct App {
     pub(crate) objects: Objects,
     pub(crate) ca_pem: String,
     pub(crate) joining: Joining,
+    pub(crate) bearers: Bearers,
+    pub(crate) audit: Audit,
+    pub(crate) gates: Gates,
+    pub(crate) store: Store,
     pub(crate) health: HealthCell,
     pub(crate) stop: CancellationToken,
 }
@@ -43,16 +49,35 @@ pub(crate) struct App {
 /// Answers one request.
 pub(crate) async fn handle(State(app): State<Arc<App>>, request: Request) -> Response<Body> {
     let peer = request.extensions().get::<Peer>().cloned();
-    let Some(peer) = peer else {
+    let Some(mut peer) = peer else {
         return ApiError::internal("the connection has no peer").response();
     };
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let result = dispatch(&app, &peer, request).await;
+    let result = match identify(&app, &mut peer, &request) {
+        Ok(()) => dispatch(&app, &peer, request).await,
+        Err(e) => Err(e),
+    };
     if let Err(e) = &result {
         tracing::debug!(%method, path, user = %peer.user.name(), code = e.code.as_u16(), error = %e.message, "request refused");
     }
     result.unwrap_or_else(|e| e.response())
 }
+
+/// Whoever came without a client certificate may show a token. The token of a join is that endpoint's own matter.
+fn identify(app: &App, peer: &mut Peer, request: &Request) -> ApiResult<()> {
+    if peer.user == User::Anonymous
+        && request.uri().path() != JOIN
+        && let Some(user) = app.bearers.user(request.headers(), Timestamp::now())?
+    {
+        peer.standing.promote();
+        peer.user = user;
+    }
+    Ok(())
+}
+
+/// Where nodes join, and where they renew their certificates.
+const JOIN: &str = "/v1-warren/join";
+const RENEW: &str = "/v1-warren/renew";
 
 async fn dispatch(app: &Arc<App>, peer: &Peer, request: Request) -> ApiResult<Response<Body>> {
     let path = request.uri().path().to_owned();
@@ -65,32 +90,120 @@ async fn dispatch(app: &Arc<App>, peer: &Peer, request: Request) -> ApiResult<Re
             return Ok(health(app, path.trim_end_matches('/'), request.uri().query()));
         }
         "/version" if get => return Ok(reply::json(StatusCode::OK, &discovery::version())),
-        "/v1-warren/join" if request.method() == Method::POST => {
-            let (parts, body) = request.into_parts();
-            let bytes = read_body(body, crate::join::BODY_LIMIT).await?;
-            return app.joining.answer(peer, &parts.headers, &bytes).await;
-        }
+        JOIN if request.method() == Method::POST => return own(app, peer, "join", request).await,
         _ => {}
     }
     if peer.user == User::Anonymous {
         return Err(ApiError::unauthorized(
-            "Unauthorized: give a client certificate, as the kubeconfig of this server holds one",
+            "Unauthorized: give a client certificate, as the kubeconfig of this server holds one, or a bearer token",
         ));
+    }
+    let post = request.method() == Method::POST;
+    let size = request.body().size_hint().upper();
+    match path.as_str() {
+        RENEW if post => return own(app, peer, "renew", request).await,
+        backup::PATH if get => return own(app, peer, "backup", request).await,
+        p if p == bearer::PATH || p.strip_prefix(bearer::PATH).is_some_and(|rest| rest.starts_with('/')) => {
+            return own(app, peer, "tokens", request).await;
+        }
+        p => {
+            if let Some(review) = reviews::at(p).filter(|_| post) {
+                let _place = app.gates.write(size).await?;
+                let (parts, body) = request.into_parts();
+                let bytes = read_body(app, body, BODY_LIMIT).await?;
+                let body = decode::body(&parts.headers, &bytes, Some(crate::proto::ACCESS_REVIEW))?;
+                return reviews::answer(review, &peer.user, &body, |ns, name| shown(app, ns, name));
+            }
+        }
     }
     if get && let Some(answer) = discovery::answer(&path, request.headers())? {
         return Ok(answer);
     }
-    if let Some(review) = reviews::of(request.method(), &path) {
-        let (parts, body) = request.into_parts();
-        let bytes = read_body(body, BODY_LIMIT).await?;
-        let answer = reviews::answer(review, peer, &parts.headers, &bytes)?;
-        return Ok(reply::json(StatusCode::CREATED, &answer));
-    }
     let target = target(&path)?;
     let params = Params::parse(request.uri())?;
     let verb = verb(request.method(), &target, &params)?;
-    authorize(&peer.user, verb, &target)?;
-    run(app, peer, verb, target, params, request).await
+    let authorized = authorize(&peer.user, verb, &target, |ns, name| shown(app, ns, name));
+    if verb.reads() {
+        authorized?;
+        return run(app, peer, verb, target, params, request).await;
+    }
+    let pending = app.audit.begin(entry(peer, verb, &target));
+    let result = match authorized {
+        Ok(()) => match app.gates.write(size).await {
+            Ok(_place) => run(app, peer, verb, target, params, request).await,
+            Err(e) => Err(e),
+        },
+        Err(e) => Err(e),
+    };
+    match &result {
+        Ok(response) => {
+            let name = response.extensions().get::<WrittenName>();
+            pending.done(response.status(), name.map(|n| n.0.as_str()));
+        }
+        Err(e) => pending.done(e.code, None),
+    }
+    result
+}
+
+/// The name of a written object, for its audit line: the request for a new one has it in the body only.
+#[derive(Clone)]
+struct WrittenName(String);
+
+fn entry(peer: &Peer, verb: Verb, target: &Target) -> Entry {
+    let sub = if target.status { "/status" } else { "" };
+    Entry {
+        user: peer.user.name(),
+        verb: verb.name(),
+        resource: format!("{}{sub}", target.kind.get().qualified()),
+        namespace: target.namespace.clone().unwrap_or_default(),
+        name: target.name.clone().unwrap_or_default(),
+        code: 0,
+        from: Some(peer.address),
+    }
+}
+
+/// Warren's own paths: joining, renewing, tokens, backup. Each that changes something, or tells everything, has its
+/// audit line.
+async fn own(app: &App, peer: &Peer, what: &'static str, request: Request) -> ApiResult<Response<Body>> {
+    let (parts, body) = request.into_parts();
+    let path = parts.uri.path();
+    let entry = Entry {
+        user: peer.user.name(),
+        verb: match (what, &parts.method) {
+            ("tokens", &Method::DELETE) => "delete",
+            ("backup", _) => "get",
+            _ => "create",
+        },
+        resource: format!("warren/{what}"),
+        name: path.strip_prefix(bearer::PATH).unwrap_or_default().trim_start_matches('/').to_owned(),
+        from: Some(peer.address),
+        ..Entry::default()
+    };
+    let listed = what == "tokens" && !matches!(parts.method, Method::POST | Method::DELETE);
+    let pending = (!listed).then(|| app.audit.begin(entry));
+    let result = match read_body(app, body, OWN_LIMIT).await {
+        Err(e) => Err(e),
+        Ok(bytes) => match what {
+            "join" => app.joining.answer(peer, &parts.headers, &bytes).await,
+            "renew" => app.joining.renew(&peer.user, &bytes),
+            "backup" if matches!(peer.user, User::Admin(_)) => Ok(backup::answer(&app.store)),
+            "backup" => Err(ApiError::forbidden(format!("User {:?} is no administrator", peer.user.name()))),
+            _ => app.bearers.answer(&peer.user, &parts.method, path, &bytes, Timestamp::now()).await,
+        },
+    };
+    if let Some(pending) = pending {
+        pending.done(result.as_ref().map_or_else(|e| e.code, Response::status), None);
+    }
+    result
+}
+
+/// Whether an Ingress of the namespace names this Secret for its TLS.
+fn shown(app: &App, namespace: &str, secret: &str) -> bool {
+    let Some(kind) = lookup("networking.k8s.io", "v1", "ingresses") else { return false };
+    let (ingresses, _) = app.objects.cache.list(kind);
+    let from = format!("{namespace}/");
+    let inside = ingresses.range(from.clone()..).take_while(|(key, _)| key.starts_with(&from));
+    inside.map(|(_, o)| o).any(|o| shows_secret(&o.value, secret))
 }
 
 /// Whether the server lives, or is ready; with `verbose` each check by name.
@@ -131,8 +244,8 @@ fn verb(method: &Method, target: &Target, params: &Params) -> ApiResult<Verb> {
 }
 
 /// Reads a whole body, bounded in size and time.
-async fn read_body(body: Body, limit: usize) -> ApiResult<bytes::Bytes> {
-    match tokio::time::timeout(BODY_DEADLINE, axum::body::to_bytes(body, limit)).await {
+async fn read_body(app: &App, body: Body, limit: usize) -> ApiResult<bytes::Bytes> {
+    match tokio::time::timeout(app.gates.wait, axum::body::to_bytes(body, limit)).await {
         Ok(Ok(bytes)) => Ok(bytes),
         Ok(Err(e)) => {
             let source = std::error::Error::source(&e);
@@ -177,12 +290,9 @@ async fn run(
     let show_written = |code: StatusCode, w: Written| {
         let mut response = show(code, &w.object);
         reply::warn(&mut response, &w.warnings);
+        response.extensions_mut().insert(WrittenName(w.object.name.clone()));
         response
     };
-    if !matches!(verb, Verb::Get | Verb::List | Verb::Watch) {
-        tracing::debug!(user = %peer.user.name(), verb = verb.name(), resource = target.kind.get().plural,
-            namespace = target.namespace.as_deref().unwrap_or_default(), name, "write");
-    }
     match verb {
         Verb::Get => {
             lists::check_version(&params, app.objects.cache.revision())?;
@@ -204,7 +314,7 @@ async fn run(
         }
         Verb::Create => {
             let (parts, body) = request.into_parts();
-            let bytes = read_body(body, BODY_LIMIT).await?;
+            let bytes = read_body(app, body, BODY_LIMIT).await?;
             let repeated = repeated_keys(&parts.headers, &bytes, &target, params.field_validation)?;
             let body = decode::body(&parts.headers, &bytes, target.kind.get().proto)?;
             refuse_deep(&body)?;
@@ -214,7 +324,7 @@ async fn run(
         }
         Verb::Update => {
             let (parts, body) = request.into_parts();
-            let bytes = read_body(body, BODY_LIMIT).await?;
+            let bytes = read_body(app, body, BODY_LIMIT).await?;
             let repeated = repeated_keys(&parts.headers, &bytes, &target, params.field_validation)?;
             let body = decode::body(&parts.headers, &bytes, target.kind.get().proto)?;
             refuse_deep(&body)?;
@@ -230,7 +340,7 @@ async fn run(
                         "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch",
                     ));
                 }
-                let config = decode::yaml(&read_body(body, BODY_LIMIT).await?)?;
+                let config = decode::yaml(&read_body(app, body, BODY_LIMIT).await?)?;
                 refuse_deep(&config)?;
                 let force = params.force.unwrap_or(false);
                 let (written, new) = app.objects.apply(&target, &name, config, force, &options).await?;
@@ -242,12 +352,12 @@ async fn run(
                 ));
             }
             let patch =
-                Patch::decode(decode::media_type(&parts.headers), &read_body(body, BODY_LIMIT).await?)?;
+                Patch::decode(decode::media_type(&parts.headers), &read_body(app, body, BODY_LIMIT).await?)?;
             let written = app.objects.patch(&target, &name, &patch, &options).await?;
             Ok(show_written(StatusCode::OK, written))
         }
         Verb::Delete => {
-            let delete = delete_options(request, &params).await?;
+            let delete = delete_options(app, request, &params).await?;
             let (object, gone) = app.objects.delete(&target, &name, &delete, &options).await?;
             if gone && target.kind == NODE && !options.dry_run {
                 app.joining.forget(&name).await;
@@ -260,7 +370,7 @@ async fn run(
         }
         Verb::DeleteCollection => {
             let selector = selector(&target, &params)?;
-            let delete = delete_options(request, &params).await?;
+            let delete = delete_options(app, request, &params).await?;
             let (objects, _) = app.objects.cache.list(target.kind);
             let chosen: Vec<Arc<Object>> =
                 objects.values().filter(|o| selector.matches(&o.value, &o.namespace)).cloned().collect();
@@ -316,9 +426,9 @@ fn refuse_deep(body: &Value) -> ApiResult<()> {
     if decode::too_deep(body) { Err(ApiError::bad_request("the body nests too deep")) } else { Ok(()) }
 }
 
-async fn delete_options(request: Request, params: &Params) -> ApiResult<DeleteOptions> {
+async fn delete_options(app: &App, request: Request, params: &Params) -> ApiResult<DeleteOptions> {
     let (parts, body) = request.into_parts();
-    let bytes = read_body(body, BODY_LIMIT).await?;
+    let bytes = read_body(app, body, BODY_LIMIT).await?;
     if bytes.is_empty() {
         return Ok(params.delete.clone());
     }

@@ -2,6 +2,7 @@
 
 use axum::body::Body;
 use http::{HeaderMap, Response, StatusCode, header};
+use jiff::Timestamp;
 use ring::pbkdf2;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -13,13 +14,11 @@ use std::time::{Duration, Instant};
 use warren_store::{Durability, Record, Store, Table};
 use warren_types::{NodeName, Secret};
 
-use crate::auth::{NODE_PREFIX, NODES, Peer};
+use crate::auth::{NODE_PREFIX, NODES, Peer, User};
 use crate::authority::{Authority, hex};
+use crate::bearer::Bearers;
 use crate::error::{ApiError, ApiResult};
-use crate::tokens::Tokens;
 
-/// Largest body of a join.
-pub(crate) const BODY_LIMIT: usize = 16 << 10;
 /// Failures that one address may have in [`WINDOW`].
 const FAILURES: u32 = 10;
 const WINDOW: Duration = Duration::from_secs(60);
@@ -51,10 +50,15 @@ struct JoinRequest {
     csr: String,
 }
 
+#[derive(Deserialize)]
+struct RenewRequest {
+    csr: String,
+}
+
 /// The join endpoint.
 pub(crate) struct Joining {
     authority: Arc<Authority>,
-    tokens: Tokens,
+    bearers: Bearers,
     passwords: Table<NodePassword>,
     /// One join at a time looks at a name and takes it.
     taking: tokio::sync::Mutex<()>,
@@ -62,10 +66,10 @@ pub(crate) struct Joining {
 }
 
 impl Joining {
-    pub(crate) fn new(authority: Arc<Authority>, tokens: Tokens, store: &Store) -> Self {
+    pub(crate) fn new(authority: Arc<Authority>, bearers: Bearers, store: &Store) -> Self {
         Self {
             authority,
-            tokens,
+            bearers,
             passwords: store.table(),
             taking: tokio::sync::Mutex::new(()),
             failures: Mutex::new(Failures::default()),
@@ -101,11 +105,7 @@ impl Joining {
     async fn join(&self, headers: &HeaderMap, body: &[u8]) -> ApiResult<Response<Body>> {
         let bearer = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());
         let secret = Secret::new(bearer.and_then(|v| v.strip_prefix("Bearer ")).unwrap_or_default().trim());
-        if !self.tokens.may_join(secret.expose()) {
-            return Err(ApiError::unauthorized(
-                "the join token is wrong; the server's file server/agent-token holds the right one",
-            ));
-        }
+        self.bearers.may_join(secret.expose(), Timestamp::now())?;
         let request: JoinRequest = serde_json::from_slice(body)
             .map_err(|e| ApiError::bad_request(format!("the body is not a join request: {e}")))?;
         let name = NodeName::new(request.node_name).map_err(|e| ApiError::bad_request(e.to_string()))?;
@@ -118,6 +118,30 @@ impl Joining {
             .map_err(|e| ApiError::bad_request(format!("csr: {e}")))?;
         self.take_name(&name, request.node_password).await?;
         tracing::info!(node = %name, "node joined");
+        Ok(crate::reply::json(
+            StatusCode::OK,
+            &json!({ "certificate": certificate, "ca": self.authority.ca_pem }),
+        ))
+    }
+
+    /// Answers `POST /v1-warren/renew`: a node that shows its certificate gets the next one for the same name.
+    pub(crate) fn renew(&self, user: &User, body: &[u8]) -> ApiResult<Response<Body>> {
+        let User::Node(name) = user else {
+            return Err(ApiError::forbidden("only nodes renew their certificates here, each its own"));
+        };
+        // With its Node object a node loses its name; its certificate is not to outlive that for ever.
+        if self.passwords.get(name).is_none() {
+            return Err(ApiError::forbidden(format!(
+                "node {name:?} was deleted; it must join again with a token"
+            )));
+        }
+        let request: RenewRequest = serde_json::from_slice(body)
+            .map_err(|e| ApiError::bad_request(format!("the body is not a renewal: {e}")))?;
+        let certificate = self
+            .authority
+            .sign_request(&request.csr, &format!("{NODE_PREFIX}{name}"), NODES)
+            .map_err(|e| ApiError::bad_request(format!("csr: {e}")))?;
+        tracing::info!(node = name, "certificate renewed");
         Ok(crate::reply::json(
             StatusCode::OK,
             &json!({ "certificate": certificate, "ca": self.authority.ca_pem }),
@@ -178,7 +202,8 @@ fn unhex(s: &str) -> Option<Vec<u8>> {
 #[derive(Default)]
 struct Failures(BTreeMap<IpAddr, (u32, Instant)>);
 
-fn source(address: IpAddr) -> IpAddr {
+/// The one who has an address.
+pub(crate) fn source(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V6(a) => Ipv6Addr::from(u128::from(a) >> 64 << 64).into(),
         v4 => v4,

@@ -13,8 +13,11 @@
 //! sends or fails to read? can a node write what is not its own?
 
 mod apply;
+mod audit;
 mod auth;
 mod authority;
+mod backup;
+mod bearer;
 mod bootstrap;
 pub mod cidr;
 mod config;
@@ -23,6 +26,7 @@ mod decode;
 mod deletion;
 mod discovery;
 mod error;
+mod gates;
 mod http;
 mod join;
 mod kinds;
@@ -35,6 +39,7 @@ mod patch;
 mod proto;
 mod query;
 mod registry;
+mod renew;
 mod repeated;
 mod reply;
 mod reviews;
@@ -46,8 +51,9 @@ mod table;
 mod tokens;
 mod watch;
 
+pub use backup::{Restored, restore, verify as verify_backup, write as write_backup};
 pub use cidr::CidrError;
-pub use config::{ServerConfig, ServerError};
+pub use config::{CERTIFICATE_LIFE, ServerConfig, ServerError};
 pub use controllers::NodeLife;
 pub use serve::Limits;
 
@@ -62,10 +68,14 @@ use tokio_util::sync::CancellationToken;
 use warren_store::Store;
 use warren_types::{ClusterConfig, HealthCell, Secret};
 
-use authority::{Authority, make_private_dir, write_private};
+use audit::Audit;
+use authority::{Authority, make_private_dir};
+use bearer::Bearers;
 use cidr::PodCidrAllocator;
+use gates::Gates;
 use join::Joining;
 use ops::Objects;
+use renew::{Renewal, Shown};
 use storage::{Cache, Disk, History, Writer, WriterTask};
 use tokens::Tokens;
 
@@ -82,6 +92,8 @@ pub struct Server {
     writer: Writer,
     task: WriterTask,
     tls: Arc<rustls::ServerConfig>,
+    renewal: Renewal,
+    audit: Audit,
 }
 
 impl Server {
@@ -109,20 +121,18 @@ impl Server {
             tracing::error!(copy = %aside.copy.display(), reason = %aside.reason,
                 "the store could not be read; it was moved away and the server begins with an empty one");
         }
-        let authority = Arc::new(Authority::open(&directory.join("tls"), Timestamp::now())?);
+        let authority =
+            Arc::new(Authority::open(&directory.join("tls"), Timestamp::now(), config.certificate_life)?);
         let tokens = Tokens::open(&directory, &authority, config.token_file.as_deref())?;
-        let tls = tls_config(&authority, &config.sans())?;
-
-        let admin = authority.client("system:admin", auth::MASTERS)?;
+        let audit = Audit::open(config.audit_log.as_deref())?;
         let host = config.advertise_address.unwrap_or(match config.listen.ip() {
             ip if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
             ip => ip,
         });
         let url = format!("https://{}", SocketAddr::new(host, address.port()));
-        let kubeconfig = kubeconfig::render(&url, &authority.ca_pem, &admin);
-        if let Some(path) = &config.kubeconfig {
-            write_private(path, kubeconfig.expose().as_bytes())?;
-        }
+        let (renewal, kubeconfig) =
+            Renewal::begin(authority.clone(), config.sans(), url, config.kubeconfig.clone())?;
+        let tls = tls_config(&authority, renewal.shown.clone())?;
 
         let disk = Disk::in_store(&opened.store);
         let (objects, revision) = disk.load();
@@ -140,6 +150,8 @@ impl Server {
             writer,
             task,
             tls,
+            renewal,
+            audit,
         })
     }
 
@@ -186,10 +198,16 @@ impl Server {
             self.config.node_life,
             stop.clone(),
         );
+        let bearers = Bearers::new(&self.store, self.tokens.clone());
+        tasks.spawn(self.renewal.run(writer_stop.clone()));
         let app = Arc::new(http::App {
             objects,
             ca_pem: self.authority.ca_pem.clone(),
-            joining: Joining::new(self.authority.clone(), self.tokens.clone(), &self.store),
+            joining: Joining::new(self.authority.clone(), bearers.clone(), &self.store),
+            bearers,
+            audit: self.audit,
+            gates: Gates::new(&self.config.limits),
+            store: self.store.clone(),
             health: health.clone(),
             stop: stop.clone(),
         });
@@ -202,8 +220,8 @@ impl Server {
             ended = tasks.join_next() => {
                 stop.cancel();
                 Err(ServerError::Task(match ended {
-                    Some(Err(e)) => format!("the writer failed: {e}"),
-                    _ => "the writer ended early".into(),
+                    Some(Err(e)) => format!("a task failed: {e}"),
+                    _ => "a task ended early".into(),
                 }))
             }
         };
@@ -243,7 +261,7 @@ pub fn node_token(data_dir: &std::path::Path) -> Result<Secret, ServerError> {
     }
 }
 
-fn tls_config(authority: &Authority, sans: &[String]) -> Result<Arc<rustls::ServerConfig>, ServerError> {
+fn tls_config(authority: &Authority, shown: Arc<Shown>) -> Result<Arc<rustls::ServerConfig>, ServerError> {
     let fault = |e: &dyn std::fmt::Display| ServerError::Certificates(e.to_string());
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut roots = rustls::RootCertStore::empty();
@@ -252,13 +270,11 @@ fn tls_config(authority: &Authority, sans: &[String]) -> Result<Arc<rustls::Serv
         .allow_unauthenticated()
         .build()
         .map_err(|e| fault(&e))?;
-    let (cert, key) = authority.server(sans)?;
     let mut tls = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|e| fault(&e))?
         .with_client_cert_verifier(clients)
-        .with_single_cert(vec![cert], key)
-        .map_err(|e| fault(&e))?;
+        .with_cert_resolver(shown);
     tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(tls))
 }

@@ -43,7 +43,7 @@ impl Patch {
         };
         match media {
             "application/json-patch+json" => {
-                let patch: json_patch::Patch = serde_json::from_slice(bytes)
+                let patch: json_patch::Patch = serde_json::from_value(crate::decode::json(bytes)?)
                     .map_err(|e| ApiError::bad_request(format!("the body is not a JSON patch: {e}")))?;
                 check_size(&patch)?;
                 Ok(Self::Json(patch))

@@ -1,97 +1,172 @@
-//! Reviews: a client asks who it is, and what it may do. Answered at once; nothing is kept.
+//! Questions of a user about itself, which kubectl asks: `auth can-i`, `auth whoami`. Nothing is stored.
 
-use http::Method;
+use axum::body::Body;
+use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
-use crate::auth::{Peer, Verb, authorize};
-use crate::decode;
+use crate::auth::{User, Verb, authorize};
 use crate::error::{ApiError, ApiResult};
 use crate::query::Target;
 use crate::registry::KindId;
+use crate::reply;
 use crate::table::text;
 
-/// Which review.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Review {
-    /// `SelfSubjectAccessReview`: may I do this?
-    Access,
-    /// `SelfSubjectReview`: who am I?
-    Subject,
+/// A resource that can only be created, and whose object answers.
+pub(crate) struct Review {
+    pub(crate) group: &'static str,
+    pub(crate) plural: &'static str,
+    pub(crate) kind: &'static str,
 }
 
-/// The review that a request asks for.
-pub(crate) fn of(method: &Method, path: &str) -> Option<Review> {
-    match path {
-        _ if method != Method::POST => None,
-        "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews" => Some(Review::Access),
-        "/apis/authentication.k8s.io/v1/selfsubjectreviews" => Some(Review::Subject),
-        _ => None,
-    }
+/// Version of all of them.
+pub(crate) const VERSION: &str = "v1";
+/// All of them.
+pub(crate) static REVIEWS: [Review; 3] = [
+    Review { group: "authentication.k8s.io", plural: "selfsubjectreviews", kind: "SelfSubjectReview" },
+    Review {
+        group: "authorization.k8s.io",
+        plural: "selfsubjectaccessreviews",
+        kind: "SelfSubjectAccessReview",
+    },
+    Review {
+        group: "authorization.k8s.io",
+        plural: "selfsubjectrulesreviews",
+        kind: "SelfSubjectRulesReview",
+    },
+];
+
+/// The review that a path names.
+pub(crate) fn at(path: &str) -> Option<&'static Review> {
+    let rest = path.strip_prefix("/apis/")?;
+    REVIEWS.iter().find(|r| {
+        rest.strip_prefix(r.group).and_then(|p| p.strip_prefix("/v1/")).is_some_and(|p| p == r.plural)
+    })
 }
 
-/// Answers it.
+/// Answers a review.
 pub(crate) fn answer(
-    review: Review,
-    peer: &Peer,
-    headers: &http::HeaderMap,
-    body: &[u8],
-) -> ApiResult<Value> {
-    match review {
-        Review::Subject => Ok(json!({
-            "kind": "SelfSubjectReview", "apiVersion": "authentication.k8s.io/v1",
-            "metadata": { "creationTimestamp": null },
-            "status": { "userInfo": { "username": peer.user.name(), "groups": ["system:authenticated"] } },
-        })),
-        Review::Access => {
-            let mut review = decode::body(headers, body, Some(crate::proto::ACCESS_REVIEW))?;
-            let (allowed, reason) = judge(&review, peer);
-            let Value::Object(map) = &mut review else {
-                return Err(ApiError::bad_request("the body is not a SelfSubjectAccessReview"));
-            };
-            map.insert("kind".into(), "SelfSubjectAccessReview".into());
-            map.insert("apiVersion".into(), "authorization.k8s.io/v1".into());
-            map.insert("status".into(), json!({ "allowed": allowed, "reason": reason }));
-            Ok(review)
+    review: &Review,
+    user: &User,
+    body: &Value,
+    shown: impl Fn(&str, &str) -> bool,
+) -> ApiResult<Response<Body>> {
+    if !body.is_object() {
+        return Err(ApiError::bad_request("the body is not an object"));
+    }
+    let status = match review.kind {
+        "SelfSubjectReview" => {
+            json!({ "userInfo": { "username": user.name(), "uid": "", "groups": user.groups() } })
         }
+        "SelfSubjectRulesReview" => rules(user),
+        _ => access(user, &body["spec"], shown),
+    };
+    let spec = if body["spec"].is_object() { body["spec"].clone() } else { json!({}) };
+    let answer = json!({
+        "kind": review.kind, "apiVersion": format!("{}/{VERSION}", review.group),
+        "metadata": { "creationTimestamp": null }, "spec": spec, "status": status,
+    });
+    Ok(reply::json(StatusCode::CREATED, &answer))
+}
+
+fn access(user: &User, spec: &Value, shown: impl Fn(&str, &str) -> bool) -> Value {
+    let no = |why: &str| json!({ "allowed": false, "reason": why });
+    if matches!(user, User::Admin(_)) {
+        return json!({ "allowed": true, "reason": "administrators may do everything" });
+    }
+    let Some(asked) = spec.get("resourceAttributes").filter(|a| a.is_object()) else {
+        let path = text(spec, "/nonResourceAttributes/path");
+        let reads = text(spec, "/nonResourceAttributes/verb") == "get";
+        let open = ["/api", "/apis", "/openapi", "/version", "/livez", "/readyz", "/healthz"];
+        let allowed = reads
+            && open.iter().any(|o| path.strip_prefix(o).is_some_and(|r| r.is_empty() || r.starts_with('/')));
+        return json!({ "allowed": allowed });
+    };
+    let field = |key: &str| text(asked, &format!("/{key}")).to_owned();
+    let (resource, in_path) = match field("resource").split_once('/') {
+        Some((r, s)) => (r.to_owned(), s.to_owned()),
+        None => (field("resource"), field("subresource")),
+    };
+    if REVIEWS.iter().any(|r| r.group == field("group") && r.plural == resource) {
+        return json!({ "allowed": field("verb") == "create" });
+    }
+    let kind = KindId::all().find(|k| k.get().group == field("group") && k.get().plural == resource);
+    let (Some(kind), Some(verb)) = (kind, Verb::from_name(&field("verb"))) else {
+        return no("this server has no such resource or verb for this user");
+    };
+    let some = |s: String| Some(s).filter(|s| !s.is_empty());
+    let target = Target {
+        kind,
+        namespace: some(field("namespace")).filter(|_| kind.get().namespaced),
+        name: some(field("name")),
+        status: in_path == "status",
+    };
+    match authorize(user, verb, &target, shown) {
+        Ok(()) => json!({ "allowed": true }),
+        Err(e) => no(&e.message),
     }
 }
 
-fn judge(review: &Value, peer: &Peer) -> (bool, String) {
-    let at = |key: &str| text(review, &format!("/spec/resourceAttributes/{key}"));
-    if review.pointer("/spec/resourceAttributes").is_none() {
-        // Paths that are no resources are open to whoever has a certificate, for reading.
-        return (matches!(text(review, "/spec/nonResourceAttributes/verb"), "get" | "head"), String::new());
+/// What the user may do wherever it looks; what depends on objects is left out.
+fn rules(user: &User) -> Value {
+    let all = || json!([{ "verbs": ["*"], "apiGroups": ["*"], "resources": ["*"] }]);
+    let (resources, incomplete) = match user {
+        User::Admin(_) => (all(), false),
+        _ => {
+            let readable = |k: &KindId| {
+                let target = Target { kind: *k, namespace: None, name: None, status: false };
+                authorize(user, Verb::List, &target, |_, _| false).is_ok()
+            };
+            let mut rules: Vec<Value> = Vec::new();
+            for k in KindId::all().filter(readable).map(KindId::get) {
+                rules.push(json!({ "verbs": ["get", "list", "watch"], "apiGroups": [k.group], "resources": [k.plural] }));
+            }
+            (rules.into(), matches!(user, User::Node(_)))
+        }
+    };
+    let urls = json!([{ "verbs": ["get"], "nonResourceURLs": ["/api", "/api/*", "/apis", "/apis/*", "/openapi/*",
+        "/version", "/livez", "/readyz", "/healthz"] }]);
+    json!({ "resourceRules": resources, "nonResourceRules": urls, "incomplete": incomplete })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn may(user: &User, attributes: Value) -> bool {
+        access(user, &json!({ "resourceAttributes": attributes }), |_, _| false)["allowed"] == json!(true)
     }
-    let verbs = [
-        Verb::Get,
-        Verb::List,
-        Verb::Watch,
-        Verb::Create,
-        Verb::Update,
-        Verb::Patch,
-        Verb::Delete,
-        Verb::DeleteCollection,
-    ];
-    let verbs: Vec<Verb> =
-        verbs.into_iter().filter(|v| at("verb") == "*" || v.name() == at("verb")).collect();
-    let kinds: Vec<KindId> = KindId::all()
-        .filter(|k| {
-            let k = k.get();
-            let fits = |wanted: &str, name: &str| wanted == "*" || wanted == name;
-            fits(at("resource"), k.plural) && fits(at("group"), k.group)
-        })
-        .collect();
-    if verbs.is_empty() || kinds.is_empty() {
-        return (false, "there is no such verb or resource".into());
+
+    #[test]
+    fn what_one_may_is_told() {
+        let (admin, viewer) = (User::Admin("a".into()), User::Viewer("v".into()));
+        let node = User::Node("n1".into());
+        let pods = |verb: &str| json!({ "verb": verb, "resource": "pods", "namespace": "default" });
+        assert!(may(&admin, json!({ "verb": "*", "resource": "*", "group": "*" })));
+        assert!(may(&viewer, pods("list")) && !may(&viewer, pods("create")) && !may(&viewer, pods("*")));
+        assert!(!may(&viewer, json!({ "verb": "get", "resource": "*" })));
+        let patch = |name: &str| json!({ "verb": "patch", "resource": "nodes", "subresource": "status", "name": name });
+        assert!(may(&node, patch("n1")) && !may(&node, patch("n2")));
+        let path = |p: &str| {
+            access(&viewer, &json!({"nonResourceAttributes": {"path": p, "verb": "get"}}), |_, _| false)
+        };
+        assert_eq!(path("/version")["allowed"], true);
+        assert_eq!(path("/v1-warren/tokens")["allowed"], false);
+        assert_eq!(rules(&admin)["resourceRules"][0]["verbs"][0], "*");
+        assert!(!rules(&viewer).to_string().contains("secrets"));
     }
-    let some = |s: &str| (!s.is_empty()).then(|| s.to_owned());
-    for (verb, kind) in verbs.iter().flat_map(|v| kinds.iter().map(move |k| (*v, *k))) {
-        let namespace = some(at("namespace")).filter(|_| kind.get().namespaced);
-        let target =
-            Target { kind, namespace, name: some(at("name")), status: at("subresource") == "status" };
-        if let Err(e) = authorize(&peer.user, verb, &target) {
-            return (false, e.message);
+
+    #[test]
+    fn paths_of_reviews() {
+        assert_eq!(
+            at("/apis/authentication.k8s.io/v1/selfsubjectreviews").map(|r| r.kind),
+            Some("SelfSubjectReview")
+        );
+        for none in [
+            "/apis/authentication.k8s.io/v1/pods",
+            "/api/v1/selfsubjectreviews",
+            "/apis/authentication.k8s.io/v2/selfsubjectreviews",
+        ] {
+            assert!(at(none).is_none(), "{none}");
         }
     }
-    (true, String::new())
 }

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
@@ -25,18 +25,26 @@ use crate::authority::subject_of;
 /// Bounds on connections and deadlines.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Connections with a client certificate.
+    /// Connections that have shown a client certificate or a token.
     pub connections: usize,
-    /// Connections without one: joins and probes.
+    /// Connections that have shown neither that nor a token: joins and probes.
     pub anonymous_connections: usize,
-    /// Connections that have not finished their TLS handshake.
+    /// Connections that have not finished their TLS handshake; one more ends the oldest of them.
     pub handshakes: usize,
-    /// Connections of one address that have shown no client certificate, or not yet.
+    /// Connections of one address (IPv6: one /64) that have shown no credential, or not yet.
     pub unknown_of_one_address: usize,
     /// Longest TLS handshake.
     pub handshake: Duration,
     /// Longest wait for a request's header, and for the next request on a connection.
     pub header: Duration,
+    /// The same on a connection that has shown no credential.
+    pub anonymous_header: Duration,
+    /// Longest a request's body may take to arrive.
+    pub body: Duration,
+    /// Writes at a time; more are told to come again.
+    pub writes: usize,
+    /// Requests at a time whose body, or answer, is large; more wait for a place.
+    pub large: usize,
     /// How long requests may go on after the server was told to stop.
     pub drain: Duration,
 }
@@ -50,6 +58,10 @@ impl Default for Limits {
             unknown_of_one_address: 128,
             handshake: Duration::from_secs(10),
             header: Duration::from_secs(95),
+            anonymous_header: Duration::from_secs(20),
+            body: Duration::from_secs(30),
+            writes: 512,
+            large: 8,
             drain: Duration::from_secs(5),
         }
     }
@@ -62,16 +74,51 @@ struct Shared {
     known: Arc<Semaphore>,
     anonymous: Arc<Semaphore>,
     unknown: Arc<Unknown>,
+    handshakes: Arc<Handshakes>,
+}
+
+/// Handshakes in progress. A good one takes milliseconds, so the oldest is the one to end when there are too many:
+/// however many connections say nothing, they keep nobody out.
+#[derive(Default)]
+struct Handshakes(Mutex<(u64, BTreeMap<u64, CancellationToken>)>);
+
+struct Handshake {
+    all: Arc<Handshakes>,
+    number: u64,
+    ended: CancellationToken,
+}
+
+impl Handshakes {
+    fn begin(self: &Arc<Self>, most: usize) -> Handshake {
+        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if inner.1.len() >= most
+            && let Some((_, oldest)) = inner.1.pop_first()
+        {
+            oldest.cancel();
+        }
+        inner.0 += 1;
+        let (number, ended) = (inner.0, CancellationToken::new());
+        inner.1.insert(number, ended.clone());
+        Handshake { all: self.clone(), number, ended }
+    }
+}
+
+impl Drop for Handshake {
+    fn drop(&mut self) {
+        self.all.0.lock().unwrap_or_else(PoisonError::into_inner).1.remove(&self.number);
+    }
 }
 
 /// How many connections without a client certificate each address has: one stranger cannot keep out the others.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Unknown(Mutex<BTreeMap<IpAddr, usize>>);
 
+#[derive(Debug)]
 struct UnknownPermit(Arc<Unknown>, IpAddr);
 
 impl Unknown {
     fn acquire(self: &Arc<Self>, address: IpAddr, most: usize) -> Option<UnknownPermit> {
+        let address = crate::join::source(address);
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry(address).or_insert(0);
         if *count >= most {
@@ -94,6 +141,37 @@ impl Drop for UnknownPermit {
     }
 }
 
+/// What a connection counts as.
+#[derive(Debug)]
+pub(crate) struct Standing {
+    known: Arc<Semaphore>,
+    held: Mutex<Held>,
+}
+
+#[derive(Debug)]
+enum Held {
+    Anonymous { _place: OwnedSemaphorePermit, _unknown: UnknownPermit },
+    Known { _place: OwnedSemaphorePermit },
+}
+
+impl Standing {
+    fn held(&self) -> std::sync::MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    /// A good token came: the connection no longer counts as a stranger's.
+    pub(crate) fn promote(&self) {
+        let mut held = self.held();
+        if matches!(*held, Held::Anonymous { .. })
+            && let Ok(place) = self.known.clone().try_acquire_owned()
+        {
+            *held = Held::Known { _place: place };
+        }
+    }
+    fn is_known(&self) -> bool {
+        matches!(*self.held(), Held::Known { .. })
+    }
+}
+
 /// Accepts and serves until `stop`, then lets requests finish within [`Limits::drain`].
 pub(crate) async fn serve(
     listener: TcpListener,
@@ -109,37 +187,34 @@ pub(crate) async fn serve(
         known: Arc::new(Semaphore::new(limits.connections)),
         anonymous: Arc::new(Semaphore::new(limits.anonymous_connections)),
         unknown: Arc::default(),
+        handshakes: Arc::default(),
     });
-    let handshakes = Arc::new(Semaphore::new(limits.handshakes));
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
         let accepted = tokio::select! {
             () = stop.cancelled() => break,
-            accepted = async {
-                let permit = handshakes.clone().acquire_owned().await;
-                (listener.accept().await, permit)
-            } => accepted,
+            accepted = listener.accept() => accepted,
         };
         match accepted {
-            (Ok((stream, from)), Ok(permit)) => {
+            Ok((stream, from)) => {
                 let (shared, stop) = (shared.clone(), stop.clone());
+                let handshake = shared.handshakes.begin(limits.handshakes);
                 let Some(unknown) = shared.unknown.acquire(from.ip(), limits.unknown_of_one_address) else {
                     tracing::debug!(%from, "too many unknown connections from this address");
                     continue;
                 };
                 connections.spawn(async move {
-                    if let Err(reason) = connection(shared, stream, from, (permit, unknown), stop).await {
+                    if let Err(reason) = connection(shared, stream, from, (handshake, unknown), stop).await {
                         tracing::debug!(%from, reason, "connection ended");
                     }
                 });
             }
-            (Err(error), _) => {
+            Err(error) => {
                 // Out of file descriptors or memory: wait for connections to end.
                 tracing::warn!(%error, "cannot accept connections");
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
-            (_, Err(_)) => break,
         }
     }
     drop(listener);
@@ -183,13 +258,14 @@ async fn connection(
     shared: Arc<Shared>,
     stream: TcpStream,
     from: SocketAddr,
-    (handshake, unknown): (tokio::sync::OwnedSemaphorePermit, UnknownPermit),
+    (handshake, unknown): (Handshake, UnknownPermit),
     stop: CancellationToken,
 ) -> Result<(), String> {
     let limits = shared.limits;
     let _ = stream.set_nodelay(true);
     let stream = tokio::select! {
         () = stop.cancelled() => return Ok(()),
+        () = handshake.ended.cancelled() => return Err("too many TLS handshakes at a time".into()),
         done = tokio::time::timeout(limits.handshake, shared.tls.accept(stream)) => {
             done.map_err(|_| "the TLS handshake took too long".to_owned())?.map_err(|e| format!("TLS: {e}"))?
         }
@@ -203,10 +279,16 @@ async fn connection(
         }
         Some(None) => return Err("the client certificate has no readable subject".into()),
     };
-    let _unknown = (user == User::Anonymous).then_some(unknown);
     let class = if user == User::Anonymous { &shared.anonymous } else { &shared.known };
-    let _permit = class.clone().try_acquire_owned().map_err(|_| "too many connections".to_owned())?;
-    let peer = Peer { user, address: from.ip() };
+    let place = class.clone().try_acquire_owned().map_err(|_| "too many connections".to_owned())?;
+    let held = if user == User::Anonymous {
+        Held::Anonymous { _place: place, _unknown: unknown }
+    } else {
+        drop(unknown);
+        Held::Known { _place: place }
+    };
+    let standing = Arc::new(Standing { known: shared.known.clone(), held: Mutex::new(held) });
+    let peer = Peer { user, address: from.ip(), standing: standing.clone() };
 
     let activity = Arc::new(Activity { active: AtomicUsize::new(0), idle_since: Mutex::new(Instant::now()) });
     let service = {
@@ -233,7 +315,8 @@ async fn connection(
         .keep_alive_timeout(Duration::from_secs(20));
     let served = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
     let mut served = pin!(served);
-    let mut check = tokio::time::interval(limits.header.min(Duration::from_secs(10)));
+    let mut check =
+        tokio::time::interval(limits.anonymous_header.min(limits.header).min(Duration::from_secs(5)));
     let mut told = false;
     loop {
         tokio::select! {
@@ -243,7 +326,8 @@ async fn connection(
                 served.as_mut().graceful_shutdown();
             }
             _ = check.tick(), if !told => {
-                if activity.idle().is_some_and(|idle| idle >= limits.header) {
+                let most = if standing.is_known() { limits.header } else { limits.anonymous_header };
+                if activity.idle().is_some_and(|idle| idle >= most) {
                     told = true;
                     served.as_mut().graceful_shutdown();
                 }
@@ -254,15 +338,15 @@ async fn connection(
 
 /// Keeps `guard` until the body has ended or is dropped.
 fn hold(body: axum::body::Body, guard: InProgress) -> axum::body::Body {
-    axum::body::Body::new(Held { body, _guard: guard })
+    axum::body::Body::new(Guarded { body, _guard: guard })
 }
 
-struct Held {
+struct Guarded {
     body: axum::body::Body,
     _guard: InProgress,
 }
 
-impl hyper::body::Body for Held {
+impl hyper::body::Body for Guarded {
     type Data = bytes::Bytes;
     type Error = axum::Error;
     fn poll_frame(
@@ -289,8 +373,22 @@ mod tests {
         let (a, b) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
         let held = (unknown.acquire(a, 2), unknown.acquire(a, 2));
         assert!(unknown.acquire(a, 2).is_none() && unknown.acquire(b, 2).is_some());
-        drop(held);
+        let (c, d) = ("2001:db8::1".parse().unwrap(), "2001:db8::2".parse().unwrap());
+        let other = unknown.acquire(c, 1);
+        assert!(other.is_some() && unknown.acquire(d, 1).is_none(), "one /64 is one host");
+        drop((held, other));
         assert!(unknown.acquire(a, 2).is_some());
         assert!(unknown.0.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn silent_handshakes_give_way_to_new_ones() {
+        let all = Arc::new(Handshakes::default());
+        let (first, second) = (all.begin(2), all.begin(2));
+        assert!(!first.ended.is_cancelled());
+        let third = all.begin(2);
+        assert!(first.ended.is_cancelled() && !second.ended.is_cancelled() && !third.ended.is_cancelled());
+        drop((first, second, third));
+        assert!(all.0.lock().unwrap().1.is_empty());
     }
 }

@@ -31,7 +31,11 @@ impl Tokens {
     pub(crate) fn node_token(&self) -> Secret {
         Secret::new(full(&self.key_hash, "node", &self.node))
     }
-    /// Whether `secret` may join a node. Takes the same time whatever is wrong with it.
+    /// A join token with another secret.
+    pub(crate) fn full_node_token(&self, secret: &Secret) -> Secret {
+        Secret::new(full(&self.key_hash, "node", secret))
+    }
+    /// Whether `secret` is that of a token file. Takes the same time whatever is wrong with it.
     pub(crate) fn may_join(&self, secret: &str) -> bool {
         let node = equal(secret, self.node.expose());
         let server = equal(secret, self.server.expose());
@@ -96,7 +100,7 @@ mod tests {
     #[test]
     fn tokens_stay_and_name_the_authority() {
         let dir = tempfile::tempdir().unwrap();
-        let ca = Authority::open(dir.path(), jiff::Timestamp::now()).unwrap();
+        let ca = Authority::open(dir.path(), jiff::Timestamp::now(), crate::authority::LIFE).unwrap();
         let first = Tokens::open(dir.path(), &ca, None).unwrap();
         let again = Tokens::open(dir.path(), &ca, None).unwrap();
         assert_eq!(first.node_token(), again.node_token());

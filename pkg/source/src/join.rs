@@ -10,13 +10,13 @@ mod http;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rcgen::{KeyPair, PublicKeyData as _};
-use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
 use std::fmt;
 use warren_types::{NodeName, Secret};
 
-use http::{Endpoint, Trust};
+use http::{Answer, Endpoint, Trust};
 
 /// Largest answer that is read.
 const ANSWER_LIMIT: usize = 256 << 10;
@@ -218,6 +218,57 @@ impl Identity {
         });
         Secret::new(format!("{config:#}\n"))
     }
+
+    /// From what [`Identity::kubeconfig`] gave.
+    #[must_use]
+    pub fn from_kubeconfig(text: &str) -> Option<Self> {
+        let config: Value = serde_json::from_str(text).ok()?;
+        let decode =
+            |pointer: &str| String::from_utf8(STANDARD.decode(config.pointer(pointer)?.as_str()?).ok()?).ok();
+        Some(Self {
+            ca_pem: decode("/clusters/0/cluster/certificate-authority-data")?,
+            cert_pem: decode("/users/0/user/client-certificate-data")?,
+            key_pem: Secret::new(decode("/users/0/user/client-key-data")?),
+            server: config.pointer("/clusters/0/cluster/server")?.as_str()?.to_owned(),
+        })
+    }
+
+    /// Seconds that the certificate is good for from `now` (since 1970) on; negative when it has ended.
+    #[must_use]
+    pub fn seconds_left(&self, now: i64) -> i64 {
+        let der = CertificateDer::from_pem_slice(self.cert_pem.as_bytes()).ok();
+        let end = der.and_then(|d| {
+            let (_, cert) = x509_parser::parse_x509_certificate(&d).ok()?;
+            Some(cert.validity().not_after.timestamp())
+        });
+        end.map_or(-1, |end| end - now)
+    }
+}
+
+/// Gets the next certificate, for a new key, by showing the one that there is.
+///
+/// # Errors
+/// [`JoinError`]; see [`JoinError::is_temporary`].
+pub async fn renew(identity: &Identity, node_name: &NodeName) -> Result<Identity, JoinError> {
+    let endpoint = Endpoint::parse(&identity.server)?;
+    let damaged =
+        |e: rustls::pki_types::pem::Error| JoinError::Key(format!("the identity on disk is damaged: {e}"));
+    let authority = CertificateDer::from_pem_slice(identity.ca_pem.as_bytes()).map_err(damaged)?;
+    let cert = CertificateDer::from_pem_slice(identity.cert_pem.as_bytes()).map_err(damaged)?;
+    let key = PrivateKeyDer::from_pem_slice(identity.key_pem.expose().as_bytes()).map_err(damaged)?;
+    let trust = Trust::Mutual { authority: authority.clone(), cert, key };
+    let (key, csr) = signing_request()?;
+    let answer = endpoint.post("/v1-warren/renew", trust, None, &json!({ "csr": csr })).await?;
+    accept(&endpoint, node_name, &authority, &key, &answer)
+}
+
+fn signing_request() -> Result<(KeyPair, String), JoinError> {
+    let key = KeyPair::generate().map_err(|e| JoinError::Key(e.to_string()))?;
+    let csr = rcgen::CertificateParams::default()
+        .serialize_request(&key)
+        .and_then(|r| r.pem())
+        .map_err(|e| JoinError::Key(e.to_string()))?;
+    Ok((key, csr))
 }
 
 /// Joins `server` under `node_name`. The password keeps others from joining under this name later; the same password
@@ -233,16 +284,24 @@ pub async fn join(
 ) -> Result<Identity, JoinError> {
     let endpoint = Endpoint::parse(server)?;
     let ca = fetch_authority(&endpoint, token).await?;
-    let key = KeyPair::generate().map_err(|e| JoinError::Key(e.to_string()))?;
-    let csr = rcgen::CertificateParams::default()
-        .serialize_request(&key)
-        .and_then(|r| r.pem())
-        .map_err(|e| JoinError::Key(e.to_string()))?;
+    let (key, csr) = signing_request()?;
     let body = json!({ "nodeName": node_name, "nodePassword": node_password, "csr": csr });
-    let answer = endpoint.post("/v1-warren/join", Trust::Only(ca.clone()), &token.secret, &body).await?;
+    let trust = Trust::Only(ca.clone());
+    let answer = endpoint.post("/v1-warren/join", trust, Some(&token.secret), &body).await?;
+    accept(&endpoint, node_name, &ca, &key, &answer)
+}
+
+/// Checks a certificate that a server gave for `key`.
+fn accept(
+    endpoint: &Endpoint,
+    node_name: &NodeName,
+    authority: &CertificateDer<'static>,
+    key: &KeyPair,
+    answer: &Answer,
+) -> Result<Identity, JoinError> {
     let body: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
     if answer.code != 200 {
-        return Err(refusal(&endpoint, node_name, answer.code, &body));
+        return Err(refusal(endpoint, node_name, answer.code, &body));
     }
     let unusable = |reason: &str| JoinError::Answer {
         server: endpoint.url(),
@@ -255,7 +314,7 @@ pub async fn join(
         return Err(unusable("it is for another key"));
     }
     Ok(Identity {
-        ca_pem: pem(&ca),
+        ca_pem: pem(authority),
         cert_pem,
         key_pem: Secret::new(key.serialize_pem()),
         server: endpoint.url(),

@@ -18,6 +18,8 @@ pub const NODE_PREFIX_V6: u8 = 64;
 pub const TUNNEL_PORT: u16 = 51840;
 /// TCP port of the embedded control plane.
 pub const API_PORT: u16 = 6443;
+/// Days that a certificate of the embedded control plane lasts; it is renewed when a third of them is left.
+pub const CERTIFICATE_DAYS: u32 = 3652;
 /// TCP port, on loopback, of an agent's /livez, /readyz and /metrics.
 pub const HEALTH_PORT: u16 = 9457;
 /// The gateway that every pod's default route names, IPv4. No host holds it; the neighbour entry is permanent.

@@ -1,4 +1,4 @@
-//! Joining a server, once; tried for ever, and nothing waits for it.
+//! Joining a server, once; tried for ever, and nothing waits for it. Then the certificate is kept good.
 
 use super::Shared;
 use crate::config::{AgentConfig, ApiChoice, TokenSource};
@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use warren_source::ApiAccess;
 use warren_source::backoff::Backoff;
 use warren_source::join::{self, Identity, JoinToken};
-use warren_types::{HealthCell, Secret};
+use warren_types::{HealthCell, Secret, defaults};
 
 /// Longest wait while the server cannot be reached.
 const CEILING_TEMPORARY: Duration = Duration::from_secs(2);
@@ -34,7 +34,12 @@ pub(crate) fn known(config: &AgentConfig) -> Option<ApiAccess> {
     access
 }
 
-/// Joins when there is no identity yet; then it has nothing more to do.
+/// Between two looks at the certificate, and two tries to renew it.
+const LOOK: Duration = Duration::from_secs(6 * 3600);
+/// A certificate that is good for less is renewed: a third of its life.
+const RENEWED_BELOW: i64 = defaults::CERTIFICATE_DAYS as i64 * 24 * 3600 / 3;
+
+/// Joins when there is no identity yet; renews the one there is in time.
 pub(super) async fn run(
     shared: Shared,
     health: HealthCell,
@@ -68,8 +73,44 @@ pub(super) async fn run(
         }
     }
     health.ready();
-    stop.cancelled().await;
-    Ok(())
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = look(&shared, &health) => {}
+        }
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = tokio::time::sleep(LOOK) => {}
+        }
+    }
+}
+
+/// Renews the certificate when less than a third of its life is left; one that has ended needs a token again.
+async fn look(shared: &Shared, health: &HealthCell) {
+    let text = std::fs::read_to_string(shared.config.identity_path()).map(Secret::new);
+    let Some(identity) = text.ok().and_then(|t| Identity::from_kubeconfig(t.expose())) else { return };
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let left = identity.seconds_left(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
+    if left >= RENEWED_BELOW {
+        return health.ready();
+    }
+    let next = if left > 0 {
+        join::renew(&identity, &shared.config.node_name).await.map_err(|e| e.to_string())
+    } else {
+        attempt(shared)
+            .await
+            .map_err(|(reason, _)| format!("the certificate of this node has ended: {reason}"))
+    };
+    match next.and_then(|next| keep(shared, &next)) {
+        Ok(()) => {
+            tracing::info!("the certificate of this node was renewed");
+            health.ready();
+        }
+        Err(reason) => {
+            tracing::warn!(%reason, days_left = left / 86_400, "the certificate of this node could not be renewed; trying again");
+            health.degraded(format!("certificate: {reason}"));
+        }
+    }
 }
 
 /// One try; the failure in words, and whether it may pass by itself.

@@ -21,6 +21,7 @@ pub(super) async fn run(
         known = access.wait_for(Option::is_some) => known.ok().and_then(|a| a.clone()),
     };
     let Some(known) = known else { return Ok(()) };
+    access.mark_unchanged();
     let config = SourceConfig {
         access: known,
         node_name: shared.config.node_name.clone(),
@@ -38,10 +39,14 @@ pub(super) async fn run(
         );
         tokio::select! {
             ended = run => return ended,
-            moved = moved(&shared) => moved?,
+            // Connections from an address that is gone would only be found dead after seconds of silence.
+            moved = moved(&shared) => {
+                moved?;
+                tracing::info!("this node's addresses changed; connecting to the API anew");
+            }
+            // The file is another one under the same name.
+            Ok(()) = access.changed() => tracing::info!("this node has another certificate; connecting to the API anew"),
         }
-        // Connections from an address that is gone would only be found dead after seconds of silence.
-        tracing::info!("this node's addresses changed; connecting to the API anew");
         life.cancel();
     }
 }

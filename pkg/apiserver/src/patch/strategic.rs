@@ -32,6 +32,8 @@ fn inner(field: Option<&Field>) -> Option<&str> {
     field.and_then(|f| f.inner.as_deref())
 }
 
+/// Most comparisons of entries in the merge of one list.
+const PAIRS: usize = 4_000_000;
 const DIRECTIVE: &str = "$patch";
 const RETAIN: &str = "$retainKeys";
 const DELETE_PRIMITIVES: &str = "$deleteFromPrimitiveList/";
@@ -77,6 +79,7 @@ fn merge_maps(
         if let Some(list) = key.strip_prefix(DELETE_PRIMITIVES) {
             let gone = value.as_array().ok_or_else(|| format!("{key} is not a list"))?;
             if let Some(Value::Array(items)) = target.get_mut(list) {
+                check_pairs(list, gone.len(), items.len())?;
                 items.retain(|i| !gone.contains(i));
             }
         }
@@ -91,6 +94,7 @@ fn merge_maps(
             && let Some(Value::Array(items)) = target.get_mut(list)
         {
             let before = items.clone();
+            check_pairs(list, order.as_array().map_or(0, Vec::len).max(items.len()), items.len())?;
             reorder(list_kind(field(of, list)), items, order, &before);
         }
     }
@@ -128,6 +132,7 @@ fn merge_field(
             let before = items.clone();
             merge_list(key, &mut items, patch, of)?;
             if let Some(order) = order {
+                check_pairs(key, order.as_array().map_or(0, Vec::len).max(items.len()), items.len())?;
                 reorder(list_kind(of), &mut items, order, &before);
             }
             target.insert(key.to_owned(), Value::Array(items));
@@ -135,6 +140,16 @@ fn merge_field(
         plain => {
             target.insert(key.to_owned(), plain.clone());
         }
+    }
+    Ok(())
+}
+
+/// Refuses lists whose entries would be compared with one another for minutes.
+fn check_pairs(field: &str, a: usize, b: usize) -> Result<(), String> {
+    if a.saturating_mul(b) > PAIRS {
+        return Err(format!(
+            "{field}: lists of {a} and {b} entries are too long to be merged; replace the whole list"
+        ));
     }
     Ok(())
 }
@@ -148,6 +163,9 @@ fn merge_list(
     let directive = |item: &Value| item.get(DIRECTIVE).and_then(Value::as_str).map(str::to_owned);
     let kind = list_kind(of);
     let replace = patch.iter().any(|p| directive(p).as_deref() == Some("replace"));
+    if !matches!(kind, List::Atomic) && !replace {
+        check_pairs(field, patch.len(), items.len() + patch.len())?;
+    }
     match kind {
         List::Atomic => *items = patch.iter().filter(|p| directive(p).is_none()).cloned().collect(),
         _ if replace => *items = patch.iter().filter(|p| directive(p).is_none()).cloned().collect(),

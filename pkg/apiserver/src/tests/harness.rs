@@ -39,6 +39,8 @@ pub(super) fn config(directory: &Path) -> ServerConfig {
         token_file: None,
         kubeconfig: Some(directory.join("kubeconfig")),
         host_routes: Vec::new(),
+        audit_log: None,
+        certificate_life: CERTIFICATE_LIFE,
         limits: Limits { drain: std::time::Duration::from_secs(1), ..Limits::default() },
         node_life: NodeLife::default(),
     }

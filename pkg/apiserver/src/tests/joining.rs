@@ -3,7 +3,7 @@ use serde_json::{Value, json};
 
 use super::harness::{TestServer, client, pod, request};
 
-fn csr() -> (String, String) {
+pub(super) fn csr() -> (String, String) {
     let key = rcgen::KeyPair::generate().unwrap();
     let mut params = rcgen::CertificateParams::default();
     params.distinguished_name.push(rcgen::DnType::CommonName, "system:admin");
@@ -11,7 +11,7 @@ fn csr() -> (String, String) {
 }
 
 /// A client of this server with, or without, a certificate.
-async fn client_with(s: &TestServer, identity: Option<(&str, &str)>) -> kube::Client {
+pub(super) async fn client_with(s: &TestServer, identity: Option<(&str, &str)>) -> kube::Client {
     let encode = |t: &str| base64::engine::general_purpose::STANDARD.encode(t);
     let user = match identity {
         Some((cert, key)) => json!({"client-certificate-data": encode(cert), "client-key-data": encode(key)}),
@@ -23,7 +23,7 @@ async fn client_with(s: &TestServer, identity: Option<(&str, &str)>) -> kube::Cl
     client(&config.to_string()).await
 }
 
-async fn join(s: &TestServer, name: &str, password: &str, secret: &str) -> (u16, Value, String) {
+pub(super) async fn join(s: &TestServer, name: &str, password: &str, secret: &str) -> (u16, Value, String) {
     let (csr, key) = csr();
     let anonymous = client_with(s, None).await;
     let bearer = format!("Bearer {secret}");

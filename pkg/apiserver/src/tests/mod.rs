@@ -1,10 +1,13 @@
 //! The server as clients see it: over TLS on loopback.
 
+mod access;
+mod backups;
 mod applying;
 mod connections;
 mod controllers;
 mod deleting;
 mod harness;
+mod hostile;
 mod joining;
 mod kubectl;
 mod python;

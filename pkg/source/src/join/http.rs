@@ -5,7 +5,7 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::rt::TokioIo;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use serde_json::Value;
 use std::sync::Arc;
@@ -33,6 +33,8 @@ pub(super) enum Trust {
     Anyone,
     /// Who has a certificate of this authority for the address.
     Only(CertificateDer<'static>),
+    /// The same, and this side shows a certificate of its own.
+    Mutual { authority: CertificateDer<'static>, cert: CertificateDer<'static>, key: PrivateKeyDer<'static> },
 }
 
 /// An answer.
@@ -91,19 +93,21 @@ impl Endpoint {
         self.send(request, Vec::new(), trust).await
     }
 
-    /// A request with a secret and a JSON body.
+    /// A request with a JSON body, and with a secret where there is one.
     pub(super) async fn post(
         &self,
         path: &str,
         trust: Trust,
-        secret: &Secret,
+        secret: Option<&Secret>,
         body: &Value,
     ) -> Result<Answer, JoinError> {
-        let request = Request::builder()
+        let mut request = Request::builder()
             .method(Method::POST)
             .uri(path)
-            .header(header::AUTHORIZATION, format!("Bearer {}", secret.expose()))
             .header(header::CONTENT_TYPE, "application/json");
+        if let Some(secret) = secret {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {}", secret.expose()));
+        }
         self.send(request, body.to_string().into_bytes(), trust).await
     }
 
@@ -169,6 +173,11 @@ fn client_config(trust: Trust) -> Result<ClientConfig, rustls::Error> {
             let mut roots = RootCertStore::empty();
             roots.add(ca)?;
             builder.with_root_certificates(roots).with_no_client_auth()
+        }
+        Trust::Mutual { authority, cert, key } => {
+            let mut roots = RootCertStore::empty();
+            roots.add(authority)?;
+            builder.with_root_certificates(roots).with_client_auth_cert(vec![cert], key)?
         }
     })
 }
