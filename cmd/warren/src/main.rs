@@ -133,6 +133,77 @@ fn usage(error: &clap::Error) -> ExitCode {
 mod tests {
     use super::*;
 
+    /// A server of this process, and a node that joins it: what each says fits what the other expects.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_node_joins_with_a_made_token_and_renews_its_certificate() {
+        use warren_source::join::{Identity, JoinToken, join, renew};
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let dir = tempfile::tempdir().unwrap();
+        let kubeconfig = dir.path().join("kubeconfig");
+        let config = warren_apiserver::ServerConfig {
+            data_dir: dir.path().to_owned(),
+            listen: "127.0.0.1:0".parse().unwrap(),
+            advertise_address: None,
+            tls_sans: Vec::new(),
+            cluster_cidrs: vec!["10.42.0.0/16".parse().unwrap()],
+            service_cidrs: vec!["10.43.0.0/16".parse().unwrap()],
+            node_prefix_v4: 24,
+            node_prefix_v6: 64,
+            token_file: None,
+            kubeconfig: Some(kubeconfig.clone()),
+            host_routes: Vec::new(),
+            audit_log: None,
+            certificate_life: warren_apiserver::CERTIFICATE_LIFE,
+            limits: warren_apiserver::Limits::default(),
+        };
+        let server = warren_apiserver::Server::open(config).await.unwrap();
+        let url = format!("https://{}", server.address());
+        let stop = tokio_util::sync::CancellationToken::new();
+        let mut running = tokio::task::JoinSet::new();
+        running.spawn(server.run(warren_types::HealthCell::default(), stop.clone()));
+
+        #[derive(Parser)]
+        struct Only {
+            #[command(flatten)]
+            args: api::ApiArgs,
+        }
+        let only = Only::parse_from(["x", "--kubeconfig", kubeconfig.to_str().unwrap()]);
+        let api = only.args.api().await.unwrap();
+        let wanted = br#"{"role": "node", "ttlSeconds": 60}"#.to_vec();
+        let made = api.json(http::Method::POST, "/v1-warren/tokens", &[], wanted).await.unwrap();
+        let token = JoinToken::parse(made["token"].as_str().unwrap()).unwrap();
+        let name = warren_types::NodeName::new("n1").unwrap();
+        let identity =
+            join(&url, &token, &name, &warren_types::Secret::new("0123456789abcdef")).await.unwrap();
+        let identity = Identity::from_kubeconfig(identity.kubeconfig().expose()).unwrap();
+        let day = 24 * 3600;
+        let now = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap()
+            .as_secs()
+            .cast_signed();
+        let days = identity.seconds_left(now) / day;
+        assert!((i64::from(warren_types::defaults::CERTIFICATE_DAYS) - days).abs() <= 1, "{days}");
+        assert!(identity.seconds_left(now + 11 * 366 * day) < 0);
+        let next = renew(&identity, &name).await.unwrap();
+        assert!(
+            next.cert_pem != identity.cert_pem
+                && next.key_pem != identity.key_pem
+                && next.ca_pem == identity.ca_pem
+        );
+        let again = renew(&next, &name).await.unwrap();
+        assert_ne!(again.cert_pem, next.cert_pem);
+
+        let resources = api.resources().await.unwrap();
+        let nodes = api::by_word(&resources, "no").unwrap();
+        assert_eq!((nodes.kind.as_str(), nodes.namespaced), ("Node", false));
+        let missing =
+            api.json(http::Method::GET, &nodes.path(None, Some("x")), &[], Vec::new()).await.unwrap_err();
+        assert!(api::is_missing(&missing), "{missing:#}");
+        stop.cancel();
+        running.join_next().await.unwrap().unwrap().unwrap();
+    }
+
     #[test]
     fn the_command_tree_is_sound() {
         Cli::command().debug_assert();
