@@ -12,6 +12,7 @@
 //! A reviewer asks: can a client without a certificate reach more than it must? is memory bounded whatever a client
 //! sends or fails to read? can a node write what is not its own?
 
+mod alloc;
 mod auth;
 mod authority;
 mod bootstrap;
@@ -54,6 +55,7 @@ use tokio_util::sync::CancellationToken;
 use warren_store::Store;
 use warren_types::{ClusterConfig, HealthCell, Secret};
 
+use alloc::{Allocators, ServiceAllocator};
 use authority::{Authority, make_private_dir, write_private};
 use cidr::PodCidrAllocator;
 use join::Joining;
@@ -116,10 +118,12 @@ impl Server {
             write_private(path, kubeconfig.expose().as_bytes())?;
         }
 
+        let services = ServiceAllocator::new(&config.service_cidrs, config.node_ports.clone());
+        let alloc = Allocators::new(cidrs, services);
         let disk = Disk::in_store(&opened.store);
         let (objects, revision) = disk.load();
         let cache = Arc::new(Cache::new(objects, revision, History::default()));
-        let (task, writer) = WriterTask::new(cache.clone(), disk, cidrs);
+        let (task, writer) = WriterTask::new(cache.clone(), disk, alloc);
         Ok(Self {
             config,
             listener,
@@ -170,7 +174,9 @@ impl Server {
             cluster_cidrs: self.config.cluster_cidrs.clone(),
             service_cidrs: self.config.service_cidrs.clone(),
         };
-        bootstrap::objects(&objects, &cluster, Timestamp::now()).await?;
+        let listen = SocketAddr::new(self.config.listen.ip(), self.address.port());
+        let reached_at = bootstrap::reached_at(self.config.advertise_address, listen);
+        bootstrap::objects(&objects, &cluster, reached_at, self.address.port(), Timestamp::now()).await?;
         let stop = stop.child_token();
         let app = Arc::new(http::App {
             objects,

@@ -10,7 +10,7 @@ use crate::error::{ApiError, ApiResult};
 use crate::meta;
 use crate::patch::Patch;
 use crate::query::{FieldValidation, Target};
-use crate::registry::{Kind, KindId, NAMESPACE, NODE};
+use crate::registry::{Kind, KindId, NAMESPACE};
 use crate::storage::{Cache, Object, Op, Refused, Writer, object_key};
 use crate::table::{list, text};
 
@@ -64,6 +64,8 @@ fn refusal(kind: &Kind, name: &str, refused: Refused) -> ApiError {
         Refused::Missing => ApiError::not_found(kind, name),
         Refused::Changed => ApiError::changed(kind, name),
         Refused::NoNamespace(ns) => ApiError::not_found(NAMESPACE.get(), &ns),
+        Refused::Invalid(causes) => ApiError::invalid(kind, name, causes),
+        Refused::Full(why) => ApiError::internal(why),
         Refused::PodCidr(why) => ApiError::forbidden_object(kind, name, &why),
         Refused::Failed(why) => ApiError::unavailable(format!("the object could not be stored: {why}")),
     }
@@ -165,7 +167,7 @@ impl Objects {
             authorize_write(&options.user, target.kind, None, Some(&o))?;
             let name = text(&o, "/metadata/name").to_owned();
             let result = if options.dry_run {
-                self.dry_create(target.kind, o)
+                self.dry_write(Op::Create { kind: target.kind, value: o }).await
             } else {
                 self.writer.write(Op::Create { kind: target.kind, value: o }).await
             };
@@ -178,15 +180,16 @@ impl Objects {
         Err(ApiError::conflict(kind, &prefix, "no free name was found for generateName; try again"))
     }
 
-    fn dry_create(&self, kind: KindId, value: Value) -> Result<Arc<Object>, Refused> {
-        let (ns, name) = (text(&value, "/metadata/namespace"), text(&value, "/metadata/name"));
-        if self.cache.get(kind, &object_key(ns, name)).is_some() {
-            return Err(Refused::Exists);
-        }
-        if !ns.is_empty() && self.cache.get(NAMESPACE, ns).is_none() {
-            return Err(Refused::NoNamespace(ns.to_owned()));
-        }
-        Ok(dry(kind, value))
+    /// Does a write dry: the answer is what the write would give, with the version of what is stored.
+    async fn dry_write(&self, op: Op) -> Result<Arc<Object>, Refused> {
+        let stored = match &op {
+            Op::Replace { expect, .. } => *expect,
+            _ => 0,
+        };
+        let object = self.writer.write(Op::Dry(Box::new(op))).await?;
+        let mut value = object.value.clone();
+        meta::of(&mut value).insert("resourceVersion".into(), stored.to_string().into());
+        Ok(dry(object.kind, value))
     }
 
     /// Puts an object in place of the stored one.
@@ -278,7 +281,8 @@ impl Objects {
             let ends = !text(&new, "/metadata/deletionTimestamp").is_empty()
                 && list(&new, "/metadata/finalizers").is_empty();
             let result = if options.dry_run {
-                Ok(dry(target.kind, new))
+                let op = Op::Replace { kind: target.kind, expect: current.revision, value: new };
+                self.dry_write(op).await
             } else if ends {
                 self.writer
                     .write(Op::Delete { kind: target.kind, key: current.key(), expect: current.revision })
@@ -311,17 +315,8 @@ impl Objects {
             set_field(&mut new, "status", old.get("status").cloned());
         }
         (kind.default)(&mut new);
-        if target.kind == NODE
-            && list(&new, "/spec/podCIDRs").is_empty()
-            && !list(old, "/spec/podCIDRs").is_empty()
-        {
-            // An update by someone who does not know of podCIDRs does not take them away.
-            let spec = crate::kinds::object(&mut new, "spec");
-            for key in ["podCIDR", "podCIDRs"] {
-                spec.insert(key.into(), old["spec"][key].clone());
-            }
-        }
-        if kind.generation && new.get("spec") != old.get("spec") {
+        (kind.carry)(&mut new, old);
+        if kind.generation && desired(&new) != desired(old) {
             let generation = old.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or(1);
             meta::of(&mut new).insert("generation".into(), (generation + 1).into());
         }
@@ -369,6 +364,14 @@ impl Objects {
         }
         Err(ApiError::changed(kind, name))
     }
+}
+
+/// What `metadata.generation` counts the changes of: all but metadata and status.
+fn desired(o: &Value) -> Vec<(&String, &Value)> {
+    let parts = o.as_object().into_iter().flatten();
+    let mut parts: Vec<_> = parts.filter(|(k, _)| !matches!(k.as_str(), "metadata" | "status")).collect();
+    parts.sort_unstable_by_key(|(k, _)| *k);
+    parts
 }
 
 fn check_preconditions(kind: &Kind, current: &Object, wanted: &Preconditions) -> ApiResult<()> {

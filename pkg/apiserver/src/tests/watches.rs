@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use std::time::Duration;
 
 use super::harness::{TestServer, pod};
+use crate::alloc::{Allocators, ServiceAllocator};
 use crate::cidr::PodCidrAllocator;
 use crate::storage::{Cache, Disk, History, Op, Since, WriterTask};
 
@@ -177,7 +178,8 @@ async fn the_clients_own_watcher_follows() {
 async fn history_is_bounded_and_those_behind_it_are_told() {
     let cache = std::sync::Arc::new(Cache::new(Vec::new(), 1, History { events: 3, bytes: 1 << 20 }));
     let cidrs = PodCidrAllocator::new(&["10.0.0.0/16".parse().unwrap()], 24, 64).unwrap();
-    let (task, writer) = WriterTask::new(cache.clone(), Disk::Memory, cidrs);
+    let services = ServiceAllocator::new(&["10.1.0.0/16".parse().unwrap()], 30_000..=32_767);
+    let (task, writer) = WriterTask::new(cache.clone(), Disk::Memory, Allocators::new(cidrs, services));
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(task.run(Default::default()));
     let kind = crate::registry::NAMESPACE;
