@@ -4,5 +4,6 @@ mod connections;
 mod harness;
 mod joining;
 mod kubectl;
+mod services;
 mod verbs;
 mod watches;
