@@ -44,6 +44,9 @@ pub(crate) struct ServerArgs {
     /// Prefix length of a node's IPv6 podCIDR.
     #[arg(long, value_name = "BITS", env = "WARREN_NODE_PREFIX_V6", default_value_t = defaults::NODE_PREFIX_V6)]
     node_prefix_v6: u8,
+    /// Ports of the nodes that Services of type NodePort and LoadBalancer may have.
+    #[arg(long, value_name = "FIRST-LAST", env = "WARREN_SERVICE_NODE_PORT_RANGE", default_value = "30000-32767", value_parser = port_range)]
+    service_node_port_range: std::ops::RangeInclusive<u16>,
     /// File with the secret that nodes join with [default: one is made].
     #[arg(long, value_name = "FILE", env = "WARREN_TOKEN_FILE")]
     token_file: Option<PathBuf>,
@@ -94,6 +97,7 @@ async fn serve(args: ServerArgs) -> anyhow::Result<()> {
         service_cidrs: args.service_cidr,
         node_prefix_v4: args.node_prefix_v4,
         node_prefix_v6: args.node_prefix_v6,
+        node_ports: args.service_node_port_range,
         token_file: args.token_file,
         kubeconfig: Some(args.write_kubeconfig),
         host_routes,
@@ -112,6 +116,14 @@ async fn serve(args: ServerArgs) -> anyhow::Result<()> {
     }
     stop.cancel();
     Ok(running.await?)
+}
+
+fn port_range(text: &str) -> Result<std::ops::RangeInclusive<u16>, String> {
+    let parsed = text.split_once('-').and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
+    match parsed {
+        Some((first, last)) if first > 0 && first <= last => Ok(first..=last),
+        _ => Err("give the first and the last port, such as 30000-32767".into()),
+    }
 }
 
 /// Faults of the configuration exit with the code of usage errors.

@@ -2,21 +2,31 @@
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use std::net::{IpAddr, SocketAddr};
 use warren_types::ClusterConfig;
 use warren_types::cluster::{CONFIG_MAP_KEY, CONFIG_MAP_NAME, CONFIG_MAP_NAMESPACE};
 
 use crate::ServerError;
+use crate::alloc::first_address;
 use crate::auth::User;
-use crate::error::ApiError;
+use crate::deletion::DeleteOptions;
+use crate::error::{ApiError, Causes};
 use crate::ops::{Objects, WriteOptions};
 use crate::patch::Patch;
 use crate::query::{FieldValidation, Target};
-use crate::registry::{CONFIG_MAP, KindId, NAMESPACE};
+use crate::registry::{CONFIG_MAP, ENDPOINT_SLICE, ENDPOINTS, KindId, NAMESPACE, SERVICE};
+use crate::table::text;
+
+/// The Service of this server, and of Kubernetes' own.
+const API: &str = "kubernetes";
+const NAMESPACE_OF_API: &str = "default";
 
 /// Makes the first namespaces, and brings the cluster's ConfigMap up to the configuration.
 pub(crate) async fn objects(
     objects: &Objects,
     cluster: &ClusterConfig,
+    reached_at: Option<SocketAddr>,
+    port: u16,
     now: Timestamp,
 ) -> Result<(), ServerError> {
     let options = WriteOptions {
@@ -43,7 +53,125 @@ pub(crate) async fn objects(
     };
     let patch = Patch::Merge(json!({ "data": data }));
     let patched = objects.patch(&target, CONFIG_MAP_NAME, &patch, &options).await;
-    patched.map(drop).map_err(|e| failed(CONFIG_MAP_NAME, e.message))
+    patched.map_err(|e| failed(CONFIG_MAP_NAME, e.message))?;
+    if let Some(address) = cluster.service_cidrs.first().and_then(|range| first_address(*range)) {
+        api_service(objects, address, port, &options).await?;
+        api_endpoints(objects, reached_at, &options).await?;
+    }
+    Ok(())
+}
+
+/// The Service by which pods reach this server. Addresses of Services do not change, so when the range does, it is made
+/// anew.
+async fn api_service(
+    objects: &Objects,
+    address: IpAddr,
+    port: u16,
+    options: &WriteOptions,
+) -> Result<(), ServerError> {
+    let fault = |e: ApiError| failed("service kubernetes", e.message);
+    let target = target(SERVICE);
+    if let Ok(found) = objects.get(SERVICE, Some(NAMESPACE_OF_API), API)
+        && text(&found.value, "/spec/clusterIP") != address.to_string()
+    {
+        objects.delete(&target, API, &DeleteOptions::default(), options).await.map_err(fault)?;
+    }
+    let ports = json!([{ "name": "https", "port": 443, "protocol": "TCP", "targetPort": port }]);
+    let body = json!({
+        "metadata": { "name": API, "labels": { "component": "apiserver", "provider": "kubernetes" } },
+        "spec": { "clusterIP": address.to_string(), "ports": ports, "type": "ClusterIP" },
+    });
+    ensure(objects, SERVICE, Some(NAMESPACE_OF_API), API, body, options).await?;
+    let patch = Patch::Merge(json!({ "spec": { "ports": ports } }));
+    objects.patch(&target, API, &patch, options).await.map(drop).map_err(fault)
+}
+
+/// Where that Service leads: made anew at each start, for the address may have changed.
+async fn api_endpoints(
+    objects: &Objects,
+    reached_at: Option<SocketAddr>,
+    options: &WriteOptions,
+) -> Result<(), ServerError> {
+    if reached_at.is_none() {
+        tracing::warn!(
+            "pods cannot reach this server by the Service kubernetes: --advertise-address gives it an address"
+        );
+    }
+    let of_type = |a: SocketAddr| if a.is_ipv4() { "IPv4" } else { "IPv6" };
+    let port = |a: SocketAddr| json!([{ "name": "https", "port": a.port(), "protocol": "TCP" }]);
+    let slice = reached_at.map(|a| {
+        json!({
+            "metadata": { "name": API, "labels": { "kubernetes.io/service-name": API } },
+            "addressType": of_type(a), "ports": port(a),
+            "endpoints": [{ "addresses": [a.ip()], "conditions": { "ready": true } }],
+        })
+    });
+    let endpoints = reached_at.map(|a| {
+        json!({
+            "metadata": { "name": API, "labels": { "endpointslice.kubernetes.io/skip-mirror": "true" } },
+            "subsets": [{ "addresses": [{ "ip": a.ip() }], "ports": port(a) }],
+        })
+    });
+    for (kind, wanted, spoken) in [
+        (ENDPOINT_SLICE, slice, &["addressType", "endpoints", "ports"][..]),
+        (ENDPOINTS, endpoints, &["subsets"]),
+    ] {
+        let target = target(kind);
+        let fault = |e: ApiError| failed(&format!("{} {API}", kind.get().singular), e.message);
+        if let Ok(found) = objects.get(kind, Some(NAMESPACE_OF_API), API) {
+            let fits = |w: &Value| spoken.iter().all(|key| covers(&found.value[*key], &w[*key]));
+            if wanted.as_ref().is_some_and(fits) {
+                continue;
+            }
+            objects.delete(&target, API, &DeleteOptions::default(), options).await.map_err(fault)?;
+        }
+        if let Some(body) = wanted {
+            ensure(objects, kind, Some(NAMESPACE_OF_API), API, body, options).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether `found` says all that `wanted` says.
+fn covers(found: &Value, wanted: &Value) -> bool {
+    match (found, wanted) {
+        (Value::Object(f), Value::Object(w)) => {
+            w.iter().all(|(key, value)| f.get(key).is_some_and(|found| covers(found, value)))
+        }
+        (Value::Array(f), Value::Array(w)) => {
+            f.len() == w.len() && f.iter().zip(w).all(|(f, w)| covers(f, w))
+        }
+        _ => found == wanted,
+    }
+}
+
+fn target(kind: KindId) -> Target {
+    Target { kind, namespace: Some(NAMESPACE_OF_API.into()), name: None, status: false, finalize: false }
+}
+
+/// An address at which pods can reach a server that listens at `listen`: what is configured, or what this host would
+/// send from. No packet is sent to find it.
+pub(crate) fn reached_at(advertise: Option<IpAddr>, listen: SocketAddr) -> Option<SocketAddr> {
+    let ip = match (advertise, listen.ip()) {
+        (Some(ip), _) => Some(ip),
+        (None, ip) if !ip.is_unspecified() => Some(ip),
+        (None, _) => {
+            let probe = |from: &str, to: &str| {
+                let socket = std::net::UdpSocket::bind(from).ok()?;
+                socket.connect(to).ok()?;
+                Some(socket.local_addr().ok()?.ip())
+            };
+            // Addresses for documentation: they stand for any far host.
+            probe("0.0.0.0:0", "192.0.2.1:9").or_else(|| probe("[::]:0", "[2001:db8::1]:9"))
+        }
+    };
+    ip.filter(|ip| reachable(*ip)).map(|ip| SocketAddr::new(ip, listen.port()))
+}
+
+fn reachable(ip: IpAddr) -> bool {
+    let mut causes = Causes::default();
+    crate::kinds::rules::not_special("", "", ip, &mut causes);
+    causes.0.is_empty()
 }
 
 fn failed(object: &str, reason: impl std::fmt::Display) -> ServerError {
@@ -64,5 +192,22 @@ async fn ensure(
         Ok(_) => Ok(()),
         Err(ApiError { reason: "AlreadyExists", .. }) => Ok(()),
         Err(e) => Err(failed(&format!("{} {name}", kind.get().singular), e.message)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pods_are_not_sent_to_a_loopback() {
+        let at = |advertise: Option<&str>, listen: &str| {
+            reached_at(advertise.map(|a| a.parse().unwrap()), listen.parse().unwrap())
+        };
+        assert_eq!(at(Some("192.0.2.7"), "0.0.0.0:6443"), Some("192.0.2.7:6443".parse().unwrap()));
+        assert_eq!(at(None, "192.0.2.8:1"), Some("192.0.2.8:1".parse().unwrap()));
+        for nowhere in ["127.0.0.1:1", "[::1]:1", "169.254.0.1:1", "[fe80::1]:1"] {
+            assert_eq!(at(None, nowhere), None, "{nowhere}");
+        }
     }
 }

@@ -28,6 +28,8 @@ pub struct ServerConfig {
     pub node_prefix_v4: u8,
     /// Prefix length of a node's IPv6 podCIDR.
     pub node_prefix_v6: u8,
+    /// Ports of the nodes that Services may have.
+    pub node_ports: std::ops::RangeInclusive<u16>,
     /// A file with the secret (or whole token) that nodes join with; none: one is made.
     pub token_file: Option<PathBuf>,
     /// Where to write the administrator's kubeconfig; none: nowhere.
@@ -63,7 +65,9 @@ impl ServerConfig {
         .into();
         names.extend(self.advertise_address.map(|a| a.to_string()));
         names.extend(Some(self.listen.ip()).filter(|a| !a.is_unspecified()).map(|a| a.to_string()));
-        names.extend(self.service_cidrs.iter().filter_map(|c| c.hosts().next()).map(|a| a.to_string()));
+        names.extend(
+            self.service_cidrs.iter().filter_map(|c| crate::alloc::first_address(*c)).map(|a| a.to_string()),
+        );
         names.extend(self.tls_sans.iter().cloned());
         let mut unique = Vec::new();
         for name in names {

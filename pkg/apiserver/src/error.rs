@@ -15,7 +15,7 @@ pub(crate) struct Cause {
 }
 
 /// Collects the faults of an object, so that all are told at once.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Causes(pub(crate) Vec<Cause>);
 
 impl Causes {
@@ -32,6 +32,15 @@ impl Causes {
         let value: String = value.to_string().chars().take(100).collect();
         self.add("FieldValueInvalid", field, format!("Invalid value: {value:?}: {rule}"));
     }
+    /// The value, as JSON, breaks a rule.
+    pub(crate) fn invalid_value(&mut self, field: &str, value: &Value, rule: impl std::fmt::Display) {
+        let value: String = value.to_string().chars().take(200).collect();
+        self.add("FieldValueInvalid", field, format!("Invalid value: {value}: {rule}"));
+    }
+    /// The list is too long.
+    pub(crate) fn too_many(&mut self, field: &str, count: usize, limit: usize) {
+        self.add("FieldValueTooMany", field, format!("Too many: {count}: must have at most {limit} items"));
+    }
     /// The field must be there.
     pub(crate) fn required(&mut self, field: &str, rule: &str) {
         let message =
@@ -45,6 +54,10 @@ impl Causes {
     /// Two entries share what must be unique.
     pub(crate) fn duplicate(&mut self, field: &str, value: impl std::fmt::Display) {
         self.add("FieldValueDuplicate", field, format!("Duplicate value: {:?}", value.to_string()));
+    }
+    /// Two entries share a value that is no text.
+    pub(crate) fn duplicate_value(&mut self, field: &str, value: &Value) {
+        self.add("FieldValueDuplicate", field, format!("Duplicate value: {value}"));
     }
     /// The value is not one of those known.
     pub(crate) fn unsupported(&mut self, field: &str, value: &str, known: &[&str]) {

@@ -12,6 +12,7 @@
 //! A reviewer asks: can a client without a certificate reach more than it must? is memory bounded whatever a client
 //! sends or fails to read? can a node write what is not its own?
 
+mod alloc;
 mod apply;
 mod audit;
 mod auth;
@@ -68,6 +69,7 @@ use tokio_util::sync::CancellationToken;
 use warren_store::Store;
 use warren_types::{ClusterConfig, HealthCell, Secret};
 
+use alloc::{Allocators, ServiceAllocator};
 use audit::Audit;
 use authority::{Authority, make_private_dir};
 use bearer::Bearers;
@@ -134,10 +136,12 @@ impl Server {
             Renewal::begin(authority.clone(), config.sans(), url, config.kubeconfig.clone())?;
         let tls = tls_config(&authority, renewal.shown.clone())?;
 
+        let services = ServiceAllocator::new(&config.service_cidrs, config.node_ports.clone());
+        let alloc = Allocators::new(cidrs, services);
         let disk = Disk::in_store(&opened.store);
         let (objects, revision) = disk.load();
         let cache = Arc::new(Cache::new(objects, revision, History::default()));
-        let (task, writer) = WriterTask::new(cache.clone(), disk, cidrs);
+        let (task, writer) = WriterTask::new(cache.clone(), disk, alloc);
         Ok(Self {
             config,
             listener,
@@ -190,7 +194,9 @@ impl Server {
             cluster_cidrs: self.config.cluster_cidrs.clone(),
             service_cidrs: self.config.service_cidrs.clone(),
         };
-        bootstrap::objects(&objects, &cluster, Timestamp::now()).await?;
+        let listen = SocketAddr::new(self.config.listen.ip(), self.address.port());
+        let reached_at = bootstrap::reached_at(self.config.advertise_address, listen);
+        bootstrap::objects(&objects, &cluster, reached_at, self.address.port(), Timestamp::now()).await?;
         let stop = stop.child_token();
         let controllers = controllers::run(
             objects.clone(),

@@ -12,8 +12,8 @@ use crate::error::{ApiError, ApiResult};
 use crate::meta;
 use crate::patch::Patch;
 use crate::query::{FieldValidation, Target};
-use crate::registry::{Kind, KindId, NAMESPACE, NODE};
-use crate::storage::{Cache, Object, Op, Refused, Writer, admit, object_key};
+use crate::registry::{Kind, KindId, NAMESPACE};
+use crate::storage::{Cache, Object, Op, Refused, Writer, object_key};
 use crate::table::{list, text};
 
 /// Tries when others change the same object at the same moment.
@@ -53,6 +53,8 @@ fn refusal(kind: &Kind, name: &str, refused: Refused) -> ApiError {
         Refused::Changed => ApiError::changed(kind, name),
         Refused::NoNamespace(ns) => ApiError::not_found(NAMESPACE.get(), &ns),
         Refused::NamespaceEnds(ns) => ApiError::namespace_ends(kind, name, &ns),
+        Refused::Invalid(causes) => ApiError::invalid(kind, name, causes),
+        Refused::Full(why) => ApiError::internal(why),
         Refused::PodCidr(why) => ApiError::forbidden_object(kind, name, &why),
         Refused::Failed(why) => ApiError::unavailable(format!("the object could not be stored: {why}")),
     }
@@ -182,7 +184,7 @@ impl Objects {
             authorize_write(&options.user, target.kind, None, Some(&o))?;
             let name = text(&o, "/metadata/name").to_owned();
             let result = if options.dry_run {
-                self.dry_create(target.kind, o)
+                self.dry_write(Op::Create { kind: target.kind, value: o }).await
             } else {
                 self.writer.write(Op::Create { kind: target.kind, value: o }).await
             };
@@ -195,15 +197,14 @@ impl Objects {
         Err(ApiError::conflict(kind, &prefix, "no free name was found for generateName; try again"))
     }
 
-    fn dry_create(&self, kind: KindId, value: Value) -> Result<Arc<Object>, Refused> {
-        let (ns, name) = (text(&value, "/metadata/namespace"), text(&value, "/metadata/name"));
-        if self.cache.get(kind, &object_key(ns, name)).is_some() {
-            return Err(Refused::Exists);
-        }
-        if !ns.is_empty() {
-            admit(self.cache.get(NAMESPACE, ns).as_deref(), ns)?;
-        }
-        Ok(dry(kind, value, 0))
+    /// Does a write dry: the answer is what the write would give, with the version of what is stored.
+    async fn dry_write(&self, op: Op) -> Result<Arc<Object>, Refused> {
+        let stored = match &op {
+            Op::Replace { expect, .. } => *expect,
+            _ => 0,
+        };
+        let object = self.writer.write(Op::Dry(Box::new(op))).await?;
+        Ok(dry(object.kind, object.full(), stored))
     }
 
     /// Puts an object in place of the stored one.
@@ -380,7 +381,8 @@ impl Objects {
             authorize_write(&options.user, target.kind, Some(&live), Some(&new))?;
             let ends = deletion::is_over(target.kind, &new);
             let result = if options.dry_run {
-                Ok(dry(target.kind, new, current.revision))
+                let op = Op::Replace { kind: target.kind, expect: current.revision, value: new };
+                self.dry_write(op).await
             } else if ends {
                 self.writer
                     .write(Op::Delete { kind: target.kind, key: current.key(), expect: current.revision })
@@ -428,17 +430,8 @@ impl Objects {
             crate::kinds::object(&mut new, "spec").insert("finalizers".into(), finalizers.into());
         }
         (kind.default)(&mut new);
-        if target.kind == NODE
-            && list(&new, "/spec/podCIDRs").is_empty()
-            && !list(old, "/spec/podCIDRs").is_empty()
-        {
-            // An update by someone who does not know of podCIDRs does not take them away.
-            let spec = crate::kinds::object(&mut new, "spec");
-            for key in ["podCIDR", "podCIDRs"] {
-                spec.insert(key.into(), old["spec"][key].clone());
-            }
-        }
-        if kind.generation && new.get("spec") != old.get("spec") {
+        (kind.carry)(&mut new, old);
+        if kind.generation && desired(&new) != desired(old) {
             let generation = old.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or(1);
             meta::of(&mut new).insert("generation".into(), (generation + 1).into());
         }
@@ -482,6 +475,14 @@ impl Objects {
         }
         Err(ApiError::changed(kind, name))
     }
+}
+
+/// What `metadata.generation` counts the changes of: all but metadata and status.
+fn desired(o: &Value) -> Vec<(&String, &Value)> {
+    let parts = o.as_object().into_iter().flatten();
+    let mut parts: Vec<_> = parts.filter(|(k, _)| !matches!(k.as_str(), "metadata" | "status")).collect();
+    parts.sort_unstable_by_key(|(k, _)| *k);
+    parts
 }
 
 /// The object as a dry run answers it: with the revision that it has, none when it is new.

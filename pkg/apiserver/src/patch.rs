@@ -179,7 +179,7 @@ mod tests {
                 let at = at.index(valid.len());
                 mutated[at] = other;
                 for bytes in [&valid[..], &mutated, &valid[..at], &noise] {
-                    match Patch::decode(media, bytes).and_then(|p| p.apply(&object)) {
+                    match Patch::decode(media, bytes).and_then(|p| p.apply(crate::registry::POD.get(), &object)) {
                         Ok(patched) => prop_assert!(patched.is_object()),
                         Err(e) => prop_assert!(e.code.is_client_error(), "{}: {}", media, e.code),
                     }

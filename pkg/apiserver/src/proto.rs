@@ -26,7 +26,11 @@ pub(crate) enum Type {
     /// A map from text.
     Map(&'static Type),
     List(&'static Type),
+    /// A number or a text (`IntOrString`).
+    Either,
     Message(Schema),
+    /// A message whose fields stand in JSON among those of the one around it.
+    Inline(Schema),
 }
 
 /// A message: field numbers, their JSON names, their types.
@@ -39,6 +43,16 @@ const OWNER: Schema = &[
     (5, "apiVersion", Type::Text),
     (6, "controller", Type::Bool),
     (7, "blockOwnerDeletion", Type::Bool),
+];
+/// `ObjectReference`.
+pub(crate) const OBJECT_REFERENCE: Schema = &[
+    (1, "kind", Type::Text),
+    (2, "namespace", Type::Text),
+    (3, "name", Type::Text),
+    (4, "uid", Type::Text),
+    (5, "apiVersion", Type::Text),
+    (6, "resourceVersion", Type::Text),
+    (7, "fieldPath", Type::Text),
 ];
 /// `ObjectMeta`.
 pub(crate) const META: Schema = &[
@@ -173,6 +187,10 @@ fn message(schema: Schema, bytes: &[u8]) -> Result<Map<String, Value>, Malformed
                     map.insert(key, v);
                 }
             }
+            Type::Inline(schema) => {
+                let Wire::Bytes(inner) = wire else { return Err(Malformed) };
+                out.extend(message(schema, inner)?);
+            }
             of_type => {
                 if let Some(v) = value(of_type, &wire, false)? {
                     out.insert((*name).to_owned(), v);
@@ -210,6 +228,12 @@ fn value(of_type: &Type, wire: &Wire<'_>, element: bool) -> Result<Option<Value>
         (Type::Given, Wire::Number(n)) => Some(n.cast_signed().into()),
         (Type::Bytes, Wire::Bytes(b)) => Some(STANDARD.encode(b).into()),
         (Type::Time | Type::MicroTime, Wire::Bytes(b)) => time(b, matches!(of_type, Type::MicroTime))?,
+        (Type::Either, Wire::Bytes(b)) => {
+            let parts =
+                message(&[(1, "type", Type::Int), (2, "number", Type::Int), (3, "text", Type::Text)], b)?;
+            let part = if parts.contains_key("type") { "text" } else { "number" };
+            parts.get(part).cloned()
+        }
         (Type::Message(schema), Wire::Bytes(b)) => {
             Some(message(schema, b)?).filter(|m| element || !m.is_empty()).map(Into::into)
         }

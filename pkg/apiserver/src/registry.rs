@@ -54,6 +54,8 @@ pub(crate) struct Kind {
     pub(crate) default: fn(&mut Value),
     /// What only a create does (status of a new object).
     pub(crate) create: fn(&mut Value),
+    /// What an update takes over from the stored object (new, old), after the defaults: what the server had given.
+    pub(crate) carry: fn(&mut Value, &Value),
     /// Rules of an object by itself.
     pub(crate) validate: fn(&Value, &mut Causes),
     /// Rules of a change: new, old.
@@ -109,6 +111,13 @@ pub(crate) const CONFIG_MAP: KindId = KindId(3);
 /// Lease's place in [`KINDS`].
 pub(crate) const LEASE: KindId = KindId(5);
 
+/// Service's place in [`KINDS`].
+pub(crate) const SERVICE: KindId = KindId(6);
+/// Endpoints' place in [`KINDS`].
+pub(crate) const ENDPOINTS: KindId = KindId(9);
+/// EndpointSlice's place in [`KINDS`].
+pub(crate) const ENDPOINT_SLICE: KindId = KindId(10);
+
 /// Every kind there is.
 pub(crate) static KINDS: &[Kind] = &[
     kinds::namespace::KIND,
@@ -117,10 +126,14 @@ pub(crate) static KINDS: &[Kind] = &[
     kinds::config_map::KIND,
     kinds::event::KIND,
     kinds::lease::KIND,
-    kinds::interim::SERVICE,
-    kinds::interim::ENDPOINTS,
-    kinds::interim::ENDPOINT_SLICE,
-    kinds::interim::SERVICE_ACCOUNT,
+    kinds::service::KIND,
+    kinds::secret::KIND,
+    kinds::service_account::KIND,
+    kinds::endpoints::KIND,
+    kinds::endpoint_slice::KIND,
+    kinds::network_policy::KIND,
+    kinds::ingress::KIND,
+    kinds::ingress_class::KIND,
 ];
 
 /// Finds a kind by its path.
@@ -144,8 +157,8 @@ mod tests {
     fn the_named_rows_are_where_their_names_say() {
         let name = |k: KindId| k.get().kind;
         assert_eq!(
-            [name(NAMESPACE), name(NODE), name(POD), name(CONFIG_MAP), name(LEASE)],
-            ["Namespace", "Node", "Pod", "ConfigMap", "Lease"]
+            [NAMESPACE, NODE, POD, CONFIG_MAP, LEASE, SERVICE, ENDPOINTS, ENDPOINT_SLICE].map(name),
+            ["Namespace", "Node", "Pod", "ConfigMap", "Lease", "Service", "Endpoints", "EndpointSlice"]
         );
         assert_eq!(lookup("coordination.k8s.io", "v1", "leases"), Some(LEASE));
         assert_eq!(lookup("", "v1", "leases"), None);

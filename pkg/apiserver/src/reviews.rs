@@ -99,6 +99,7 @@ fn access(user: &User, spec: &Value, shown: impl Fn(&str, &str) -> bool) -> Valu
         namespace: some(field("namespace")).filter(|_| kind.get().namespaced),
         name: some(field("name")),
         status: in_path == "status",
+        finalize: in_path == "finalize",
     };
     match authorize(user, verb, &target, shown) {
         Ok(()) => json!({ "allowed": true }),
@@ -113,7 +114,7 @@ fn rules(user: &User) -> Value {
         User::Admin(_) => (all(), false),
         _ => {
             let readable = |k: &KindId| {
-                let target = Target { kind: *k, namespace: None, name: None, status: false };
+                let target = Target { kind: *k, namespace: None, name: None, status: false, finalize: false };
                 authorize(user, Verb::List, &target, |_, _| false).is_ok()
             };
             let mut rules: Vec<Value> = Vec::new();

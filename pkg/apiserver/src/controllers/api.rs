@@ -5,9 +5,10 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 
 use crate::auth::User;
+use crate::deletion::DeleteOptions;
 use crate::error::ApiResult;
 use crate::meta;
-use crate::ops::{DeleteOptions, Objects, WriteOptions};
+use crate::ops::{Objects, WriteOptions};
 use crate::query::{FieldValidation, Target};
 use crate::registry::KindId;
 use crate::storage::{Cache, Object};
@@ -32,6 +33,7 @@ pub(crate) struct Api {
 fn options() -> WriteOptions {
     WriteOptions {
         user: User::Admin("system:controller".into()),
+        manager: "warren-controller".into(),
         dry_run: false,
         validation: FieldValidation::Ignore,
         now: Timestamp::now(),
@@ -79,7 +81,7 @@ impl Api {
             Ok(new)
         };
         let target = target(object.kind, &object.namespace, part);
-        Ok(self.objects.change(&target, &object.name, &options(), changed).await?.object)
+        Ok(self.objects.change(&target, &object.name, &options(), true, changed).await?.object)
     }
     /// Puts `new` in place of `object`, if that is still the state.
     pub(crate) async fn replace(&self, object: &Object, mut new: Value) -> ApiResult<Arc<Object>> {

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::api::{Api, Part};
 use super::runner::{self, Controller};
-use crate::cidr::PodCidrAllocator;
+use crate::alloc::Allocators;
 use crate::ops::Objects;
 use crate::registry::{KindId, NAMESPACE};
 use crate::storage::{Cache, Disk, History, Object, WriterTask, object_key};
@@ -24,8 +24,7 @@ impl World {
     /// With the namespaces `default`, `other` and `kube-node-lease`.
     pub(crate) async fn new() -> Self {
         let cache = Arc::new(Cache::new(Vec::new(), 1, History::default()));
-        let cidrs = PodCidrAllocator::new(&["10.0.0.0/8".parse().unwrap()], 24, 64).unwrap();
-        let (task, writer) = WriterTask::new(cache.clone(), Disk::Memory, cidrs);
+        let (task, writer) = WriterTask::new(cache.clone(), Disk::Memory, Allocators::of_ten());
         let mut tasks = JoinSet::new();
         tasks.spawn(task.run(CancellationToken::new()));
         let world = Self { api: Api::new(Objects { cache, writer }), tasks, stop: CancellationToken::new() };

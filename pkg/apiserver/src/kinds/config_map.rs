@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::nothing;
+use super::{nothing, nothing_kept};
 use crate::error::Causes;
 use crate::proto::{META, Type};
 use crate::registry::{Kind, NameRule, typed};
@@ -34,6 +34,7 @@ pub(crate) const KIND: Kind = Kind {
     ]),
     default: nothing,
     create: nothing,
+    carry: nothing_kept,
     validate,
     validate_update,
     columns: &[Column::NAME, Column::text("Data", "Number of entries."), Column::AGE],
@@ -43,20 +44,25 @@ pub(crate) const KIND: Kind = Kind {
 /// Most bytes of data.
 const LIMIT: usize = 1 << 20;
 
+/// The rule of a key of data.
+pub(crate) fn key(at: &str, key: &str, causes: &mut Causes) {
+    let valid = !key.is_empty()
+        && key.len() <= 253
+        && key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+        && key != "."
+        && !key.starts_with("..");
+    if !valid {
+        let rule = "a valid config key must consist of alphanumeric characters, '-', '_' or '.'";
+        causes.invalid(at, key, rule);
+    }
+}
+
 fn validate(o: &Value, causes: &mut Causes) {
     let mut size = 0;
     for part in ["data", "binaryData"] {
         for (key, value) in o.get(part).and_then(Value::as_object).into_iter().flatten() {
             size += value.as_str().map_or(0, str::len);
-            let valid = !key.is_empty()
-                && key.len() <= 253
-                && key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
-                && key != "."
-                && !key.starts_with("..");
-            if !valid {
-                let rule = "a valid config key must consist of alphanumeric characters, '-', '_' or '.'";
-                causes.invalid(&format!("{part}[{key}]"), key, rule);
-            }
+            self::key(&format!("{part}[{key}]"), key, causes);
             if part == "binaryData" && o.pointer("/data").is_some_and(|d| d.get(key).is_some()) {
                 causes.invalid(&format!("data[{key}]"), key, "duplicate of key present in binaryData");
             }

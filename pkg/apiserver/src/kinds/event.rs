@@ -3,9 +3,9 @@
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::{any_change, nothing};
+use super::{any_change, nothing, nothing_kept};
 use crate::error::Causes;
-use crate::proto::{META, Type};
+use crate::proto::{META, OBJECT_REFERENCE, Type};
 use crate::registry::{Kind, NameRule, typed};
 use crate::table::{Column, or, since, text};
 
@@ -40,7 +40,7 @@ pub(crate) const KIND: Kind = Kind {
     typed: typed::<k8s_openapi::api::core::v1::Event>,
     proto: Some(&[
         (1, "metadata", Type::Message(META)),
-        (2, "involvedObject", Type::Message(REFERENCE)),
+        (2, "involvedObject", Type::Message(OBJECT_REFERENCE)),
         (3, "reason", Type::Text),
         (4, "message", Type::Text),
         (5, "source", Type::Message(&[(1, "component", Type::Text), (2, "host", Type::Text)])),
@@ -51,12 +51,13 @@ pub(crate) const KIND: Kind = Kind {
         (10, "eventTime", Type::MicroTime),
         (11, "series", Type::Message(&[(1, "count", Type::Int), (2, "lastObservedTime", Type::MicroTime)])),
         (12, "action", Type::Text),
-        (13, "related", Type::Message(REFERENCE)),
+        (13, "related", Type::Message(OBJECT_REFERENCE)),
         (14, "reportingComponent", Type::Text),
         (15, "reportingInstance", Type::Text),
     ]),
     default: nothing,
     create: nothing,
+    carry: nothing_kept,
     validate,
     validate_update: any_change,
     columns: &[
@@ -79,16 +80,6 @@ pub(crate) const KIND: Kind = Kind {
     ],
     cells,
 };
-
-const REFERENCE: crate::proto::Schema = &[
-    (1, "kind", Type::Text),
-    (2, "namespace", Type::Text),
-    (3, "name", Type::Text),
-    (4, "uid", Type::Text),
-    (5, "apiVersion", Type::Text),
-    (6, "resourceVersion", Type::Text),
-    (7, "fieldPath", Type::Text),
-];
 
 fn validate(o: &Value, causes: &mut Causes) {
     let about = text(o, "/involvedObject/namespace");

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::{any_change, nothing};
+use super::{any_change, nothing, nothing_kept};
 use crate::error::Causes;
 use crate::proto::{META, Type};
 use crate::registry::{Kind, NameRule, typed};
@@ -44,6 +44,7 @@ pub(crate) const KIND: Kind = Kind {
     ]),
     default: nothing,
     create: nothing,
+    carry: nothing_kept,
     validate,
     validate_update: any_change,
     columns: &[Column::NAME, Column::text("Holder", "Who holds the lease."), Column::AGE],

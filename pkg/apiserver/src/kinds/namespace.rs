@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{any_change, anything, default, object};
+use super::{any_change, anything, default, nothing_kept, object};
 use crate::proto::{META, Type};
 use crate::registry::{Kind, NameRule, typed};
 use crate::table::{Column, age, or, text};
@@ -32,6 +32,7 @@ pub(crate) const KIND: Kind = Kind {
     ]),
     default: defaults,
     create,
+    carry: nothing_kept,
     validate: anything,
     validate_update: any_change,
     columns: &[Column::NAME, Column::text("Status", "Active or Terminating."), Column::AGE],

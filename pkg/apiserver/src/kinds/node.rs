@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 use warren_types::PodCidrs;
 
-use super::{immutable, nothing};
+use super::{immutable, nothing, object};
 use crate::error::Causes;
 use crate::registry::{Kind, NameRule, typed};
 use crate::table::{Column, age, list, or, text};
@@ -29,6 +29,7 @@ pub(crate) const KIND: Kind = Kind {
     proto: None,
     default: pair_pod_cidr,
     create: nothing,
+    carry: keep_pod_cidrs,
     validate,
     validate_update,
     columns: &[
@@ -54,6 +55,16 @@ fn pair_pod_cidr(o: &mut Value) {
         (Some(first), None) => o["spec"]["podCIDR"] = first,
         (None, Some(single)) => o["spec"]["podCIDRs"] = Value::Array(vec![single]),
         _ => {}
+    }
+}
+
+/// An update by someone who does not know of podCIDRs does not take them away.
+fn keep_pod_cidrs(new: &mut Value, old: &Value) {
+    if list(new, "/spec/podCIDRs").is_empty() && !list(old, "/spec/podCIDRs").is_empty() {
+        let spec = object(new, "spec");
+        for key in ["podCIDR", "podCIDRs"] {
+            spec.insert(key.into(), old["spec"][key].clone());
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 
-use super::{default, object};
+use super::{default, nothing_kept, object};
 use crate::error::Causes;
 use crate::registry::{Kind, NameRule, typed};
 use crate::table::{Column, age, duration, list, or, text};
@@ -38,6 +38,7 @@ pub(crate) const KIND: Kind = Kind {
     proto: None,
     default: defaults,
     create,
+    carry: nothing_kept,
     validate,
     validate_update,
     columns: &[

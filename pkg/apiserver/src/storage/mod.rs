@@ -4,7 +4,7 @@ mod cache;
 mod writer;
 
 pub(crate) use cache::{Cache, Event, History, Since};
-pub(crate) use writer::{Op, Refused, Writer, WriterTask, admit};
+pub(crate) use writer::{Op, Refused, Writer, WriterTask};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};

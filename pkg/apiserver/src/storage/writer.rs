@@ -10,9 +10,10 @@ use tokio_util::sync::CancellationToken;
 use warren_store::{Change, Durability};
 
 use super::{ApiObject, Cache, Disk, Event, Object, REVISION_ROW, keep_managers, object_key, row_key};
-use crate::cidr::PodCidrAllocator;
-use crate::registry::{KindId, NAMESPACE, NODE};
-use crate::table::{list, text};
+use crate::alloc::Allocators;
+use crate::error::Causes;
+use crate::registry::{KindId, NAMESPACE};
+use crate::table::text;
 
 /// Most writes in one commit.
 const BATCH: usize = 256;
@@ -26,6 +27,8 @@ pub(crate) enum Op {
     Replace { kind: KindId, expect: u64, value: Value },
     /// The end of the object that has this revision.
     Delete { kind: KindId, key: String, expect: u64 },
+    /// What another write would do; nothing is kept of it.
+    Dry(Box<Op>),
 }
 
 /// Why a write was not done.
@@ -43,6 +46,10 @@ pub(crate) enum Refused {
     NamespaceEnds(String),
     /// The podCIDRs cannot be had.
     PodCidr(String),
+    /// The object breaks rules that only the writer can see, such as an address that another has.
+    Invalid(Causes),
+    /// Nothing is left to give.
+    Full(String),
     /// The disk or the engine failed.
     Failed(String),
 }
@@ -70,16 +77,16 @@ pub(crate) struct WriterTask {
     cache: Arc<Cache>,
     disk: Disk,
     revision: u64,
-    cidrs: PodCidrAllocator,
+    alloc: Allocators,
 }
 
 impl WriterTask {
     /// The task, and the handle to it.
-    pub(crate) fn new(cache: Arc<Cache>, disk: Disk, mut cidrs: PodCidrAllocator) -> (Self, Writer) {
+    pub(crate) fn new(cache: Arc<Cache>, disk: Disk, mut alloc: Allocators) -> (Self, Writer) {
         let (tx, requests) = mpsc::channel(1024);
-        occupy_all(&cache, &mut cidrs);
+        alloc.rebuild(&cache);
         let revision = cache.revision();
-        (Self { requests, cache, disk, revision, cidrs }, Writer(tx))
+        (Self { requests, cache, disk, revision, alloc }, Writer(tx))
     }
 
     /// Writes until every [`Writer`] is gone, or `stop`; what was taken is finished.
@@ -111,8 +118,7 @@ impl WriterTask {
         if let Err(reason) = self.to_disk(overlay, !events.is_empty()).await {
             tracing::error!(%reason, writes = answers.len(), "objects could not be written");
             // Addresses taken by writes that did not happen are free again. Revisions are not given twice.
-            self.cidrs.clear();
-            occupy_all(&self.cache, &mut self.cidrs);
+            self.alloc.rebuild(&self.cache);
             for (answer, reply) in answers {
                 let _ = reply.send(answer.and(Err(Refused::Failed(reason.clone()))));
             }
@@ -151,18 +157,6 @@ impl WriterTask {
         }));
         table.commit(changes, Durability::Flushed).await.map(drop).map_err(|e| e.to_string())
     }
-}
-
-fn occupy_all(cache: &Cache, cidrs: &mut PodCidrAllocator) {
-    for node in cache.list(NODE).0.values() {
-        if let Err(reason) = cidrs.occupy(&node.name, &pod_cidrs(&node.value)) {
-            tracing::error!(node = %node.name, %reason, "podCIDRs of a stored node are in conflict");
-        }
-    }
-}
-
-fn pod_cidrs(node: &Value) -> Vec<ipnet::IpNet> {
-    list(node, "/spec/podCIDRs").iter().filter_map(|c| c.as_str()?.parse().ok()).collect()
 }
 
 type Overlay = BTreeMap<(KindId, String), Option<Arc<Object>>>;
@@ -205,9 +199,7 @@ impl Batch<'_> {
             previous: Some(object.clone()),
             deleted: true,
         });
-        if object.kind == NODE {
-            self.task.cidrs.release(&object.name);
-        }
+        self.task.alloc.release(object);
         last
     }
 
@@ -216,7 +208,20 @@ impl Batch<'_> {
             Op::Create { kind, value } => self.create(kind, value),
             Op::Replace { kind, expect, value } => self.replace(kind, expect, value),
             Op::Delete { kind, key, expect } => self.delete(kind, &key, expect),
+            Op::Dry(op) => self.dry(*op),
         }
+    }
+
+    /// Does a write and takes it back.
+    fn dry(&mut self, op: Op) -> Reply {
+        let (alloc, revision) = (self.task.alloc.clone(), self.task.revision);
+        let (overlay, events) = (self.overlay.clone(), self.events.len());
+        let reply = self.apply(op);
+        self.task.alloc = alloc;
+        self.task.revision = revision;
+        self.overlay = overlay;
+        self.events.truncate(events);
+        reply
     }
 
     fn create(&mut self, kind: KindId, mut value: Value) -> Reply {
@@ -227,27 +232,8 @@ impl Batch<'_> {
         if !ns.is_empty() {
             admit(self.get(NAMESPACE, ns).as_deref(), ns)?;
         }
-        if kind == NODE {
-            self.give_pod_cidrs(&mut value)?;
-        }
+        self.task.alloc.create(kind, &mut value)?;
         Ok(self.put(kind, value, None))
-    }
-
-    /// A node without podCIDRs gets some; given ones must be free.
-    fn give_pod_cidrs(&mut self, node: &mut Value) -> Result<(), Refused> {
-        let name = text(node, "/metadata/name").to_owned();
-        let wanted = pod_cidrs(node);
-        if !wanted.is_empty() {
-            return self.task.cidrs.occupy(&name, &wanted).map_err(|e| Refused::PodCidr(e.to_string()));
-        }
-        let given = self.task.cidrs.assign(&name).map_err(|e| Refused::PodCidr(e.to_string()))?;
-        let given: Vec<Value> = given.iter().map(|c| c.to_string().into()).collect();
-        if let Some(first) = given.first().cloned() {
-            let spec = crate::kinds::object(node, "spec");
-            spec.insert("podCIDR".into(), first);
-            spec.insert("podCIDRs".into(), given.into());
-        }
-        Ok(())
     }
 
     fn replace(&mut self, kind: KindId, expect: u64, mut value: Value) -> Reply {
@@ -256,12 +242,7 @@ impl Batch<'_> {
         if current.revision != expect {
             return Err(Refused::Changed);
         }
-        if kind == NODE && pod_cidrs(&current.value) != pod_cidrs(&value) {
-            self.task
-                .cidrs
-                .occupy(&current.name, &pod_cidrs(&value))
-                .map_err(|e| Refused::PodCidr(e.to_string()))?;
-        }
+        self.task.alloc.replace(kind, &current, &mut value)?;
         // A write that changes nothing keeps its resourceVersion and tells nobody.
         keep_managers(&mut value, &current);
         let managers = "/metadata/managedFields";
@@ -281,7 +262,7 @@ impl Batch<'_> {
 }
 
 /// Whether a namespace takes new objects: it is there, and it does not end.
-pub(crate) fn admit(namespace: Option<&Object>, name: &str) -> Result<(), Refused> {
+fn admit(namespace: Option<&Object>, name: &str) -> Result<(), Refused> {
     let Some(namespace) = namespace else { return Err(Refused::NoNamespace(name.to_owned())) };
     let ends = !text(&namespace.value, "/metadata/deletionTimestamp").is_empty()
         || text(&namespace.value, "/status/phase") == "Terminating";

@@ -1,8 +1,8 @@
 //! The server as clients see it: over TLS on loopback.
 
 mod access;
-mod backups;
 mod applying;
+mod backups;
 mod connections;
 mod controllers;
 mod deleting;
@@ -11,6 +11,7 @@ mod hostile;
 mod joining;
 mod kubectl;
 mod python;
+mod services;
 mod tools;
 mod transcript;
 mod verbs;

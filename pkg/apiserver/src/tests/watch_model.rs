@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::cidr::PodCidrAllocator;
+use crate::alloc::Allocators;
 use crate::query::Params;
 use crate::registry::{CONFIG_MAP, NAMESPACE, POD};
 use crate::reply::Form;
@@ -216,8 +216,7 @@ impl Watcher {
 async fn run(seed: u64) -> Counts {
     let history = History { events: 60, bytes: 1 << 20, age: Duration::from_millis(2500) };
     let cache = Arc::new(Cache::new(Vec::new(), 1, history));
-    let cidrs = PodCidrAllocator::new(&["10.0.0.0/16".parse().unwrap()], 24, 64).unwrap();
-    let (task, writer) = WriterTask::new(cache.clone(), Disk::Memory, cidrs);
+    let (task, writer) = WriterTask::new(cache.clone(), Disk::Memory, Allocators::of_ten());
     let mut background = JoinSet::new();
     background.spawn(task.run(CancellationToken::new()));
     let namespace = json!({"metadata": {"name": "d"}});

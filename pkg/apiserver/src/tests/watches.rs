@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use std::time::Duration;
 
 use super::harness::{TestServer, pod};
-use crate::cidr::PodCidrAllocator;
+use crate::alloc::Allocators;
 use crate::storage::{Cache, Disk, History, Op, Since, WriterTask};
 
 const PODS: &str = "/api/v1/namespaces/default/pods";
@@ -180,8 +180,7 @@ async fn history_is_bounded_and_those_behind_it_are_told() {
         1,
         History { events: 3, bytes: 1 << 20, age: Duration::from_secs(600) },
     ));
-    let cidrs = PodCidrAllocator::new(&["10.0.0.0/16".parse().unwrap()], 24, 64).unwrap();
-    let (task, writer) = WriterTask::new(cache.clone(), Disk::Memory, cidrs);
+    let (task, writer) = WriterTask::new(cache.clone(), Disk::Memory, Allocators::of_ten());
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(task.run(Default::default()));
     let kind = crate::registry::NAMESPACE;
@@ -204,8 +203,7 @@ async fn history_is_bounded_and_those_behind_it_are_told() {
 async fn history_ends_with_age_too() {
     let history = History { events: 100, bytes: 1 << 20, age: Duration::from_secs(60) };
     let cache = std::sync::Arc::new(Cache::new(Vec::new(), 1, history));
-    let cidrs = PodCidrAllocator::new(&["10.0.0.0/16".parse().unwrap()], 24, 64).unwrap();
-    let (task, writer) = WriterTask::new(cache.clone(), Disk::Memory, cidrs);
+    let (task, writer) = WriterTask::new(cache.clone(), Disk::Memory, Allocators::of_ten());
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(task.run(Default::default()));
     let kind = crate::registry::NAMESPACE;
