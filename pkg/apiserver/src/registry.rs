@@ -66,6 +66,33 @@ pub(crate) struct Kind {
     pub(crate) cells: fn(&Value, jiff::Timestamp) -> Vec<Value>,
 }
 
+/// What most kinds have in common: the ground of every row.
+pub(crate) const PLAIN: Kind = Kind {
+    group: "",
+    version: "v1",
+    plural: "",
+    singular: "",
+    short: &[],
+    kind: "",
+    categories: &[],
+    namespaced: true,
+    status: false,
+    generation: false,
+    unconditional_update: true,
+    returns_deleted: false,
+    names: NameRule::Subdomain,
+    fields: &[],
+    typed: Ok,
+    proto: None,
+    default: |_| {},
+    create: |_| {},
+    carry: |_, _| {},
+    validate: |_, _| {},
+    validate_update: |_, _, _| {},
+    columns: &[Column::NAME, Column::AGE],
+    cells: |_, _| Vec::new(),
+};
+
 impl Kind {
     /// `nodes`, `leases.coordination.k8s.io`.
     pub(crate) fn qualified(&self) -> String {

@@ -3,28 +3,17 @@
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::{nothing, nothing_kept};
 use crate::error::Causes;
 use crate::proto::{META, Type};
-use crate::registry::{Kind, NameRule, typed};
+use crate::registry::{Kind, PLAIN, typed};
 use crate::table::{Column, age, text};
 
 /// The row.
 pub(crate) const KIND: Kind = Kind {
-    group: "",
-    version: "v1",
     plural: "configmaps",
     singular: "configmap",
     short: &["cm"],
     kind: "ConfigMap",
-    categories: &[],
-    namespaced: true,
-    status: false,
-    generation: false,
-    unconditional_update: true,
-    returns_deleted: false,
-    names: NameRule::Subdomain,
-    fields: &[],
     typed: typed::<k8s_openapi::api::core::v1::ConfigMap>,
     proto: Some(&[
         (1, "metadata", Type::Message(META)),
@@ -32,13 +21,11 @@ pub(crate) const KIND: Kind = Kind {
         (3, "binaryData", Type::Map(&Type::Bytes)),
         (4, "immutable", Type::Bool),
     ]),
-    default: nothing,
-    create: nothing,
-    carry: nothing_kept,
     validate,
     validate_update,
     columns: &[Column::NAME, Column::text("Data", "Number of entries."), Column::AGE],
     cells,
+    ..PLAIN
 };
 
 /// Most bytes of data.

@@ -4,32 +4,20 @@ use jiff::Timestamp;
 use serde_json::Value;
 use std::collections::BTreeSet;
 
-use super::{default, default_text, each, nothing, nothing_kept, rules};
+use super::{default, default_text, each, rules};
 use crate::error::Causes;
-use crate::registry::{Kind, NameRule, typed};
+use crate::registry::{Kind, PLAIN, typed};
 use crate::table::{Column, age, list, text};
 
 /// The row.
 pub(crate) const KIND: Kind = Kind {
     group: "discovery.k8s.io",
-    version: "v1",
     plural: "endpointslices",
     singular: "endpointslice",
-    short: &[],
     kind: "EndpointSlice",
-    categories: &[],
-    namespaced: true,
-    status: false,
     generation: true,
-    unconditional_update: true,
-    returns_deleted: false,
-    names: NameRule::Subdomain,
-    fields: &[],
     typed: typed::<k8s_openapi::api::discovery::v1::EndpointSlice>,
-    proto: None,
     default: defaults,
-    create: nothing,
-    carry: nothing_kept,
     validate,
     validate_update,
     columns: &[
@@ -40,6 +28,7 @@ pub(crate) const KIND: Kind = Kind {
         Column::AGE,
     ],
     cells,
+    ..PLAIN
 };
 
 const MAX_ENDPOINTS: usize = 1000;

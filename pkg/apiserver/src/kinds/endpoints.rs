@@ -4,40 +4,27 @@ use jiff::Timestamp;
 use serde_json::Value;
 use std::collections::BTreeSet;
 
-use super::{any_change, default_text, each, nothing, nothing_kept, rules};
+use super::{default_text, each, rules};
 use crate::error::Causes;
-use crate::registry::{Kind, NameRule, typed};
+use crate::registry::{Kind, PLAIN, typed};
 use crate::table::{Column, age, list, text};
 
 /// The row.
 pub(crate) const KIND: Kind = Kind {
-    group: "",
-    version: "v1",
     plural: "endpoints",
     singular: "endpoints",
     short: &["ep"],
     kind: "Endpoints",
-    categories: &[],
-    namespaced: true,
-    status: false,
-    generation: false,
-    unconditional_update: true,
-    returns_deleted: false,
-    names: NameRule::Subdomain,
-    fields: &[],
     typed: typed::<k8s_openapi::api::core::v1::Endpoints>,
-    proto: None,
     default: defaults,
-    create: nothing,
-    carry: nothing_kept,
     validate,
-    validate_update: any_change,
     columns: &[
         Column::NAME,
         Column::text("Endpoints", "Where the Service is served: addresses with ports."),
         Column::AGE,
     ],
     cells,
+    ..PLAIN
 };
 
 fn defaults(value: &mut Value) {

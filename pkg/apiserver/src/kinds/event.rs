@@ -3,27 +3,17 @@
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::{any_change, nothing, nothing_kept};
 use crate::error::Causes;
 use crate::proto::{META, OBJECT_REFERENCE, Type};
-use crate::registry::{Kind, NameRule, typed};
+use crate::registry::{Kind, PLAIN, typed};
 use crate::table::{Column, or, since, text};
 
 /// The row.
 pub(crate) const KIND: Kind = Kind {
-    group: "",
-    version: "v1",
     plural: "events",
     singular: "event",
     short: &["ev"],
     kind: "Event",
-    categories: &[],
-    namespaced: true,
-    status: false,
-    generation: false,
-    unconditional_update: true,
-    returns_deleted: false,
-    names: NameRule::Subdomain,
     fields: &[
         ("involvedObject.kind", "/involvedObject/kind"),
         ("involvedObject.namespace", "/involvedObject/namespace"),
@@ -55,11 +45,7 @@ pub(crate) const KIND: Kind = Kind {
         (14, "reportingComponent", Type::Text),
         (15, "reportingInstance", Type::Text),
     ]),
-    default: nothing,
-    create: nothing,
-    carry: nothing_kept,
     validate,
-    validate_update: any_change,
     columns: &[
         Column::text("Last Seen", "Time since the event was last seen."),
         Column::text("Type", "Normal or Warning."),
@@ -79,6 +65,7 @@ pub(crate) const KIND: Kind = Kind {
         },
     ],
     cells,
+    ..PLAIN
 };
 
 fn validate(o: &Value, causes: &mut Causes) {

@@ -3,35 +3,25 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{nothing, nothing_kept, rules};
+use super::rules;
 use crate::error::Causes;
 use crate::proto::{META, Schema, Type};
-use crate::registry::{Kind, NameRule, typed};
+use crate::registry::{Kind, PLAIN, typed};
 use crate::table::{Column, age, list, or, text};
 
 /// The row.
 pub(crate) const KIND: Kind = Kind {
     group: "networking.k8s.io",
-    version: "v1",
     plural: "ingresses",
     singular: "ingress",
     short: &["ing"],
     kind: "Ingress",
-    categories: &[],
-    namespaced: true,
     status: true,
     generation: true,
-    unconditional_update: true,
-    returns_deleted: false,
-    names: NameRule::Subdomain,
-    fields: &[],
     typed: typed::<k8s_openapi::api::networking::v1::Ingress>,
     proto: Some(&[(1, "metadata", Type::Message(META)), (2, "spec", Type::Message(SPEC))]),
-    default: nothing,
     create,
-    carry: nothing_kept,
     validate,
-    validate_update: super::any_change,
     columns: &[
         Column::NAME,
         Column::text("Class", "Which controller serves it."),
@@ -41,6 +31,7 @@ pub(crate) const KIND: Kind = Kind {
         Column::AGE,
     ],
     cells,
+    ..PLAIN
 };
 
 const BACKEND: Schema = &[

@@ -3,32 +3,21 @@
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::{default, nothing, nothing_kept, object, rules};
+use super::{default, object, rules};
 use crate::error::Causes;
-use crate::registry::{Kind, NameRule, typed};
+use crate::registry::{Kind, PLAIN, typed};
 use crate::table::{Column, age, text};
 
 /// The row.
 pub(crate) const KIND: Kind = Kind {
     group: "networking.k8s.io",
-    version: "v1",
     plural: "ingressclasses",
     singular: "ingressclass",
-    short: &[],
     kind: "IngressClass",
-    categories: &[],
     namespaced: false,
-    status: false,
     generation: true,
-    unconditional_update: true,
-    returns_deleted: false,
-    names: NameRule::Subdomain,
-    fields: &[],
     typed: typed::<k8s_openapi::api::networking::v1::IngressClass>,
-    proto: None,
     default: defaults,
-    create: nothing,
-    carry: nothing_kept,
     validate,
     validate_update,
     columns: &[
@@ -38,6 +27,7 @@ pub(crate) const KIND: Kind = Kind {
         Column::AGE,
     ],
     cells,
+    ..PLAIN
 };
 
 const CONTROLLER_LIMIT: usize = 250;

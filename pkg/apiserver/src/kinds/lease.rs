@@ -3,28 +3,18 @@
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::{any_change, nothing, nothing_kept};
 use crate::error::Causes;
 use crate::proto::{META, Type};
-use crate::registry::{Kind, NameRule, typed};
+use crate::registry::{Kind, PLAIN, typed};
 use crate::table::{Column, age, text};
 
 /// The row.
 pub(crate) const KIND: Kind = Kind {
     group: "coordination.k8s.io",
-    version: "v1",
     plural: "leases",
     singular: "lease",
-    short: &[],
     kind: "Lease",
-    categories: &[],
-    namespaced: true,
-    status: false,
-    generation: false,
     unconditional_update: false,
-    returns_deleted: false,
-    names: NameRule::Subdomain,
-    fields: &[],
     typed: typed::<k8s_openapi::api::coordination::v1::Lease>,
     proto: Some(&[
         (1, "metadata", Type::Message(META)),
@@ -42,13 +32,10 @@ pub(crate) const KIND: Kind = Kind {
             ]),
         ),
     ]),
-    default: nothing,
-    create: nothing,
-    carry: nothing_kept,
     validate,
-    validate_update: any_change,
     columns: &[Column::NAME, Column::text("Holder", "Who holds the lease."), Column::AGE],
     cells,
+    ..PLAIN
 };
 
 fn validate(o: &Value, causes: &mut Causes) {

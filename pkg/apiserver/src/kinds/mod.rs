@@ -20,15 +20,6 @@ use serde_json::{Map, Value};
 
 use crate::error::Causes;
 
-/// A row's function that does nothing.
-pub(crate) fn nothing(_: &mut Value) {}
-/// A row's function for updates that takes over nothing.
-pub(crate) fn nothing_kept(_: &mut Value, _: &Value) {}
-/// A row's rule that accepts everything.
-pub(crate) fn anything(_: &Value, _: &mut Causes) {}
-/// A row's rule of change that accepts everything.
-pub(crate) fn any_change(_: &Value, _: &Value, _: &mut Causes) {}
-
 /// The object at `key`, made when missing.
 pub(crate) fn object<'a>(value: &'a mut Value, key: &str) -> &'a mut Map<String, Value> {
     if !value.is_object() {

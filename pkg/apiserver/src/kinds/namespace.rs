@@ -3,25 +3,19 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{any_change, anything, default, nothing_kept, object};
+use super::{default, object};
 use crate::proto::{META, Type};
-use crate::registry::{Kind, NameRule, typed};
+use crate::registry::{Kind, NameRule, PLAIN, typed};
 use crate::table::{Column, age, or, text};
 
 /// The row.
 pub(crate) const KIND: Kind = Kind {
-    group: "",
-    version: "v1",
     plural: "namespaces",
     singular: "namespace",
     short: &["ns"],
     kind: "Namespace",
-    categories: &[],
     namespaced: false,
     status: true,
-    generation: false,
-    unconditional_update: true,
-    returns_deleted: false,
     names: NameRule::Label,
     fields: &[("status.phase", "/status/phase")],
     typed: typed::<k8s_openapi::api::core::v1::Namespace>,
@@ -32,11 +26,9 @@ pub(crate) const KIND: Kind = Kind {
     ]),
     default: defaults,
     create,
-    carry: nothing_kept,
-    validate: anything,
-    validate_update: any_change,
     columns: &[Column::NAME, Column::text("Status", "Active or Terminating."), Column::AGE],
     cells,
+    ..PLAIN
 };
 
 /// The label that every namespace carries, with its own name.

@@ -3,36 +3,25 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{any_change, default, default_text, each, nothing, nothing_kept, object, rules};
+use super::{default, default_text, each, object, rules};
 use crate::error::Causes;
-use crate::registry::{Kind, NameRule, typed};
+use crate::registry::{Kind, PLAIN, typed};
 use crate::table::{Column, age, list, text};
 
 /// The row.
 pub(crate) const KIND: Kind = Kind {
     group: "networking.k8s.io",
-    version: "v1",
     plural: "networkpolicies",
     singular: "networkpolicy",
     short: &["netpol"],
     kind: "NetworkPolicy",
-    categories: &[],
-    namespaced: true,
-    status: false,
     generation: true,
-    unconditional_update: true,
-    returns_deleted: false,
-    names: NameRule::Subdomain,
-    fields: &[],
     typed: typed::<k8s_openapi::api::networking::v1::NetworkPolicy>,
-    proto: None,
     default: defaults,
-    create: nothing,
-    carry: nothing_kept,
     validate,
-    validate_update: any_change,
     columns: &[Column::NAME, Column::text("Pod-Selector", "The pods that it is for."), Column::AGE],
     cells,
+    ..PLAIN
 };
 
 const TYPES: &[&str] = &["Egress", "Ingress"];

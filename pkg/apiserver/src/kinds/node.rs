@@ -4,31 +4,22 @@ use jiff::Timestamp;
 use serde_json::Value;
 use warren_types::PodCidrs;
 
-use super::{immutable, nothing, object};
+use super::{immutable, object};
 use crate::error::Causes;
-use crate::registry::{Kind, NameRule, typed};
+use crate::registry::{Kind, PLAIN, typed};
 use crate::table::{Column, age, list, or, text};
 
 /// The row.
 pub(crate) const KIND: Kind = Kind {
-    group: "",
-    version: "v1",
     plural: "nodes",
     singular: "node",
     short: &["no"],
     kind: "Node",
-    categories: &[],
     namespaced: false,
     status: true,
-    generation: false,
-    unconditional_update: true,
-    returns_deleted: false,
-    names: NameRule::Subdomain,
     fields: &[("spec.unschedulable", "/spec/unschedulable")],
     typed: typed::<k8s_openapi::api::core::v1::Node>,
-    proto: None,
     default: pair_pod_cidr,
-    create: nothing,
     carry: keep_pod_cidrs,
     validate,
     validate_update,
@@ -45,6 +36,7 @@ pub(crate) const KIND: Kind = Kind {
         Column::wide("Container-Runtime", "Container runtime."),
     ],
     cells,
+    ..PLAIN
 };
 
 /// `spec.podCIDR` is the first of `spec.podCIDRs`; whichever is given fills the other.

@@ -4,26 +4,21 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 
-use super::{default, nothing_kept, object};
+use super::{default, object};
 use crate::error::Causes;
-use crate::registry::{Kind, NameRule, typed};
+use crate::registry::{Kind, PLAIN, typed};
 use crate::table::{Column, age, duration, list, or, text};
 
 /// The row.
 pub(crate) const KIND: Kind = Kind {
-    group: "",
-    version: "v1",
     plural: "pods",
     singular: "pod",
     short: &["po"],
     kind: "Pod",
     categories: &["all"],
-    namespaced: true,
     status: true,
     generation: true,
-    unconditional_update: true,
     returns_deleted: true,
-    names: NameRule::Subdomain,
     fields: &[
         ("spec.nodeName", "/spec/nodeName"),
         ("spec.restartPolicy", "/spec/restartPolicy"),
@@ -35,10 +30,8 @@ pub(crate) const KIND: Kind = Kind {
         ("status.nominatedNodeName", "/status/nominatedNodeName"),
     ],
     typed: typed::<k8s_openapi::api::core::v1::Pod>,
-    proto: None,
     default: defaults,
     create,
-    carry: nothing_kept,
     validate,
     validate_update,
     columns: &[
@@ -53,6 +46,7 @@ pub(crate) const KIND: Kind = Kind {
         Column::wide("Readiness Gates", "Passed gates of all."),
     ],
     cells,
+    ..PLAIN
 };
 
 fn defaults(o: &mut Value) {

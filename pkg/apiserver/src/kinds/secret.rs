@@ -8,24 +8,14 @@ use serde_json::{Map, Value};
 use super::{config_map, default_text};
 use crate::error::Causes;
 use crate::proto::{META, Type};
-use crate::registry::{Kind, NameRule, typed};
+use crate::registry::{Kind, PLAIN, typed};
 use crate::table::{Column, age, text};
 
 /// The row.
 pub(crate) const KIND: Kind = Kind {
-    group: "",
-    version: "v1",
     plural: "secrets",
     singular: "secret",
-    short: &[],
     kind: "Secret",
-    categories: &[],
-    namespaced: true,
-    status: false,
-    generation: false,
-    unconditional_update: true,
-    returns_deleted: false,
-    names: NameRule::Subdomain,
     fields: &[("type", "/type")],
     typed: typed::<k8s_openapi::api::core::v1::Secret>,
     proto: Some(&[
@@ -47,6 +37,7 @@ pub(crate) const KIND: Kind = Kind {
         Column::AGE,
     ],
     cells,
+    ..PLAIN
 };
 
 /// Most bytes of data.

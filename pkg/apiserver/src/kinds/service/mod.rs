@@ -9,22 +9,17 @@ use serde_json::{Value, json};
 
 use super::rules;
 use crate::proto::{META, Schema, Type};
-use crate::registry::{Kind, NameRule, typed};
+use crate::registry::{Kind, NameRule, PLAIN, typed};
 use crate::table::{Column, age, list, or, text};
 
 /// The row.
 pub(crate) const KIND: Kind = Kind {
-    group: "",
-    version: "v1",
     plural: "services",
     singular: "service",
     short: &["svc"],
     kind: "Service",
     categories: &["all"],
-    namespaced: true,
     status: true,
-    generation: false,
-    unconditional_update: true,
     returns_deleted: true,
     names: NameRule::Label,
     fields: &[("spec.clusterIP", "/spec/clusterIP"), ("spec.type", "/spec/type")],
@@ -45,6 +40,7 @@ pub(crate) const KIND: Kind = Kind {
         Column::wide("Selector", "The pods that serve it."),
     ],
     cells,
+    ..PLAIN
 };
 
 const PORT: Schema = &[
