@@ -17,8 +17,10 @@ pub struct Gap {
     pub sent: u64,
     /// Answers heard.
     pub heard: u64,
-    /// The longest time between two answers.
+    /// The longest time between two answers. A machine with other work makes it longer without losing anything.
     pub longest: Duration,
+    /// How long the most datagrams in a row went unanswered: so long was the path cut.
+    pub cut: Duration,
     /// When the longest time ended, by the machine's clock: to find what the logs tell of it.
     pub ended: SystemTime,
 }
@@ -92,13 +94,18 @@ fn ask(socket: &UdpSocket, stop: &AtomicBool) -> Result<Gap> {
     let tick = patient(Duration::from_millis(1));
     socket.set_nonblocking(true)?;
     let (mut next, mut last) = (Instant::now(), Instant::now());
-    let mut gap = Gap { sent: 0, heard: 0, longest: Duration::ZERO, ended: SystemTime::now() };
+    let mut gap =
+        Gap { sent: 0, heard: 0, longest: Duration::ZERO, cut: Duration::ZERO, ended: SystemTime::now() };
+    let mut answered: Vec<bool> = Vec::new();
     let mut buffer = [0; 64];
-    let mut hear = |gap: &mut Gap| {
+    let mut hear = |gap: &mut Gap, answered: &mut Vec<bool>| {
         while let Ok(length) = socket.recv(&mut buffer) {
-            if buffer.get(..length) == Some(u64::MAX.to_be_bytes().as_slice()) {
+            let number = buffer.get(..length).and_then(|b| Some(u64::from_be_bytes(b.try_into().ok()?)));
+            // Those from before the start have no place.
+            let Some(place) = number.and_then(|n| answered.get_mut(usize::try_from(n).ok()?)) else {
                 continue;
-            }
+            };
+            *place = true;
             gap.heard += 1;
             if last.elapsed() > gap.longest {
                 (gap.longest, gap.ended) = (last.elapsed(), SystemTime::now());
@@ -109,14 +116,17 @@ fn ask(socket: &UdpSocket, stop: &AtomicBool) -> Result<Gap> {
     while !stop.load(Ordering::Relaxed) {
         let _ = socket.send(&gap.sent.to_be_bytes());
         gap.sent += 1;
+        answered.push(false);
         next += tick;
         std::thread::park_timeout(next.saturating_duration_since(Instant::now()));
-        hear(&mut gap);
+        hear(&mut gap, &mut answered);
     }
     // The last answers are still under way; how long this wait is says nothing about the path.
     let (longest, ended) = (gap.longest, gap.ended);
     std::thread::park_timeout(Duration::from_millis(300));
-    hear(&mut gap);
+    hear(&mut gap, &mut answered);
     (gap.longest, gap.ended) = (longest, ended);
+    let lost = answered.split(|answered| *answered).map(<[bool]>::len).max().unwrap_or_default();
+    gap.cut = tick * u32::try_from(lost)?;
     Ok(gap)
 }

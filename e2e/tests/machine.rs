@@ -30,7 +30,7 @@ fn kernel_wireguard_connects_and_leaks_nothing() -> Result<()> {
 fn kernel_wireguard_outlives_agents_and_server() -> Result<()> {
     let lab = kernel_lab("vm-restart")?;
     // An agent is away for ten seconds and more here: a data plane that needed it would show a gap of that length.
-    scenario::agent_restarts(&lab, 2, patient(Duration::from_millis(500)))?;
+    scenario::agent_restarts(&lab, 2, patient(Duration::from_millis(100)))?;
     scenario::server_loss(&lab)?;
     scenario::cold_boot_without_the_api(&lab)?;
     lab.done()
