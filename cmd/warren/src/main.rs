@@ -155,6 +155,8 @@ mod tests {
             audit_log: None,
             certificate_life: warren_apiserver::CERTIFICATE_LIFE,
             limits: warren_apiserver::Limits::default(),
+            node_ports: 30_000..=32_767,
+            node_life: warren_apiserver::NodeLife::default(),
         };
         let server = warren_apiserver::Server::open(config).await.unwrap();
         let url = format!("https://{}", server.address());

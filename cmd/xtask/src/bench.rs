@@ -6,6 +6,8 @@ use anyhow::Result;
 /// What can be measured.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 pub(crate) enum What {
+    /// Writes, reads, watches and memory of the API server, beside etcd-server.
+    Api,
     /// CNI ADD and DEL, beside bridge + host-local + portmap.
     Cni,
     /// TCP, UDP and ping through the tunnel, beside wireguard-go.
@@ -25,11 +27,13 @@ pub(crate) enum Output {
 pub(crate) fn run(what: What, output: Output) -> Result<()> {
     needs::root()?;
     match what {
+        What::Api => needs::for_api_benchmark()?,
         What::Cni => needs::for_cni_benchmark()?,
         What::Overlay => needs::for_overlay_benchmark()?,
     }
     let binary = build::release()?;
     let name = match what {
+        What::Api => "api",
         What::Cni => "cni",
         What::Overlay => "overlay",
     };

@@ -34,6 +34,9 @@ const OVERLAY_PEERS: &[(&str, &str)] = &[
     ("ping", "iputils-ping"),
 ];
 
+/// Programs the benchmark of the API server uses.
+const API_PEERS: &[(&str, &str)] = &[("etcd", "etcd-server")];
+
 /// Programs the benchmark of CNI uses; its peers are not on the path.
 const CNI_PEERS: &[(&str, &str)] = &[
     ("portmap", "containernetworking-plugins"),
@@ -80,6 +83,11 @@ pub(crate) fn for_overlay_benchmark() -> Result<()> {
 /// As [`for_all`], for the benchmark of CNI.
 pub(crate) fn for_cni_benchmark() -> Result<()> {
     missing(CNI_PEERS)
+}
+
+/// As [`for_all`], for the benchmark of the API server.
+pub(crate) fn for_api_benchmark() -> Result<()> {
+    missing(API_PEERS)
 }
 
 fn missing(programs: &[(&str, &str)]) -> Result<()> {

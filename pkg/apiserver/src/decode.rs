@@ -11,6 +11,8 @@ use crate::schema::{Shape, definition_name};
 
 /// Largest body.
 pub(crate) const BODY_LIMIT: usize = 3 << 20;
+/// Largest object with the owners of its fields, which take more than the fields where these are many and small.
+const OBJECT_LIMIT: usize = 4 << 20;
 /// Most values in an object; as many as the YAML decoder allows.
 const VALUES_LIMIT: usize = 250_000;
 /// Deepest nesting of an object.
@@ -60,6 +62,23 @@ fn too_many(bytes: &[u8]) -> bool {
         }
     }
     values > VALUES_LIMIT
+}
+
+/// Refuses an object that is too large to be kept.
+pub(crate) fn refuse_large(object: &Value) -> ApiResult<()> {
+    struct Count(usize);
+    impl std::io::Write for Count {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0 += bytes.len();
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut count = Count(0);
+    let counted = serde_json::to_writer(&mut count, object);
+    if counted.is_err() || count.0 > OBJECT_LIMIT { Err(ApiError::too_large(OBJECT_LIMIT)) } else { Ok(()) }
 }
 
 /// Decodes JSON; nesting is bounded by the decoder.

@@ -181,6 +181,7 @@ impl Objects {
             }
             (kind.create)(&mut o);
             decode::validate(kind, &o, None)?;
+            decode::refuse_large(&o)?;
             authorize_write(&options.user, target.kind, None, Some(&o))?;
             let name = text(&o, "/metadata/name").to_owned();
             let result = if options.dry_run {
@@ -378,6 +379,7 @@ impl Objects {
                 apply::update(kind, &live, &mut new, &manager(target, options, false), &seconds(options.now));
             }
             decode::validate(kind, &new, Some(&live))?;
+            decode::refuse_large(&new)?;
             authorize_write(&options.user, target.kind, Some(&live), Some(&new))?;
             let ends = deletion::is_over(target.kind, &new);
             let result = if options.dry_run {

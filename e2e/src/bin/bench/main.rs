@@ -1,5 +1,6 @@
-//! Benchmarks beside a named peer, in one run on one machine: `cargo xtask bench cni|overlay [--output json]`.
+//! Benchmarks beside a named peer, in one run on one machine: `cargo xtask bench api|cni|overlay [--output json]`.
 
+mod api;
 mod cni;
 mod overlay;
 
@@ -9,9 +10,10 @@ fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let result = match words.as_slice() {
+        ["api", output @ ..] => api::run(*output == ["json"]),
         ["cni", output @ ..] => cni::run(*output == ["json"]),
         ["overlay", output @ ..] => overlay::run(*output == ["json"]),
-        _ => Err(anyhow::anyhow!("name a benchmark: cni or overlay, then table or json")),
+        _ => Err(anyhow::anyhow!("name a benchmark: api, cni or overlay, then table or json")),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -4,6 +4,8 @@ use super::harness::{TestServer, pod};
 
 const PODS: &str = "/api/v1/namespaces/default/pods";
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+/// A kind of which no controller makes any.
+const SECRETS: &str = "/api/v1/namespaces/default/secrets";
 
 #[tokio::test]
 async fn a_pod_on_a_node_goes_when_the_node_says_so() {
@@ -65,36 +67,36 @@ async fn versions_of_lists_and_reads() {
         (a.code, a.body["message"].as_str().unwrap_or_default().to_owned())
     };
     for i in 0..3 {
-        s.create(MAPS, json!({"metadata": {"name": format!("m{i}")}})).await;
+        s.create(SECRETS, json!({"metadata": {"name": format!("m{i}")}})).await;
     }
-    let page = s.get(&format!("{MAPS}?limit=1")).await;
+    let page = s.get(&format!("{SECRETS}?limit=1")).await;
     let at = page["metadata"]["resourceVersion"].as_str().unwrap();
     let token = page["metadata"]["continue"].as_str().unwrap();
-    s.create(MAPS, json!({"metadata": {"name": "later"}})).await;
-    let exact = s.get(&format!("{MAPS}?resourceVersion={at}&resourceVersionMatch=Exact")).await;
+    s.create(SECRETS, json!({"metadata": {"name": "later"}})).await;
+    let exact = s.get(&format!("{SECRETS}?resourceVersion={at}&resourceVersionMatch=Exact")).await;
     assert_eq!(
         (exact["items"].as_array().unwrap().len(), &exact["metadata"]["resourceVersion"]),
         (3, &json!(at))
     );
-    assert_eq!(tell(&format!("{MAPS}?resourceVersion=2&resourceVersionMatch=Exact")).await.0, 410);
-    assert_eq!(tell(&format!("{MAPS}?resourceVersionMatch=Exact")).await.0, 422);
-    assert_eq!(tell(&format!("{MAPS}?resourceVersion=1&resourceVersionMatch=Nonsense")).await.0, 422);
-    assert_eq!(tell(&format!("{MAPS}?continue={token}&resourceVersion=1")).await.0, 400);
+    assert_eq!(tell(&format!("{SECRETS}?resourceVersion=2&resourceVersionMatch=Exact")).await.0, 410);
+    assert_eq!(tell(&format!("{SECRETS}?resourceVersionMatch=Exact")).await.0, 422);
+    assert_eq!(tell(&format!("{SECRETS}?resourceVersion=1&resourceVersionMatch=Nonsense")).await.0, 422);
+    assert_eq!(tell(&format!("{SECRETS}?continue={token}&resourceVersion=1")).await.0, 400);
     assert_eq!(
-        tell(&format!("{MAPS}?continue={token}&resourceVersionMatch=Exact&resourceVersion=1")).await.0,
+        tell(&format!("{SECRETS}?continue={token}&resourceVersionMatch=Exact&resourceVersion=1")).await.0,
         422
     );
     assert_eq!(
-        tell(&format!("{MAPS}?sendInitialEvents=true&resourceVersionMatch=NotOlderThan")).await.0,
+        tell(&format!("{SECRETS}?sendInitialEvents=true&resourceVersionMatch=NotOlderThan")).await.0,
         422
     );
-    assert_eq!(tell(&format!("{MAPS}?watch=1&sendInitialEvents=true")).await.0, 422);
+    assert_eq!(tell(&format!("{SECRETS}?watch=1&sendInitialEvents=true")).await.0, 422);
     assert_eq!(
-        tell(&format!("{MAPS}?watch=1&resourceVersionMatch=NotOlderThan&resourceVersion=1")).await.0,
+        tell(&format!("{SECRETS}?watch=1&resourceVersionMatch=NotOlderThan&resourceVersion=1")).await.0,
         422
     );
-    assert_eq!(tell(&format!("{MAPS}/m0?resourceVersion=99999")).await.0, 504);
-    assert_eq!(tell(&format!("{MAPS}/m0?resourceVersion=0")).await.0, 200);
+    assert_eq!(tell(&format!("{SECRETS}/m0?resourceVersion=99999")).await.0, 504);
+    assert_eq!(tell(&format!("{SECRETS}/m0?resourceVersion=0")).await.0, 200);
 }
 
 #[tokio::test]

@@ -63,7 +63,7 @@ impl TestServer {
         let server = Server::open(config).await.unwrap();
         let url = format!("https://{}", server.address());
         let (ca_pem, token) = (server.ca_pem().to_owned(), server.node_token());
-        let client = client(server.kubeconfig().expose()).await;
+        let client = client_at(server.kubeconfig().expose(), Some(&url)).await;
         let stop = CancellationToken::new();
         let mut running = JoinSet::new();
         running.spawn(server.run(HealthCell::default(), stop.clone()));
@@ -109,10 +109,18 @@ impl TestServer {
 
 /// A client from a kubeconfig.
 pub(super) async fn client(kubeconfig: &str) -> kube::Client {
+    client_at(kubeconfig, None).await
+}
+
+/// A client from a kubeconfig, for another address than it names.
+async fn client_at(kubeconfig: &str, url: Option<&str>) -> kube::Client {
     let kubeconfig = kube::config::Kubeconfig::from_yaml(kubeconfig).unwrap();
     let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await.unwrap();
     // Answers are to be seen as they are.
     config.default_retry = false;
+    if let Some(url) = url {
+        config.cluster_url = url.parse().unwrap();
+    }
     kube::Client::try_from(config).unwrap()
 }
 

@@ -252,8 +252,12 @@ async fn selectors_pages_and_collections() {
     assert_eq!(names(&deleted.body), ["p0", "p2", "p4"]);
     let ending = s.ask("DELETE", "/api/v1/namespaces/a", Value::Null).await;
     assert_eq!((ending.code, &ending.body["status"]["phase"]), (200, &json!("Terminating")));
+    // As the pod's node does when the pod has ended.
+    let pod = "/api/v1/namespaces/a/pods/p0";
+    s.until(pod, |a| a.body["metadata"]["deletionTimestamp"].is_string()).await;
+    s.ask("DELETE", &format!("{pod}?gracePeriodSeconds=0"), Value::Null).await;
     s.until("/api/v1/namespaces/a", |a| a.code == 404).await;
-    assert_eq!(s.ask("GET", "/api/v1/namespaces/a/pods/p0", Value::Null).await.code, 404);
+    assert_eq!(s.ask("GET", pod, Value::Null).await.code, 404);
 }
 
 #[tokio::test]
