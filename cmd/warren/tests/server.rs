@@ -281,18 +281,21 @@ async fn watch(api: &Objects, seen: &Mutex<Seen>) {
     }
 }
 
-async fn check(load: &Load) -> usize {
-    let told = load.told.lock().unwrap();
+async fn lists(kinds: &Kinds) -> Vec<(&'static str, Vec<DynamicObject>)> {
+    let mut lists = Vec::new();
+    for (kind, api) in [("ConfigMap", &kinds.maps), ("Node", &kinds.nodes), ("Service", &kinds.services)] {
+        let list = answered(api.list(&ListParams::default())).await;
+        lists.push((kind, list.unwrap_or_else(|| panic!("{kind}s cannot be listed")).items));
+    }
+    lists
+}
+
+/// What was told holds in what is there.
+fn check(told: &Told, lists: Vec<(&'static str, Vec<DynamicObject>)>) -> usize {
     let mut found = BTreeMap::new();
     let (mut versions, mut uids, mut givens) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
-    for (kind, api) in
-        [("ConfigMap", &load.kinds.maps), ("Node", &load.kinds.nodes), ("Service", &load.kinds.services)]
-    {
-        let Some(list) = answered(api.list(&ListParams::default())).await else {
-            assert_eq!(kind, "Service", "{kind}s cannot be listed");
-            continue;
-        };
-        for o in list.items {
+    for (kind, list) in lists {
+        for o in list {
             let name = format!("{kind} {}", o.name_any());
             assert!(uids.insert(o.uid().unwrap()), "{name}: a uid twice");
             if let Some(other) = versions.insert(version(&o), name.clone()) {
@@ -363,7 +366,8 @@ async fn killed_under_writes_it_keeps_its_word() {
     };
     let work = async {
         tokio::join!(killing, writers);
-        assert!(check(&load).await > KILLS * BETWEEN_KILLS / 2);
+        let lists = lists(&load.kinds).await;
+        assert!(check(&load.told.lock().unwrap(), lists) > KILLS * BETWEEN_KILLS / 2);
         let there = answered(watched.list(&ListParams::default())).await.unwrap();
         let there: BTreeMap<String, u64> = there.items.iter().map(|o| (o.name_any(), version(o))).collect();
         until("the watch ends with what is there", || seen.lock().unwrap().state == there).await;

@@ -264,7 +264,7 @@ async fn fan_out(client: &Client) -> Result<Latencies> {
     let api: Api<ConfigMap> = Api::namespaced(client.clone(), "kube-public");
     let from = api.list(&ListParams::default()).await?.metadata.resource_version.unwrap_or_default();
     let begun = Arc::new(Instant::now());
-    let (seen, mut sightings) = tokio::sync::mpsc::unbounded_channel();
+    let (seen, mut sightings) = tokio::sync::mpsc::channel(WATCHERS);
     let mut watchers = tokio::task::JoinSet::new();
     for _ in 0..WATCHERS {
         let mut events = api.watch(&WatchParams::default(), &from).await?.boxed();
@@ -275,7 +275,7 @@ async fn fan_out(client: &Client) -> Result<Latencies> {
                 if let WatchEvent::Added(map) = event {
                     let at = begun.elapsed();
                     let sent: u64 = map.data.context("data")?.get("at").context("at")?.parse()?;
-                    seen.send(at.saturating_sub(Duration::from_nanos(sent)))?;
+                    seen.send(at.saturating_sub(Duration::from_nanos(sent))).await?;
                     left -= 1;
                     if left == 0 {
                         return Ok::<_, anyhow::Error>(());
