@@ -13,6 +13,8 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("runc", "runc"),
     ("ps", "procps"),
     ("kubectl", "kubernetes-client"),
+    // The module is in a package of its own.
+    ("python3", "python3-venv"),
 ];
 
 /// Programs the virtual machine needs, or takes along. Its kernel comes by `apt-get download`.

@@ -2,14 +2,19 @@
 
 use crate::build::{release, static_cargo};
 use crate::needs;
-use crate::run::{cargo, run};
+use crate::run::{cargo, root, run};
 use crate::vm;
 use anyhow::Result;
+use std::process::Command;
 
 /// Everything.
 pub(crate) fn all() -> Result<()> {
     needs::root()?;
     needs::for_all()?;
+    run(
+        "fetch the clients that tests speak to the server with",
+        &mut Command::new(root().join(".ci/tools")),
+    )?;
     run("unit and property tests", cargo().args(["test", "--workspace", "--exclude", "warren-e2e"]))?;
     e2e(&[])?;
     vm::run_tests()

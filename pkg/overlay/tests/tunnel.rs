@@ -226,28 +226,3 @@ fn what_others_remove_comes_back() {
         process::running(&lan.nodes[a].run_dir, "wrn-wg").is_none()
     });
 }
-
-/// No test: figures, for `cargo test -p warren-overlay --test tunnel -- --ignored --nocapture throughput`, optimised.
-#[test]
-#[ignore = "a measurement"]
-fn throughput() {
-    let mut lan = Lan::new(false);
-    let (a, b) = (lan.add(), lan.add());
-    lan.tell(&[a, b]);
-    lan.reaches(a, "10.42.2.1", SOON);
-    let (pod_a, pod_b) = (lan.pod(a, 10), lan.pod(b, 20));
-    sh(
-        &pod_b,
-        "iperf3 -s -D -I /tmp/iperf3-overlay-test.pid --idle-timeout 60; for i in $(seq 100); do ss -ltn | grep -q 5201 && break; done",
-    );
-    for (what, args) in [("TCP", ""), ("TCP, reverse", "-R"), ("TCP, 4 streams", "-P4"), ("TCP, IPv6", "-6")]
-    {
-        let to = if args == "-6" { "fd00:42:0:2::14" } else { "10.42.2.20" };
-        let text = sh(&pod_a, &format!("iperf3 -c {to} -t 5 {args} -f m"));
-        let sum: Vec<&str> =
-            text.lines().filter(|l| l.contains("sender") || l.contains("receiver")).collect();
-        println!("{what}:\n{}", sum.join("\n"));
-    }
-    println!("{}", sh(&pod_a, "ping -q -n -c 500 -i 0.002 10.42.2.20"));
-    sh(&pod_b, "kill $(tr -d '\\0' < /tmp/iperf3-overlay-test.pid); rm -f /tmp/iperf3-overlay-test.pid");
-}

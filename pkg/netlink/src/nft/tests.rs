@@ -4,4 +4,3 @@ mod codec;
 mod kernel;
 mod packets;
 mod support;
-mod timing;
