@@ -150,6 +150,7 @@ fn start(program: &Path, args: &[&str], log: &Path) -> Result<Running> {
 
 async fn measure() -> Result<Report> {
     let dir = tempfile::tempdir()?;
+    eprintln!("etcd: durable writes");
     let mut rates = etcd(dir.path()).await?;
     let kubeconfig = dir.path().join("kubeconfig");
     let text = |p: &Path| p.to_string_lossy().into_owned();
@@ -175,12 +176,15 @@ async fn measure() -> Result<Report> {
         .await
         .with_context(|| std::fs::read_to_string(dir.path().join("server.log")).unwrap_or_default())?;
     let empty_mib = server.memory_mib()?;
+    eprintln!("warren: durable writes, reads");
     rates.extend(writes(&client).await?);
     rates.extend(reads(&client).await?);
+    eprintln!("warren: {WATCHERS} watchers");
     let fan_out = fan_out(&client).await?;
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), "default");
     maps.delete_collection(&Default::default(), &ListParams::default()).await?;
 
+    eprintln!("warren: a site of {SITE:?}");
     let start = Instant::now();
     fill(&client).await?;
     let fill = start.elapsed();

@@ -1,21 +1,24 @@
 //! EndpointSlices of Services with selectors, as Kubernetes' own controller writes them, and the Endpoints beside them.
 
 mod compile;
+mod index;
 mod legacy;
 pub(crate) mod slices;
 
 use serde_json::{Value, json};
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::ServiceKinds;
 use super::api::Api;
 use super::queue::Key;
 use super::runner::Controller;
-use super::{ServiceKinds, objects_in};
 use crate::error::{ApiError, ApiResult};
 use crate::registry::{KindId, NODE, POD};
 use crate::storage::{Cache, Event, Object, object_key};
 use crate::table::text;
+use index::Index;
 use slices::{Changes, MANAGED_BY_LABEL, SERVICE_LABEL};
 
 pub(crate) use compile::{labels_of, selects};
@@ -27,6 +30,8 @@ pub(crate) const LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
 pub(crate) struct EndpointSlices {
     api: Api,
     kinds: ServiceKinds,
+    /// Follows the events, so it is as old as these; the state decides.
+    index: Mutex<Index>,
 }
 
 pub(crate) fn label<'a>(o: &'a Value, key: &str) -> &'a str {
@@ -75,7 +80,11 @@ pub(crate) async fn write(api: &Api, kind: KindId, namespace: &str, changes: Cha
 
 impl EndpointSlices {
     pub(crate) fn new(api: Api, kinds: ServiceKinds) -> Self {
-        Self { api, kinds }
+        Self { api, kinds, index: Mutex::default() }
+    }
+
+    fn index(&self) -> MutexGuard<'_, Index> {
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn key(&self, namespace: &str, name: &str) -> Key {
@@ -84,16 +93,20 @@ impl EndpointSlices {
 
     /// The Services that select one of these states of a pod.
     fn selecting(&self, namespace: &str, states: &[&Value]) -> Vec<Key> {
-        objects_in(self.api.cache(), self.kinds.service, namespace)
-            .iter()
+        let index = self.index();
+        let candidates: BTreeSet<String> =
+            states.iter().flat_map(|pod| index.services_of(namespace, pod)).collect();
+        drop(index);
+        let services = candidates.iter().filter_map(|key| self.api.cache().get(self.kinds.service, key));
+        services
             .filter(|s| selects(&s.value) && states.iter().any(|p| compile::matches(&s.value, p)))
             .map(|s| self.key(namespace, &s.name))
             .collect()
     }
 
     fn on_node(&self, node: &str) -> Vec<Key> {
-        let pods = self.api.cache().list(POD).0;
-        let on = pods.values().filter(|p| text(&p.value, "/spec/nodeName") == node);
+        let keys = self.index().pods_on(node);
+        let on = keys.iter().filter_map(|key| self.api.cache().get(POD, key));
         let mut keys: Vec<Key> = on.flat_map(|p| self.selecting(&p.namespace, &[&p.value])).collect();
         keys.sort_unstable();
         keys.dedup();
@@ -139,6 +152,14 @@ impl Controller for EndpointSlices {
     fn kinds(&self) -> Vec<KindId> {
         vec![self.kinds.service, POD, NODE, self.kinds.slice, self.kinds.endpoints]
     }
+    fn forget(&self) {
+        *self.index() = Index::default();
+    }
+    fn learn(&self, object: &Object) {
+        if object.kind == POD || object.kind == self.kinds.service {
+            self.index().add(object);
+        }
+    }
     fn all(&self) -> Vec<Key> {
         let services = self.api.cache().list(self.kinds.service).0;
         let endpoints = self.api.cache().list(self.kinds.endpoints).0;
@@ -150,6 +171,15 @@ impl Controller for EndpointSlices {
         let o = &event.object;
         let mut states: Vec<&Value> = vec![&o.value];
         states.extend(event.previous.as_ref().map(|p| &p.value));
+        if o.kind == POD || o.kind == self.kinds.service {
+            let mut index = self.index();
+            if let Some(previous) = &event.previous {
+                index.forget(previous);
+            }
+            if !event.deleted {
+                index.add(o);
+            }
+        }
         if o.kind == self.kinds.service {
             return vec![self.key(&o.namespace, &o.name)];
         }
@@ -178,7 +208,8 @@ impl Controller for EndpointSlices {
         if !selects(&service.value) || !text(&service.value, "/metadata/deletionTimestamp").is_empty() {
             return Ok(None);
         }
-        let mut pods = objects_in(cache, POD, &service.namespace);
+        let keys = self.index().pods_of(&service);
+        let mut pods: Vec<Arc<Object>> = keys.iter().filter_map(|key| cache.get(POD, key)).collect();
         pods.retain(|p| compile::matches(&service.value, &p.value));
         let wanted = compile::wanted(&service.value, &pods, |n| cache.get(NODE, n));
         let existing =

@@ -1,5 +1,6 @@
 use super::*;
 use crate::controllers::api::Part;
+use crate::controllers::objects_in;
 use crate::controllers::testing::World;
 use crate::controllers::{mirror::Mirror, service_kinds};
 use crate::registry::NODE;
