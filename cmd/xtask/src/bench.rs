@@ -2,6 +2,7 @@
 
 use crate::{build, needs};
 use anyhow::Result;
+use std::process::Command;
 
 /// What can be measured.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
@@ -41,9 +42,6 @@ pub(crate) fn run(what: What, output: Output) -> Result<()> {
         Output::Table => "table",
         Output::Json => "json",
     };
-    let mut bench = build::static_cargo("run")?;
-    bench
-        .args(["--quiet", "--package", "warren-e2e", "--bin", "bench", "--", name, output])
-        .env("WARREN_BIN", binary);
-    crate::run::run(&format!("bench {name}"), &mut bench)
+    let mut bench = Command::new(build::binary("build the benchmarks", "bench")?);
+    crate::run::run(&format!("bench {name}"), bench.args([name, output]).env("WARREN_BIN", binary))
 }

@@ -13,10 +13,13 @@ pub(crate) fn host_triple() -> Result<String> {
     host.map(str::to_owned).context("rustc -vV printed no host line")
 }
 
-/// `cargo` set up for static release builds. Naming the target keeps the flag off build scripts.
+/// `cargo` set up for static release builds of the binary and of the end-to-end programs. Naming the target keeps the
+/// flag off build scripts; naming both packages each time makes cargo choose the same features of what both stand on, so
+/// that it is built once.
 pub(crate) fn static_cargo(verb: &str) -> Result<Command> {
     let mut command = cargo();
     command.arg(verb).args(["--release", "--target", &host_triple()?]);
+    command.args(["--package", "warren", "--package", "warren-e2e"]);
     command.env("RUSTFLAGS", "-C target-feature=+crt-static");
     Ok(command)
 }
@@ -28,8 +31,13 @@ pub(crate) fn target_dir() -> PathBuf {
 
 /// Builds the release binary; returns its path.
 pub(crate) fn release() -> Result<PathBuf> {
-    run("build the release binary", static_cargo("build")?.args(["--package", "warren"]))?;
-    let binary = target_dir().join(host_triple()?).join("release/warren");
+    binary("build the release binary", "warren")
+}
+
+/// Builds a program as the release binary is built; returns its path.
+pub(crate) fn binary(step: &str, name: &str) -> Result<PathBuf> {
+    run(step, static_cargo("build")?.args(["--bin", name]))?;
+    let binary = target_dir().join(host_triple()?).join("release").join(name);
     if !binary.is_file() {
         bail!("the build left no {}", binary.display());
     }

@@ -4,7 +4,7 @@ use crate::build::{release, static_cargo};
 use crate::needs;
 use crate::run::{cargo, root, run};
 use crate::vm;
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use std::process::Command;
 
 /// Everything.
@@ -27,7 +27,12 @@ pub(crate) fn e2e(args: &[String]) -> Result<()> {
     needs::for_tests()?;
     let binary = release()?;
     let mut tests = static_cargo("test")?;
-    tests.args(["--package", "warren-e2e"]).env("WARREN_BIN", binary);
+    tests.env("WARREN_BIN", binary).arg("--lib");
+    for file in std::fs::read_dir(root().join("e2e/tests")).context("e2e/tests")? {
+        if let Some(name) = file?.path().file_stem() {
+            tests.arg("--test").arg(name);
+        }
+    }
     tests.arg("--").arg("--test-threads=1").args(args);
     run("end-to-end tests", &mut tests)
 }

@@ -55,7 +55,7 @@ pub(crate) fn run_tests() -> Result<()> {
 fn tests() -> Result<Vec<(String, PathBuf)>> {
     eprintln!("==> build the tests for the machine");
     let mut command = static_cargo("test")?;
-    command.args(["--package", "warren-e2e", "--features", "vm", "--no-run"]);
+    command.args(["--features", "warren-e2e/vm", "--no-run"]);
     command.args(TESTS.iter().flat_map(|test| ["--test", test]));
     command.args(["--message-format", "json-render-diagnostics"]).stdout(Stdio::piped());
     let mut child = command.spawn().context("cargo test --no-run")?;

@@ -10,6 +10,7 @@ mod harness;
 mod hostile;
 mod joining;
 mod kubectl;
+mod operators;
 mod python;
 mod services;
 mod tools;
