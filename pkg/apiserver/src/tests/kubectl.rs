@@ -6,8 +6,12 @@ use super::harness::TestServer;
 use super::tools;
 
 fn kubectl(s: &TestServer) -> Command {
+    kubectl_of(s, "1.36")
+}
+
+fn kubectl_of(s: &TestServer, version: &str) -> Command {
     let home = s.directory.path();
-    let mut c = Command::new(tools::tool("kubectl-1.36/kubectl"));
+    let mut c = Command::new(tools::tool(&format!("kubectl-{version}/kubectl")));
     c.env_clear()
         .env("PATH", "/usr/local/bin:/usr/bin:/bin")
         .env("HOME", home)
@@ -123,16 +127,20 @@ async fn everyday_kubectl() {
     assert!(String::from_utf8_lossy(&bad.stderr).contains("unknown field \"x\""), "{bad:?}");
 
     // Watching: the rows as they come.
-    let mut watching =
-        kubectl(&s).args(["get", "pods", "-o", "wide", "-w"]).stdout(Stdio::piped()).spawn().unwrap();
-    let mut lines = BufReader::new(watching.stdout.take().unwrap()).lines();
-    assert!(lines.next_line().await.unwrap().unwrap().starts_with("NAME"));
-    assert!(lines.next_line().await.unwrap().unwrap().starts_with("p1"));
-    // As the node's agent confirms: the pod has ended.
-    let gone = run(&s, &["delete", "pod", "p1", "--grace-period=0", "--force"]).await;
-    assert!(String::from_utf8_lossy(&gone.stdout).contains("\"p1\" force deleted"), "{gone:?}");
-    let last = lines.next_line().await.unwrap().unwrap();
-    assert!(last.starts_with("p1"), "{last}");
-    watching.start_kill().unwrap();
-    watching.wait().await.unwrap();
+    for version in ["1.20", "1.36"] {
+        ok(&s, &["apply", "-f", &pods]).await;
+        let mut watching = kubectl_of(&s, version);
+        watching.args(["get", "pods", "-o", "wide", "-w"]).stdout(Stdio::piped());
+        let mut watching = watching.spawn().unwrap();
+        let mut lines = BufReader::new(watching.stdout.take().unwrap()).lines();
+        assert!(lines.next_line().await.unwrap().unwrap().starts_with("NAME"));
+        assert!(lines.next_line().await.unwrap().unwrap().starts_with("p1"));
+        // As the node's agent confirms: the pod has ended.
+        let gone = run(&s, &["delete", "pod", "p1", "--grace-period=0", "--force"]).await;
+        assert!(String::from_utf8_lossy(&gone.stdout).contains("\"p1\" force deleted"), "{gone:?}");
+        let last = lines.next_line().await.unwrap().unwrap();
+        assert!(last.starts_with("p1"), "{last}");
+        watching.start_kill().unwrap();
+        watching.wait().await.unwrap();
+    }
 }
