@@ -61,7 +61,7 @@ impl Default for Limits {
             anonymous_header: Duration::from_secs(20),
             body: Duration::from_secs(30),
             writes: 512,
-            large: 8,
+            large: 4,
             drain: Duration::from_secs(5),
         }
     }
