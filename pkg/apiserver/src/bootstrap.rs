@@ -44,13 +44,7 @@ pub(crate) async fn objects(
     let map =
         json!({ "metadata": { "name": CONFIG_MAP_NAME, "namespace": CONFIG_MAP_NAMESPACE }, "data": data });
     ensure(objects, CONFIG_MAP, Some(CONFIG_MAP_NAMESPACE), CONFIG_MAP_NAME, map, &options).await?;
-    let target = Target {
-        kind: CONFIG_MAP,
-        namespace: Some(CONFIG_MAP_NAMESPACE.into()),
-        name: None,
-        status: false,
-        finalize: false,
-    };
+    let target = Target::all(CONFIG_MAP, Some(CONFIG_MAP_NAMESPACE));
     let patch = Patch::Merge(json!({ "data": data }));
     let patched = objects.patch(&target, CONFIG_MAP_NAME, &patch, &options).await;
     patched.map_err(|e| failed(CONFIG_MAP_NAME, e.message))?;
@@ -70,7 +64,7 @@ async fn api_service(
     options: &WriteOptions,
 ) -> Result<(), ServerError> {
     let fault = |e: ApiError| failed("service kubernetes", e.message);
-    let target = target(SERVICE);
+    let target = Target::all(SERVICE, Some(NAMESPACE_OF_API));
     if let Ok(found) = objects.get(SERVICE, Some(NAMESPACE_OF_API), API)
         && text(&found.value, "/spec/clusterIP") != address.to_string()
     {
@@ -116,7 +110,7 @@ async fn api_endpoints(
         (ENDPOINT_SLICE, slice, &["addressType", "endpoints", "ports"][..]),
         (ENDPOINTS, endpoints, &["subsets"]),
     ] {
-        let target = target(kind);
+        let target = Target::all(kind, Some(NAMESPACE_OF_API));
         let fault = |e: ApiError| failed(&format!("{} {API}", kind.get().singular), e.message);
         if let Ok(found) = objects.get(kind, Some(NAMESPACE_OF_API), API) {
             let fits = |w: &Value| spoken.iter().all(|key| covers(&found.value[*key], &w[*key]));
@@ -143,10 +137,6 @@ fn covers(found: &Value, wanted: &Value) -> bool {
         }
         _ => found == wanted,
     }
-}
-
-fn target(kind: KindId) -> Target {
-    Target { kind, namespace: Some(NAMESPACE_OF_API.into()), name: None, status: false, finalize: false }
 }
 
 /// An address at which pods can reach a server that listens at `listen`: what is configured, or what this host would
@@ -186,8 +176,7 @@ async fn ensure(
     body: Value,
     options: &WriteOptions,
 ) -> Result<(), ServerError> {
-    let target =
-        Target { kind, namespace: namespace.map(Into::into), name: None, status: false, finalize: false };
+    let target = Target::all(kind, namespace);
     match objects.create(&target, body, options).await {
         Ok(_) => Ok(()),
         Err(ApiError { reason: "AlreadyExists", .. }) => Ok(()),

@@ -200,10 +200,7 @@ async fn own(app: &App, peer: &Peer, what: &'static str, request: Request) -> Ap
 /// Whether an Ingress of the namespace names this Secret for its TLS.
 fn shown(app: &App, namespace: &str, secret: &str) -> bool {
     let Some(kind) = lookup("networking.k8s.io", "v1", "ingresses") else { return false };
-    let (ingresses, _) = app.objects.cache.list(kind);
-    let from = format!("{namespace}/");
-    let inside = ingresses.range(from.clone()..).take_while(|(key, _)| key.starts_with(&from));
-    inside.map(|(_, o)| o).any(|o| shows_secret(&o.value, secret))
+    app.objects.cache.list_in(kind, namespace).iter().any(|o| shows_secret(&o.value, secret))
 }
 
 /// Whether the server lives, or is ready; with `verbose` each check by name.
@@ -313,21 +310,13 @@ async fn run(
             watch::start(app.objects.cache.clone(), selector, shape, &params, app.stop.clone())
         }
         Verb::Create => {
-            let (parts, body) = request.into_parts();
-            let bytes = read_body(app, body, BODY_LIMIT).await?;
-            let repeated = repeated_keys(&parts.headers, &bytes, &target, params.field_validation)?;
-            let body = decode::body(&parts.headers, &bytes, target.kind.get().proto)?;
-            refuse_deep(&body)?;
+            let (body, repeated) = object(app, request, &target, params.field_validation).await?;
             let mut written = app.objects.create(&target, body, &options).await?;
             written.warnings.extend(repeated);
             Ok(show_written(StatusCode::CREATED, written))
         }
         Verb::Update => {
-            let (parts, body) = request.into_parts();
-            let bytes = read_body(app, body, BODY_LIMIT).await?;
-            let repeated = repeated_keys(&parts.headers, &bytes, &target, params.field_validation)?;
-            let body = decode::body(&parts.headers, &bytes, target.kind.get().proto)?;
-            refuse_deep(&body)?;
+            let (body, repeated) = object(app, request, &target, params.field_validation).await?;
             let mut written = app.objects.update(&target, &name, body, &options).await?;
             written.warnings.extend(repeated);
             Ok(show_written(StatusCode::OK, written))
@@ -402,6 +391,21 @@ fn selector(target: &Target, params: &Params) -> ApiResult<Selector> {
         &params.label_selector,
         &params.field_selector,
     )
+}
+
+/// The object in a body, and warnings of keys that stand twice in it.
+async fn object(
+    app: &App,
+    request: Request,
+    target: &Target,
+    validation: FieldValidation,
+) -> ApiResult<(Value, Vec<String>)> {
+    let (parts, body) = request.into_parts();
+    let bytes = read_body(app, body, BODY_LIMIT).await?;
+    let repeated = repeated_keys(&parts.headers, &bytes, target, validation)?;
+    let body = decode::body(&parts.headers, &bytes, target.kind.get().proto)?;
+    refuse_deep(&body)?;
+    Ok((body, repeated))
 }
 
 /// Warnings of keys that stand twice in a JSON body, or a refusal.

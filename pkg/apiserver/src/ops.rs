@@ -184,12 +184,7 @@ impl Objects {
             decode::refuse_large(&o)?;
             authorize_write(&options.user, target.kind, None, Some(&o))?;
             let name = text(&o, "/metadata/name").to_owned();
-            let result = if options.dry_run {
-                self.dry_write(Op::Create { kind: target.kind, value: o }).await
-            } else {
-                self.writer.write(Op::Create { kind: target.kind, value: o }).await
-            };
-            match result {
+            match self.write(Op::Create { kind: target.kind, value: o }, options.dry_run).await {
                 Ok(object) => return Ok(Written { object, warnings }),
                 Err(Refused::Exists) if generate => {}
                 Err(refused) => return Err(refusal(kind, &name, refused)),
@@ -198,8 +193,11 @@ impl Objects {
         Err(ApiError::conflict(kind, &prefix, "no free name was found for generateName; try again"))
     }
 
-    /// Does a write dry: the answer is what the write would give, with the version of what is stored.
-    async fn dry_write(&self, op: Op) -> Result<Arc<Object>, Refused> {
+    /// Does a write. Done dry, the answer is what it would give, with the version of what is stored.
+    async fn write(&self, op: Op, dry_run: bool) -> Result<Arc<Object>, Refused> {
+        if !dry_run {
+            return self.writer.write(op).await;
+        }
         let stored = match &op {
             Op::Replace { expect, .. } => *expect,
             _ => 0,
@@ -381,20 +379,13 @@ impl Objects {
             decode::validate(kind, &new, Some(&live))?;
             decode::refuse_large(&new)?;
             authorize_write(&options.user, target.kind, Some(&live), Some(&new))?;
-            let ends = deletion::is_over(target.kind, &new);
-            let result = if options.dry_run {
-                let op = Op::Replace { kind: target.kind, expect: current.revision, value: new };
-                self.dry_write(op).await
-            } else if ends {
-                self.writer
-                    .write(Op::Delete { kind: target.kind, key: current.key(), expect: current.revision })
-                    .await
+            // A dry run shows the object as it would be at its end.
+            let op = if deletion::is_over(target.kind, &new) && !options.dry_run {
+                Op::Delete { kind: target.kind, key: current.key(), expect: current.revision }
             } else {
-                self.writer
-                    .write(Op::Replace { kind: target.kind, expect: current.revision, value: new })
-                    .await
+                Op::Replace { kind: target.kind, expect: current.revision, value: new }
             };
-            match result {
+            match self.write(op, options.dry_run).await {
                 Ok(object) => return Ok(Written { object, warnings }),
                 Err(Refused::Changed) if precondition.is_empty() => {}
                 Err(refused) => return Err(refusal(kind, name, refused)),

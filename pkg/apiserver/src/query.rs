@@ -16,6 +16,13 @@ pub(crate) struct Target {
     pub(crate) finalize: bool,
 }
 
+impl Target {
+    /// All objects of a kind, in a namespace or everywhere.
+    pub(crate) fn all(kind: KindId, namespace: Option<&str>) -> Self {
+        Self { kind, namespace: namespace.map(Into::into), name: None, status: false, finalize: false }
+    }
+}
+
 /// Undoes percent encoding of one path segment.
 pub(crate) fn decode_segment(s: &str) -> ApiResult<String> {
     let bad = || ApiError::bad_request("the path holds a wrong percent escape");

@@ -2,6 +2,7 @@
 //!
 //! etcd is spoken to through its own JSON gateway, without TLS and authentication; Warren as its clients speak to it.
 
+use super::Running;
 use anyhow::{Context as _, Result, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -13,7 +14,7 @@ use kube::{Client, Config};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
@@ -122,23 +123,11 @@ const WARREN: &str = "warren";
 const ETCD: &str = "etcd";
 const DURABLE: &str = "durable writes";
 
-/// A process that ends with this.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-impl Running {
-    fn memory_mib(&self) -> Result<u64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id()))?;
-        let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).context("VmRSS")?;
-        let kib: u64 = line.split_whitespace().next().context("VmRSS")?.parse()?;
-        Ok(kib / 1024)
-    }
+fn memory_mib(process: &Running) -> Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", process.0.id()))?;
+    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).context("VmRSS")?;
+    let kib: u64 = line.split_whitespace().next().context("VmRSS")?.parse()?;
+    Ok(kib / 1024)
 }
 
 fn start(program: &Path, args: &[&str], log: &Path) -> Result<Running> {
@@ -175,7 +164,7 @@ async fn measure() -> Result<Report> {
     let client = client(&kubeconfig)
         .await
         .with_context(|| std::fs::read_to_string(dir.path().join("server.log")).unwrap_or_default())?;
-    let empty_mib = server.memory_mib()?;
+    let empty_mib = memory_mib(&server)?;
     eprintln!("warren: durable writes, reads");
     rates.extend(writes(&client).await?);
     rates.extend(reads(&client).await?);
@@ -195,7 +184,7 @@ async fn measure() -> Result<Report> {
     let pods: Api<Pod> = Api::all(client.clone());
     ensure!(pods.list(&ListParams::default()).await?.items.len() == 5_000, "not every pod is listed");
     let list = start.elapsed();
-    Ok(Report { rates, fan_out, fill, settled, slices, list, empty_mib, full_mib: server.memory_mib()? })
+    Ok(Report { rates, fan_out, fill, settled, slices, list, empty_mib, full_mib: memory_mib(&server)? })
 }
 
 /// A client as users have it.

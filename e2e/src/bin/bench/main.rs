@@ -4,7 +4,17 @@ mod api;
 mod cni;
 mod overlay;
 
-use std::process::ExitCode;
+use std::process::{Child, ExitCode};
+
+/// A process that ends with this.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();

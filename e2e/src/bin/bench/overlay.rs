@@ -1,9 +1,10 @@
 //! TCP, UDP and ping through the tunnel, beside wireguard-go on the same links.
 
+use super::Running;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 use warren_e2e::lab::{Lab, netns_of, succeeded};
 use warren_e2e::{eventually, netns};
@@ -80,15 +81,6 @@ fn measure(from: &Path, to: &Path, target: &str) -> Result<Figures> {
         udp: gbits(&udp, "/end/sum/bits_per_second")? * (1.0 - lost / 100.0),
         ping: ping.lines().last().unwrap_or_default().to_owned(),
     })
-}
-
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 /// wireguard-go between two namespaces.

@@ -14,7 +14,7 @@ use crate::kinds::service::{
 };
 use crate::kinds::{each, object};
 use crate::storage::Refused;
-use crate::table::list;
+use crate::table::{list, text};
 
 /// The Service that has the first address of the first range.
 pub(crate) const KUBERNETES: &str = "default/kubernetes";
@@ -187,6 +187,14 @@ impl ServiceAllocator {
         })
     }
 
+    /// A free port for `owner`, noted in `taken`; `what` it is for is said when there is none.
+    fn next_port(&mut self, what: &str, owner: &str, taken: &mut Held) -> Result<u16, Refused> {
+        let next = self.ports.next(owner).and_then(|n| u16::try_from(n).ok());
+        let next = next.ok_or_else(|| full(what, "--service-node-port-range"))?;
+        taken.ports.insert(next);
+        Ok(next)
+    }
+
     fn give_addresses(
         &mut self,
         owner: &str,
@@ -201,9 +209,9 @@ impl ServiceAllocator {
         let mut given = Vec::new();
         for (i, family) in texts(new, "/spec/ipFamilies").into_iter().enumerate() {
             let family = if family == "IPv4" { Family::V4 } else { Family::V6 };
-            if let Some(text) = wanted.get(i) {
+            if let Some(asked) = wanted.get(i) {
                 // Well formed: `families::fill` has looked at it.
-                let Ok(ip) = text.parse::<IpAddr>() else { continue };
+                let Ok(ip) = asked.parse::<IpAddr>() else { continue };
                 if !before.addresses.contains(&ip) {
                     self.take_address(ip, owner).map_err(|reason| {
                         let mut causes = Causes::default();
@@ -213,17 +221,12 @@ impl ServiceAllocator {
                     })?;
                     taken.addresses.insert(ip);
                 }
-                given.push(text.clone());
+                given.push(asked.clone());
                 continue;
             }
             let next = self.pool(family).and_then(|(_, pool)| pool.next(owner));
-            let ip = next.and_then(|bits| address(family, bits)).ok_or_else(|| {
-                Refused::Full(
-                    "failed to allocate a serviceIP: range is full; delete Services, or start the server with a \
-                     larger --service-cidr"
-                        .into(),
-                )
-            })?;
+            let ip = next.and_then(|bits| address(family, bits));
+            let ip = ip.ok_or_else(|| full("a serviceIP", "--service-cidr"))?;
             taken.addresses.insert(ip);
             given.push(ip.to_string());
         }
@@ -262,13 +265,10 @@ impl ServiceAllocator {
         if of_type(new) == "LoadBalancer" && new["spec"]["allocateLoadBalancerNodePorts"] == false {
             return Ok(());
         }
-        let given: Vec<(i64, i64, String)> = list(new, "/spec/ports")
-            .iter()
-            .map(|p| {
-                (number(p, "/port"), number(p, "/nodePort"), crate::table::text(p, "/protocol").to_owned())
-            })
+        let with_node_port = list(new, "/spec/ports").iter().filter(|p| number(p, "/nodePort") != 0);
+        let mut used: Vec<(i64, i64, String)> = with_node_port
+            .map(|p| (number(p, "/port"), number(p, "/nodePort"), text(p, "/protocol").to_owned()))
             .collect();
-        let mut used: Vec<(i64, i64, String)> = given.iter().filter(|g| g.1 != 0).cloned().collect();
         for port in each(object(new, "spec"), "ports") {
             let int = |port: &serde_json::Map<String, Value>, key: &str| {
                 port.get(key).and_then(Value::as_i64).unwrap_or(0)
@@ -284,12 +284,7 @@ impl ServiceAllocator {
             });
             let node_port = match shared {
                 Some((_, node, _)) => *node,
-                None => {
-                    let next = self.ports.next(owner).and_then(|n| u16::try_from(n).ok());
-                    let next = next.ok_or_else(|| full("a nodePort"))?;
-                    taken.ports.insert(next);
-                    next.into()
-                }
+                None => self.next_port("a nodePort", owner, taken)?.into(),
             };
             used.push((service_port, node_port, protocol));
             port.insert("nodePort".into(), node_port.into());
@@ -326,9 +321,7 @@ impl ServiceAllocator {
             taken.ports.extend(u16::try_from(wanted).ok());
             return Ok(());
         }
-        let next = self.ports.next(owner).and_then(|n| u16::try_from(n).ok());
-        let next = next.ok_or_else(|| full("a HealthCheck NodePort"))?;
-        taken.ports.insert(next);
+        let next = self.next_port("a HealthCheck NodePort", owner, taken)?;
         object(new, "spec").insert("healthCheckNodePort".into(), next.into());
         Ok(())
     }
@@ -350,10 +343,10 @@ impl ServiceAllocator {
     }
 }
 
-fn full(what: &str) -> Refused {
+/// Nothing is left to give; `flag` of the server makes the range larger.
+fn full(what: &str, flag: &str) -> Refused {
     Refused::Full(format!(
-        "failed to allocate {what}: range is full; delete Services, or start the server with a larger \
-         --service-node-port-range"
+        "failed to allocate {what}: range is full; delete Services, or start the server with a larger {flag}"
     ))
 }
 

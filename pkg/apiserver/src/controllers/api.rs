@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::auth::User;
 use crate::deletion::DeleteOptions;
-use crate::error::ApiResult;
+use crate::error::{ApiError, ApiResult};
 use crate::meta;
 use crate::ops::{Objects, WriteOptions};
 use crate::query::{FieldValidation, Target};
@@ -30,6 +30,14 @@ pub(crate) struct Api {
     objects: Objects,
 }
 
+/// What a change of an object came to: it is well when the object is gone, or another has its name.
+pub(crate) fn gone_is_well(changed: ApiResult<Arc<Object>>) -> ApiResult<()> {
+    match changed {
+        Err(ApiError { reason: "NotFound" | "Conflict", .. }) => Ok(()),
+        other => other.map(drop),
+    }
+}
+
 fn options() -> WriteOptions {
     WriteOptions {
         user: User::Admin("system:controller".into()),
@@ -42,11 +50,9 @@ fn options() -> WriteOptions {
 
 fn target(kind: KindId, namespace: &str, part: Part) -> Target {
     Target {
-        kind,
-        namespace: Some(namespace.to_owned()).filter(|n| !n.is_empty()),
-        name: None,
         status: part == Part::Status,
         finalize: part == Part::Finalize,
+        ..Target::all(kind, Some(namespace).filter(|n| !n.is_empty()))
     }
 }
 

@@ -6,10 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::api::{Api, Part};
+use super::api::{Api, Part, gone_is_well};
 use super::queue::Key;
 use super::runner::Controller;
-use crate::error::{ApiError, ApiResult};
+use crate::error::ApiResult;
 use crate::registry::KindId;
 use crate::storage::{Event, Object, object_key};
 use crate::table::{list, text};
@@ -160,14 +160,6 @@ impl Garbage {
         let changed =
             self.api.change(object, Part::Main, |o| without(o, "/metadata/finalizers", |f| f == name));
         gone_is_well(changed.await)
-    }
-}
-
-/// It is well when the object is gone, or another has its name.
-fn gone_is_well(result: ApiResult<Arc<Object>>) -> ApiResult<()> {
-    match result {
-        Err(ApiError { reason: "NotFound" | "Conflict", .. }) => Ok(()),
-        other => other.map(drop),
     }
 }
 

@@ -28,7 +28,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::ops::Objects;
 use crate::registry::{KindId, lookup};
-use crate::storage::{Cache, Object};
 use crate::table::{list, text};
 
 use api::Api;
@@ -102,14 +101,6 @@ fn service_kinds() -> Option<ServiceKinds> {
 
 fn service_account_kind() -> Option<KindId> {
     lookup("", "v1", "serviceaccounts")
-}
-
-/// The objects of a kind in a namespace.
-fn objects_in(cache: &Cache, kind: KindId, namespace: &str) -> Vec<Arc<Object>> {
-    let prefix = format!("{namespace}/");
-    let objects = cache.list(kind).0;
-    let range = objects.range(prefix.clone()..).take_while(|(key, _)| key.starts_with(&prefix));
-    range.map(|(_, o)| o.clone()).collect()
 }
 
 /// Puts a condition into `status.conditions`; its time changes with its status. Returns whether anything changed.

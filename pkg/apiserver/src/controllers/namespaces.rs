@@ -6,11 +6,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::api::{Api, Part};
+use super::api::{Api, Part, gone_is_well};
 use super::queue::Key;
 use super::runner::Controller;
-use super::{objects_in, set_condition};
-use crate::error::{ApiError, ApiResult};
+use super::set_condition;
+use crate::error::ApiResult;
 use crate::registry::{KindId, NAMESPACE, POD};
 use crate::storage::{Event, Object, object_key};
 use crate::table::{list, text};
@@ -118,7 +118,7 @@ impl Namespaces {
     }
 
     fn left_in(&self, namespace: &str, kinds: impl Iterator<Item = KindId>) -> Vec<Arc<Object>> {
-        kinds.flat_map(|k| objects_in(self.api.cache(), k, namespace)).collect()
+        kinds.flat_map(|k| self.api.cache().list_in(k, namespace)).collect()
     }
 
     async fn empty(&self, namespace: &str) -> (Left, ApiResult<()>) {
@@ -183,7 +183,7 @@ impl Controller for Namespaces {
                     }
                 })
                 .await;
-            return gone_is_well(ended);
+            return gone_is_well(ended).map(|()| None);
         }
         let told = conditions(&left, result.as_ref().err().map(|e| e.message.as_str()));
         let now = crate::meta::time(jiff::Timestamp::now());
@@ -198,13 +198,6 @@ impl Controller for Namespaces {
         gone_is_well(told)?;
         // What is left goes when its finalizers do, and says so.
         result.map(|()| None)
-    }
-}
-
-fn gone_is_well(result: ApiResult<Arc<Object>>) -> ApiResult<Option<Duration>> {
-    match result {
-        Err(ApiError { reason: "NotFound" | "Conflict", .. }) | Ok(_) => Ok(None),
-        Err(e) => Err(e),
     }
 }
 
@@ -233,7 +226,7 @@ mod tests {
         assert_eq!((refused.code.as_u16(), refused.reason), (403, "Forbidden"));
         assert_eq!(refused.status()["details"]["causes"][0]["reason"], "NamespaceTerminating");
         w.until(NAMESPACE, "the end", |w| w.find(NAMESPACE, "", "other").is_none()).await;
-        assert_eq!(objects_in(&w.cache(), CONFIG_MAP, "other").len(), 0);
+        assert_eq!(w.cache().list_in(CONFIG_MAP, "other").len(), 0);
         assert!(w.find(CONFIG_MAP, "default", "stays").is_some());
     }
 

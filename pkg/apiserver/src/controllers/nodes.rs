@@ -13,11 +13,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
-use super::api::{Api, Part};
+use super::api::{Api, Part, gone_is_well};
 use super::queue::Key;
 use super::runner::Controller;
 use super::set_condition;
-use crate::error::{ApiError, ApiResult};
+use crate::error::ApiResult;
 use crate::registry::{KindId, LEASE, NODE, POD};
 use crate::storage::{Event, Object, object_key};
 use crate::table::{list, text};
@@ -264,13 +264,6 @@ fn held(pod: &Object) -> bool {
 async fn all<F: Future<Output = ApiResult<()>>>(work: Vec<F>) -> ApiResult<()> {
     let results: Vec<ApiResult<()>> = futures::stream::iter(work).buffer_unordered(AT_ONCE).collect().await;
     results.into_iter().collect()
-}
-
-fn gone_is_well(result: ApiResult<Arc<Object>>) -> ApiResult<()> {
-    match result {
-        Err(ApiError { reason: "NotFound" | "Conflict", .. }) => Ok(()),
-        other => other.map(drop),
-    }
 }
 
 impl Controller for Nodes {

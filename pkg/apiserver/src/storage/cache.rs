@@ -118,6 +118,16 @@ impl Cache {
     pub(crate) fn list(&self, kind: KindId) -> (Objects, u64) {
         self.read(|i| (i.kinds[kind.0].objects.clone(), i.revision))
     }
+    /// The objects of a kind whose keys begin with `prefix`, in the order of their keys.
+    pub(crate) fn list_from(&self, kind: KindId, prefix: &str) -> Vec<Arc<Object>> {
+        let objects = self.list(kind).0;
+        let range = objects.range(prefix.to_owned()..).take_while(|(key, _)| key.starts_with(prefix));
+        range.map(|(_, o)| o.clone()).collect()
+    }
+    /// The objects of a kind in a namespace.
+    pub(crate) fn list_in(&self, kind: KindId, namespace: &str) -> Vec<Arc<Object>> {
+        self.list_from(kind, &format!("{namespace}/"))
+    }
     /// Keeps a state for a later `continue`.
     pub(crate) fn keep_snapshot(&self, kind: KindId, revision: u64, objects: Objects) {
         let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);

@@ -33,15 +33,14 @@ fn selector(service: &Object) -> impl Iterator<Item = Label> {
     labels(&service.namespace, service.value.pointer("/spec/selector"))
 }
 
-fn put<K: Eq + std::hash::Hash>(map: &mut HashMap<K, Keys>, at: K, key: &str) {
-    map.entry(at).or_default().insert(key.to_owned());
-}
-
-fn remove<K: Eq + std::hash::Hash>(map: &mut HashMap<K, Keys>, at: &K, key: &str) {
-    if let Some(keys) = map.get_mut(at) {
+/// Puts a key where it is found, or takes it away from there.
+fn set<K: Eq + std::hash::Hash>(map: &mut HashMap<K, Keys>, at: K, key: &str, there: bool) {
+    if there {
+        map.entry(at).or_default().insert(key.to_owned());
+    } else if let Some(keys) = map.get_mut(&at) {
         keys.remove(key);
         if keys.is_empty() {
-            map.remove(at);
+            map.remove(&at);
         }
     }
 }
@@ -49,31 +48,25 @@ fn remove<K: Eq + std::hash::Hash>(map: &mut HashMap<K, Keys>, at: &K, key: &str
 impl Index {
     /// Takes in a pod or a Service.
     pub(super) fn add(&mut self, object: &Object) {
-        let key = object.key();
-        if object.kind != POD {
-            if let Some(label) = selector(object).min() {
-                put(&mut self.services, label, &key);
-            }
-            return;
-        }
-        put(&mut self.on_node, text(&object.value, "/spec/nodeName").to_owned(), &key);
-        for label in labels(&object.namespace, object.value.pointer("/metadata/labels")) {
-            put(&mut self.pods, label, &key);
-        }
+        self.set(object, true);
     }
 
     /// Takes out a state of a pod or a Service that was taken in.
     pub(super) fn forget(&mut self, object: &Object) {
+        self.set(object, false);
+    }
+
+    fn set(&mut self, object: &Object, there: bool) {
         let key = object.key();
         if object.kind != POD {
             if let Some(label) = selector(object).min() {
-                remove(&mut self.services, &label, &key);
+                set(&mut self.services, label, &key, there);
             }
             return;
         }
-        remove(&mut self.on_node, &text(&object.value, "/spec/nodeName").to_owned(), &key);
+        set(&mut self.on_node, text(&object.value, "/spec/nodeName").to_owned(), &key, there);
         for label in labels(&object.namespace, object.value.pointer("/metadata/labels")) {
-            remove(&mut self.pods, &label, &key);
+            set(&mut self.pods, label, &key, there);
         }
     }
 

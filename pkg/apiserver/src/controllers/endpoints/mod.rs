@@ -46,17 +46,13 @@ pub(crate) fn slices_of(
     manager: &str,
 ) -> Vec<Arc<Object>> {
     let prefix = format!("{}-", object_key(service.0, service.1));
-    let objects = cache.list(kind).0;
-    let named =
-        objects.range(prefix.clone()..).take_while(|(key, _)| key.starts_with(&prefix)).map(|(_, o)| o);
-    named
-        .filter(|o| {
-            label(&o.value, SERVICE_LABEL) == service.1
-                && label(&o.value, MANAGED_BY_LABEL) == manager
-                && text(&o.value, "/metadata/deletionTimestamp").is_empty()
-        })
-        .cloned()
-        .collect()
+    let mut slices = cache.list_from(kind, &prefix);
+    slices.retain(|o| {
+        label(&o.value, SERVICE_LABEL) == service.1
+            && label(&o.value, MANAGED_BY_LABEL) == manager
+            && text(&o.value, "/metadata/deletionTimestamp").is_empty()
+    });
+    slices
 }
 
 /// Writes what a plan of slices asks for.

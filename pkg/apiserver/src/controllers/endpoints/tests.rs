@@ -1,6 +1,5 @@
 use super::*;
 use crate::controllers::api::Part;
-use crate::controllers::objects_in;
 use crate::controllers::testing::World;
 use crate::controllers::{mirror::Mirror, service_kinds};
 use crate::registry::NODE;
@@ -39,7 +38,7 @@ async fn pod(w: &World, n: usize, app: &str) -> Arc<Object> {
 
 /// Names and addresses of the slices of a Service.
 fn slices(w: &World, kinds: ServiceKinds, service: &str) -> Vec<(String, Vec<String>)> {
-    let all = objects_in(&w.cache(), kinds.slice, "default");
+    let all = w.cache().list_in(kinds.slice, "default");
     let ours = all.iter().filter(|s| label(&s.value, SERVICE_LABEL) == service);
     ours.map(|s| {
         let mut addresses: Vec<String> =
@@ -128,7 +127,7 @@ async fn a_change_of_one_pod_rewrites_one_slice_and_rest_writes_nothing() {
     assert_eq!(addresses(&w, kinds, "web").len(), 250);
     assert!(slices(&w, kinds, "web").iter().all(|(_, a)| a.len() <= 100));
     let versions = || {
-        let all = objects_in(&w.cache(), kinds.slice, "default");
+        let all = w.cache().list_in(kinds.slice, "default");
         all.iter().map(|s| (s.name.clone(), s.revision)).collect::<Vec<_>>()
     };
     let before = versions();
@@ -147,12 +146,12 @@ async fn slices_that_somebody_removes_or_changes_come_back() {
     w.create(kinds.service, "default", service("web", json!({"app": "web"}))).await;
     pod(&w, 0, "web").await;
     w.settle().await;
-    for slice in objects_in(&w.cache(), kinds.slice, "default") {
+    for slice in w.cache().list_in(kinds.slice, "default") {
         w.api.delete(&slice).await.unwrap();
     }
     w.settle().await;
     assert_eq!(addresses(&w, kinds, "web"), ["10.0.0.1"]);
-    for slice in objects_in(&w.cache(), kinds.slice, "default") {
+    for slice in w.cache().list_in(kinds.slice, "default") {
         w.change(&slice, Part::Main, |o| o["endpoints"] = json!([{"addresses": ["10.9.9.9"]}])).await;
     }
     w.settle().await;
@@ -176,7 +175,7 @@ async fn endpoints_of_ones_own_are_mirrored() {
     let mut all = addresses(&w, kinds, "ext");
     all.sort();
     assert_eq!(all, ["192.0.2.1", "192.0.2.2", "2001:db8::1"]);
-    let found = objects_in(&w.cache(), kinds.slice, "default");
+    let found = w.cache().list_in(kinds.slice, "default");
     let v4 = found.iter().find(|s| text(&s.value, "/addressType") == "IPv4").unwrap();
     assert_eq!(label(&v4.value, MANAGED_BY_LABEL), "endpointslicemirroring-controller.k8s.io");
     assert_eq!((label(&v4.value, "l"), &v4.value["metadata"]["annotations"]), ("1", &json!({"a": "1"})));
