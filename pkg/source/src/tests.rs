@@ -282,6 +282,7 @@ async fn pods_appear_and_go_with_their_attachments() {
         netns: "/run/netns/x".into(),
         host_link: IfName::new("wrnp0").unwrap(),
         phase: AttachmentPhase::Live,
+        host_ports: Vec::new(),
         boot_id: BootId::new("0".repeat(36)).unwrap(),
     };
     table.put(attachment.clone(), warren_store::Durability::Flushed).await.unwrap();

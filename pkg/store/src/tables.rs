@@ -10,12 +10,16 @@
 //! | `quarantine` | `Quarantined`, in ipam: addresses that rest after a release | ipam |
 //! | `peer_endpoints` | [`PeerEndpoint`] | overlay |
 //! | `keys` | [`NodeKeys`] | agent |
+//! | `services` | [`Service`] | source |
+//! | `endpoint_slices` | [`EndpointSlice`] | source |
+//! | `service_faults` | [`ServiceFaults`] | proxy |
+//! | `load_balancer_addresses` | [`LoadBalancerAddresses`] | loadbalancer |
 
 use crate::Record;
 use serde::{Deserialize, Serialize};
 use warren_types::{
-    Attachment, AttachmentKey, ClusterConfig, LocalNode, Node, NodeId, NodeName, PeerEndpoint, Pod, PodKey,
-    Secret, SecretKey,
+    Attachment, AttachmentKey, ClusterConfig, EndpointSlice, LoadBalancerAddresses, LocalNode, Node, NodeId,
+    NodeName, PeerEndpoint, Pod, PodKey, Secret, SecretKey, Service, ServiceFaults, ServiceKey, SliceKey,
 };
 
 /// The secrets and the identity of this node. Table `keys`, one row.
@@ -87,5 +91,39 @@ impl Record for NodeKeys {
     const TABLE: &'static str = "keys";
     fn key(&self) -> String {
         ONLY.into()
+    }
+}
+impl Record for Service {
+    const TABLE: &'static str = "services";
+    fn key(&self) -> String {
+        service_key(&self.key)
+    }
+}
+/// Key in `services`, `service_faults` and `load_balancer_addresses`.
+#[must_use]
+pub fn service_key(key: &ServiceKey) -> String {
+    key.to_string()
+}
+impl Record for EndpointSlice {
+    const TABLE: &'static str = "endpoint_slices";
+    fn key(&self) -> String {
+        slice_key(&self.key)
+    }
+}
+/// Key in `endpoint_slices`.
+#[must_use]
+pub fn slice_key(key: &SliceKey) -> String {
+    key.to_string()
+}
+impl Record for ServiceFaults {
+    const TABLE: &'static str = "service_faults";
+    fn key(&self) -> String {
+        service_key(&self.service)
+    }
+}
+impl Record for LoadBalancerAddresses {
+    const TABLE: &'static str = "load_balancer_addresses";
+    fn key(&self) -> String {
+        service_key(&self.service)
     }
 }

@@ -1,6 +1,6 @@
 //! Attachments: the journal of what CNI gave to which container, and the lease of its addresses.
 
-use crate::{BootId, ContainerId, IfName, PodKey};
+use crate::{BootId, ContainerId, IfName, PodKey, Protocol};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -30,6 +30,19 @@ impl AttachmentKey {
         let container_id = ContainerId::new(host_link.as_str()).ok()?;
         Some(Self { container_id, if_name: host_link.clone() })
     }
+}
+
+/// A port of the node that leads to a pod (CNI convention `portMappings`; `spec.containers[].ports[].hostPort`).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct HostPort {
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The port on the node, 1 to 65535.
+    pub host_port: u16,
+    /// The port of the pod, 1 to 65535.
+    pub container_port: u16,
+    /// The node's address; none is each of them.
+    pub host_ip: Option<IpAddr>,
 }
 
 /// How far an attachment has come.
@@ -63,6 +76,9 @@ pub struct Attachment {
     pub host_link: IfName,
     /// How far it has come.
     pub phase: AttachmentPhase,
+    /// Ports of the node that lead to it (`runtimeConfig.portMappings`).
+    #[serde(default)]
+    pub host_ports: Vec<HostPort>,
     /// The boot in which it was made: after a reboot no attachment of an earlier boot can be alive.
     pub boot_id: BootId,
 }
@@ -90,6 +106,8 @@ pub struct LeaseRequest {
     pub netns: PathBuf,
     /// Name of the host side of the veth pair.
     pub host_link: IfName,
+    /// Ports of the node that lead to it.
+    pub host_ports: Vec<HostPort>,
     /// Addresses that it must get, at most one per family; a family that is not named gets any.
     pub requested: Vec<IpAddr>,
 }
@@ -98,7 +116,7 @@ impl LeaseRequest {
     /// The row, with these addresses.
     #[must_use]
     pub fn attachment(self, addresses: Vec<IpAddr>, phase: AttachmentPhase, boot_id: BootId) -> Attachment {
-        let Self { key, pod, pod_uid, labels, netns, host_link, requested: _ } = self;
-        Attachment { key, pod, pod_uid, labels, addresses, netns, host_link, phase, boot_id }
+        let Self { key, pod, pod_uid, labels, netns, host_link, host_ports, requested: _ } = self;
+        Attachment { key, pod, pod_uid, labels, addresses, netns, host_link, phase, host_ports, boot_id }
     }
 }

@@ -11,6 +11,7 @@ pub mod attachment;
 pub mod cidr;
 pub mod cluster;
 pub mod defaults;
+pub mod endpoint;
 pub mod health;
 pub mod keys;
 pub mod marks;
@@ -18,13 +19,22 @@ pub mod name;
 pub mod node;
 pub mod peer;
 pub mod pod;
+pub mod service;
 
-pub use attachment::{Attachment, AttachmentKey, AttachmentPhase, LeaseRequest};
+pub use attachment::{Attachment, AttachmentKey, AttachmentPhase, HostPort, LeaseRequest};
 pub use cidr::{Family, PodCidrs};
 pub use cluster::ClusterConfig;
+pub use endpoint::{Endpoint, EndpointPort, EndpointSlice};
 pub use health::{HealthCell, HealthReport, HealthState};
 pub use keys::{PublicKey, Secret, SecretKey};
-pub use name::{BootId, ContainerId, IfName, InvalidName, Namespace, NodeId, NodeName, PodKey, PodName};
+pub use name::{
+    BootId, ContainerId, IfName, InvalidName, Namespace, NodeId, NodeName, PodKey, PodName, ServiceKey,
+    ServiceName, SliceKey, SliceName,
+};
 pub use node::{LocalNode, Node};
 pub use peer::PeerEndpoint;
 pub use pod::Pod;
+pub use service::{
+    Affinity, Fault, LoadBalancerAddresses, Protocol, Service, ServiceFaults, ServiceKind, ServicePort,
+    TrafficPolicy,
+};

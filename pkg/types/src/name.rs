@@ -127,6 +127,16 @@ name_type!(
     "use lower-case letters, digits, '-' and '.', at most 253 characters"
 );
 name_type!(
+    /// Name of a Service (`Service.metadata.name`, an RFC 1123 label).
+    ServiceName, "service name", is_dns_label,
+    "use lower-case letters, digits and '-', at most 63 characters"
+);
+name_type!(
+    /// Name of an EndpointSlice (`EndpointSlice.metadata.name`, an RFC 1123 subdomain).
+    SliceName, "EndpointSlice name", is_dns_subdomain,
+    "use lower-case letters, digits, '-' and '.', at most 253 characters"
+);
+name_type!(
     /// `CNI_CONTAINERID` (CNI specification 1.1, section 2).
     ContainerId, "container id", is_container_id,
     "start with a letter or digit, then letters, digits, '_', '.', '-', at most 200 characters"
@@ -155,6 +165,36 @@ pub struct PodKey {
 }
 
 impl fmt::Display for PodKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// Namespace and name of a Service.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ServiceKey {
+    /// The Service's namespace.
+    pub namespace: Namespace,
+    /// The Service's name.
+    pub name: ServiceName,
+}
+
+impl fmt::Display for ServiceKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// Namespace and name of an EndpointSlice.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct SliceKey {
+    /// The slice's namespace.
+    pub namespace: Namespace,
+    /// The slice's name.
+    pub name: SliceName,
+}
+
+impl fmt::Display for SliceKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.namespace, self.name)
     }

@@ -127,6 +127,7 @@ fn request(link: &Link, addresses: Vec<IpAddr>) -> Option<LeaseRequest> {
         labels: BTreeMap::new(),
         netns: PathBuf::new(),
         host_link,
+        host_ports: Vec::new(),
         requested: addresses,
     })
 }

@@ -14,6 +14,7 @@ fn attachment(container: &str, pod: Option<&str>, ip: &str, phase: AttachmentPha
         netns: "/run/netns/x".into(),
         host_link: IfName::new("wrnp0").unwrap(),
         phase,
+        host_ports: Vec::new(),
         boot_id: BootId::new("0".repeat(36)).unwrap(),
     }
 }
