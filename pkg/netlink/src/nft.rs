@@ -17,10 +17,12 @@
 
 mod base;
 mod batch;
-mod expr;
-mod model;
+pub mod expr;
+pub mod model;
+mod plan;
 mod ranges;
 mod reader;
+mod section;
 mod socket;
 #[cfg(test)]
 mod tests;
@@ -28,11 +30,11 @@ mod watch;
 mod wire;
 
 pub use base::BaseRules;
+pub use section::{Change, SERVICES_PREFIX, Section};
 
 use crate::{NetNs, NetlinkError};
-use base::Plan;
 use batch::Batch;
-use model::{Element, Ruleset};
+use model::Element;
 use nix::libc;
 use ranges::Family;
 use socket::{Connection, Failure};
@@ -128,8 +130,7 @@ impl Nft {
     /// # Errors
     /// When the kernel refuses an operation, which the error names; then nothing has changed.
     pub async fn ensure_base(&self, rules: &BaseRules) -> Result<Applied, NetlinkError> {
-        let desired = base::compile(rules);
-        self.run("ensure", move |connection| ensure(connection, &desired)).await
+        self.ensure_section(Section::Base, Arc::new(base::compile(rules))).await
     }
 
     /// Whether the kernel has the base of the table as `rules` say.
@@ -137,13 +138,7 @@ impl Nft {
     /// # Errors
     /// When the kernel's answer cannot be had.
     pub async fn base_matches(&self, rules: &BaseRules) -> Result<bool, NetlinkError> {
-        let desired = base::compile(rules);
-        self.run("read", move |connection| {
-            let (_, observed) =
-                observe(connection, &desired).map_err(|f| f.named("read", TABLE_NAME, None))?;
-            Ok(observed.is_some_and(|observed| base::diff(&desired, &observed) == Plan::Keep))
-        })
-        .await
+        self.section_matches(Section::Base, Arc::new(base::compile(rules))).await
     }
 
     /// Whether there is a table `inet warren`.
@@ -290,69 +285,6 @@ fn named(failure: Failure, op: &'static str, batch: &Batch) -> NetlinkError {
         return NetlinkError::NotFound { op, object: TABLE_NAME.into() };
     }
     failure.named(op, TABLE_NAME, Some(batch))
-}
-
-/// The table, with the elements that `desired` has a say in.
-fn observe(connection: &mut Connection, desired: &Ruleset) -> Result<(u32, Option<Ruleset>), Failure> {
-    reader::observe(connection, TABLE, |set| desired.elements.contains_key(set))
-}
-
-fn ensure(connection: &mut Connection, desired: &Ruleset) -> Result<Applied, NetlinkError> {
-    for _ in 0..ATTEMPTS {
-        let (batch, applied, generation) = match prepare(connection, desired) {
-            Ok(prepared) => prepared,
-            Err(Failure::Stale) => continue,
-            Err(failure) => return Err(failure.named("read", TABLE_NAME, None)),
-        };
-        match connection.commit(&batch, Some(generation)) {
-            Ok(()) => {
-                if applied != Applied::Unchanged {
-                    tracing::info!(?applied, "nftables table inet warren is in place");
-                }
-                return Ok(applied);
-            }
-            Err(Failure::Stale) => {}
-            Err(failure) => return Err(failure.named("ensure", TABLE_NAME, Some(&batch))),
-        }
-    }
-    Err(Failure::Stale.named("ensure", TABLE_NAME, None))
-}
-
-/// Reads the table, and what brings it to what is desired.
-fn prepare(connection: &mut Connection, desired: &Ruleset) -> Result<(Batch, Applied, u32), Failure> {
-    let (generation, observed) = observe(connection, desired)?;
-    let mut batch = Batch::new(TABLE);
-    let Some(observed) = observed else {
-        batch.add_ruleset(desired);
-        return Ok((batch, Applied::Created, generation));
-    };
-    let applied = match base::diff(desired, &observed) {
-        Plan::Keep => Applied::Unchanged,
-        Plan::Refill { sets, chains } => {
-            for set in &sets {
-                batch.flush_set(set);
-                batch.add_elements(set, desired.elements.get(set).into_iter().flatten());
-            }
-            for chain in &chains {
-                batch.flush_chain(chain);
-                batch.add_rules(chain, desired.rules.get(chain).map(Vec::as_slice).unwrap_or_default());
-            }
-            Applied::Updated
-        }
-        Plan::Rebuild => {
-            let mut whole = desired.clone();
-            for (set, wanted) in &desired.sets {
-                // Sets that the base does not fill keep what they hold, as long as it is of their kind.
-                if !desired.elements.contains_key(set) && observed.sets.get(set) == Some(wanted) {
-                    whole.elements.insert(set.clone(), reader::elements(connection, TABLE, set)?);
-                }
-            }
-            batch.delete_table();
-            batch.add_ruleset(&whole);
-            Applied::Rebuilt
-        }
-    };
-    Ok((batch, applied, generation))
 }
 
 fn remove_elements(

@@ -101,7 +101,8 @@ pub(super) fn compile(rules: &BaseRules) -> Ruleset {
         ] {
             let name = format!("{set}{}", layout.suffix);
             let ranges = ranges::merge(prefixes, layout.family);
-            let keys = ranges::keys(&ranges, layout.family).map(|(key, end)| Element { key, end });
+            let keys =
+                ranges::keys(&ranges, layout.family).map(|(key, end)| Element { end, ..Element::exact(key) });
             ruleset.elements.insert(name.clone(), keys.collect());
             ruleset.sets.insert(name, Set::of_ranges(layout.family.into()));
         }
@@ -337,7 +338,7 @@ fn prefix(layout: &Layout, offset: u32, start: &[u8], bits: u8, is: Comparison) 
         (0..start.len() as u32).map(|i| !0xffu8.checked_shr(u32::from(bits) - i * 8).unwrap_or(0)).collect();
     vec![
         address(offset, layout.family),
-        Expr::Mask { from: Register::FIRST, into: Register::FIRST, mask: whole(&mask) },
+        Expr::Mask { from: Register::FIRST, into: Register::FIRST, mask: whole(&mask), toggle: whole(&[]) },
         Expr::Compare { from: Register::FIRST, is, value: whole(start) },
     ]
 }
@@ -349,40 +350,6 @@ fn in_set(layout: &Layout, offset: u32, set: &str, inverted: bool) -> Vec<Expr> 
 
 fn drop_in_set(layout: &Layout, offset: u32, set: &str, counter: &str) -> Rule {
     rule([is_family(layout), in_set(layout, offset, set, false), count(counter), go(Verdict::Drop)])
-}
-
-/// How to get from what is observed to what is desired.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Plan {
-    /// There is nothing to do.
-    Keep,
-    /// These sets and chains keep their shape and get new contents.
-    Refill { sets: Vec<String>, chains: Vec<String> },
-    /// The shape is not ours: the table is made anew.
-    Rebuild,
-}
-
-/// Compares. `desired` says which sets' elements matter.
-pub(super) fn diff(desired: &Ruleset, observed: &Ruleset) -> Plan {
-    let shape = |ruleset: &Ruleset| {
-        (ruleset.flags, ruleset.counters.clone(), ruleset.sets.clone(), ruleset.chains.clone())
-    };
-    if shape(desired) != shape(observed) {
-        return Plan::Rebuild;
-    }
-    let sets: Vec<String> = desired
-        .elements
-        .iter()
-        .filter(|(set, elements)| observed.elements.get(*set) != Some(elements))
-        .map(|(set, _)| set.clone())
-        .collect();
-    let chains: Vec<String> = desired
-        .rules
-        .iter()
-        .filter(|(chain, rules)| observed.rules.get(*chain) != Some(rules))
-        .map(|(chain, _)| chain.clone())
-        .collect();
-    if sets.is_empty() && chains.is_empty() { Plan::Keep } else { Plan::Refill { sets, chains } }
 }
 
 #[cfg(test)]
@@ -414,21 +381,5 @@ mod tests {
                 }
             }
         }
-    }
-
-    #[test]
-    fn only_what_differs_is_refilled() {
-        let rules = BaseRules { tunnel_port: 51840, ..BaseRules::default() };
-        let observed = compile(&rules);
-        assert_eq!(diff(&compile(&rules), &observed), Plan::Keep);
-        let ranges = BaseRules { pod_ranges: vec!["10.42.0.0/16".parse().unwrap()], ..rules.clone() };
-        let sets = vec!["pod_ranges4".to_owned()];
-        assert_eq!(diff(&compile(&ranges), &observed), Plan::Refill { sets, chains: Vec::new() });
-        let moved = diff(&compile(&BaseRules { tunnel_port: 51841, ..rules.clone() }), &observed);
-        let chains = [AS_NODE, OUTPUT_RAW, PREROUTING_RAW].map(str::to_owned).to_vec();
-        assert_eq!(moved, Plan::Refill { sets: Vec::new(), chains });
-        let mut foreign = compile(&rules);
-        foreign.chains.insert("another".into(), Chain::default());
-        assert_eq!(diff(&compile(&rules), &foreign), Plan::Rebuild);
     }
 }

@@ -61,9 +61,10 @@ impl Batch {
         self.push(message::DEL_TABLE, 0, "table".into(), |w| w.text(1, table));
     }
 
+    /// Adds the table, or wakes it up.
     pub(super) fn add_table(&mut self) {
         let table = self.table;
-        self.push(message::NEW_TABLE, CREATE | EXCLUSIVE, "table".into(), |w| {
+        self.push(message::NEW_TABLE, CREATE, "table".into(), |w| {
             w.text(1, table);
             w.u32(2, 0);
         });
@@ -91,10 +92,19 @@ impl Batch {
 
     /// Adds elements; those that are there already are left alone.
     pub(super) fn add_elements<'a>(&mut self, set: &str, elements: impl IntoIterator<Item = &'a Element>) {
+        self.change_elements((message::NEW_ELEMENTS, CREATE), set, elements);
+    }
+
+    fn change_elements<'a>(
+        &mut self,
+        (message, flags): (u8, u16),
+        set: &str,
+        elements: impl IntoIterator<Item = &'a Element>,
+    ) {
         let mut elements = elements.into_iter().peekable();
         while elements.peek().is_some() {
             let table = self.table;
-            self.push(message::NEW_ELEMENTS, CREATE, format!("elements of set {set}"), |w| {
+            self.push(message, flags, format!("elements of set {set}"), |w| {
                 w.text(1, table);
                 w.text(2, set);
                 w.nest(3, |w| {
@@ -109,12 +119,12 @@ impl Batch {
 
     /// Deletes one element, which must be there.
     pub(super) fn delete_element(&mut self, set: &str, element: &Element) {
-        let table = self.table;
-        self.push(message::DEL_ELEMENTS, 0, format!("an element of set {set}"), |w| {
-            w.text(1, table);
-            w.text(2, set);
-            w.nest(3, |w| element.encode(w));
-        });
+        self.delete_elements(set, [element]);
+    }
+
+    /// Deletes elements, which must be there.
+    pub(super) fn delete_elements<'a>(&mut self, set: &str, elements: impl IntoIterator<Item = &'a Element>) {
+        self.change_elements((message::DEL_ELEMENTS, 0), set, elements);
     }
 
     /// Deletes all elements.
@@ -130,6 +140,34 @@ impl Batch {
         let table = self.table;
         self.push(message::NEW_CHAIN, CREATE | EXCLUSIVE, format!("chain {name}"), |w| {
             chain.encode(table, name, w);
+        });
+    }
+
+    /// Deletes a set, which nothing may refer to.
+    pub(super) fn delete_set(&mut self, name: &str) {
+        let table = self.table;
+        self.push(message::DEL_SET, 0, format!("set {name}"), |w| {
+            w.text(1, table);
+            w.text(2, name);
+        });
+    }
+
+    /// Deletes a counter, which nothing may refer to.
+    pub(super) fn delete_counter(&mut self, name: &str) {
+        let table = self.table;
+        self.push(message::DEL_OBJECT, 0, format!("counter {name}"), |w| {
+            w.text(1, table);
+            w.text(2, name);
+            w.u32(3, OBJECT_COUNTER);
+        });
+    }
+
+    /// Deletes a chain, which nothing may refer to.
+    pub(super) fn delete_chain(&mut self, name: &str) {
+        let table = self.table;
+        self.push(message::DEL_CHAIN, 0, format!("chain {name}"), |w| {
+            w.text(1, table);
+            w.text(3, name);
         });
     }
 
@@ -151,20 +189,19 @@ impl Batch {
         }
     }
 
-    /// Adds a whole table. What is referred to comes before what refers to it.
+    /// Adds everything to the table. What is referred to comes before what refers to it.
     pub(super) fn add_ruleset(&mut self, ruleset: &Ruleset) {
-        self.add_table();
         for counter in &ruleset.counters {
             self.add_counter(counter);
         }
         for (name, set) in &ruleset.sets {
             self.add_set(name, set);
         }
-        for (set, elements) in &ruleset.elements {
-            self.add_elements(set, elements);
-        }
         for (name, chain) in &ruleset.chains {
             self.add_chain(name, chain);
+        }
+        for (set, elements) in &ruleset.elements {
+            self.add_elements(set, elements);
         }
         for (chain, rules) in &ruleset.rules {
             self.add_rules(chain, rules);

@@ -3,54 +3,60 @@
 //! Equality is what `ensure` compares: everything that decides what happens to a packet takes part in it, and nothing
 //! that the kernel adds (handles, use counts, counted packets).
 
-use super::expr::{self, Expr};
+use super::expr::{self, Expr, Verdict};
 use super::ranges::Family;
 use super::wire::{self, Writer};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Everything a table holds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Ruleset {
+pub struct Ruleset {
     /// `NFT_TABLE_F_*`, none of which Warren wants: a dormant table would do nothing.
     pub(super) flags: u32,
-    pub(super) counters: BTreeSet<String>,
-    pub(super) sets: BTreeMap<String, Set>,
+    /// Names of counters.
+    pub counters: BTreeSet<String>,
+    /// Sets and maps.
+    pub sets: BTreeMap<String, Set>,
     /// The elements of those sets that were asked for.
-    pub(super) elements: BTreeMap<String, BTreeSet<Element>>,
-    pub(super) chains: BTreeMap<String, Chain>,
+    pub elements: BTreeMap<String, BTreeSet<Element>>,
+    /// Chains.
+    pub chains: BTreeMap<String, Chain>,
     /// The rules of every chain, in order.
-    pub(super) rules: BTreeMap<String, Vec<Rule>>,
+    pub rules: BTreeMap<String, Vec<Rule>>,
 }
 
 /// A chain without its rules.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Chain {
+pub struct Chain {
     /// Where packets enter; a chain without is reached from others.
-    pub(super) base: Option<Base>,
+    pub base: Option<Base>,
 }
 
 /// What makes a chain a base chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Base {
+pub struct Base {
     /// `filter`, `nat` or `route`.
-    pub(super) kind: String,
+    pub kind: String,
     /// `NF_INET_*`.
-    pub(super) hook: u32,
-    pub(super) priority: i32,
+    pub hook: u32,
+    /// Its place among others on the hook: low ones first.
+    pub priority: i32,
     /// What happens at its end: `NF_ACCEPT` or `NF_DROP`.
-    pub(super) policy: u32,
+    pub policy: u32,
 }
 
 /// A rule: expressions, and a word for people.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Rule {
-    pub(super) exprs: Vec<Expr>,
-    pub(super) comment: Option<String>,
+pub struct Rule {
+    /// What it is made of, in order.
+    pub exprs: Vec<Expr>,
+    /// For people who list the table.
+    pub comment: Option<String>,
 }
 
-/// A set without its elements.
+/// A set or a map, without its elements.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Set {
+pub struct Set {
     /// `NFT_SET_*`.
     pub(super) flags: u32,
     /// How `nft` prints the key; the kernel does not look at it.
@@ -59,14 +65,37 @@ pub(super) struct Set {
     pub(super) key_length: u32,
     /// Bytes of each field of a concatenated key; empty for a plain one.
     pub(super) fields: Vec<u32>,
+    /// What its keys lead to, which makes it a map.
+    pub(super) data: Option<Data>,
+    /// Most elements, where packets add them.
+    pub(super) size: Option<u32>,
+    /// Whether each element counts the packets that found it.
+    pub(super) counted: bool,
+}
+
+/// What the keys of a map lead to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Data {
+    Verdict,
+    /// Type for `nft` to print, and length in bytes.
+    Bytes(u32, u32),
 }
 
 /// What a field of a key is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Field {
+pub enum Field {
+    /// Name of a link, 16 bytes.
     LinkName,
+    /// IPv4 address, 4 bytes.
     Ipv4,
+    /// IPv6 address, 16 bytes.
     Ipv6,
+    /// Number of a transport protocol, 1 byte.
+    Protocol,
+    /// Port of a transport protocol, 2 bytes.
+    Port,
+    /// A number in the machine's order, 4 bytes.
+    Number,
 }
 
 impl From<Family> for Field {
@@ -78,28 +107,53 @@ impl From<Family> for Field {
     }
 }
 
-/// An element of a set.
+/// An element of a set or map.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Element {
-    pub(super) key: Vec<u8>,
-    /// In an interval set: a range has ended before this key.
-    pub(super) end: bool,
+pub struct Element {
+    /// Its key: each field in the order of the network (but [`Field::Number`]), padded to four bytes.
+    pub key: Vec<u8>,
+    /// In a plain set of ranges: a range has ended before this key.
+    pub end: bool,
+    /// In a concatenation of ranges: the last key of the range.
+    pub last: Option<Vec<u8>>,
+    /// In a map: what the key leads to.
+    pub value: Option<Value>,
+}
+
+/// What a key of a map leads to.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Value {
+    /// Where the packet goes.
+    Verdict(Verdict),
+    /// Bytes for registers.
+    Bytes(Vec<u8>),
 }
 
 /// Bytes of an interface name, with its NUL.
 pub(super) const LINK_NAME: usize = 16;
-/// `NF_INET_PRE_ROUTING`, `NF_INET_LOCAL_OUT`, `NF_INET_POST_ROUTING`.
-pub(super) const PREROUTING: u32 = 0;
-pub(super) const OUTPUT: u32 = 3;
-pub(super) const POSTROUTING: u32 = 4;
-pub(super) const POLICY_ACCEPT: u32 = 1;
+/// `NF_INET_PRE_ROUTING`.
+pub const PREROUTING: u32 = 0;
+/// `NF_INET_FORWARD`.
+pub const FORWARD: u32 = 2;
+/// `NF_INET_LOCAL_OUT`.
+pub const OUTPUT: u32 = 3;
+/// `NF_INET_POST_ROUTING`.
+pub const POSTROUTING: u32 = 4;
+/// `NF_ACCEPT`: at a chain's end packets go on.
+pub const POLICY_ACCEPT: u32 = 1;
 const SET_INTERVAL: u32 = 0x4;
+const SET_MAP: u32 = 0x8;
+const SET_TIMEOUT: u32 = 0x10;
+const SET_FROM_PACKETS: u32 = 0x20;
 const SET_CONCATENATION: u32 = 0x80;
+/// `NFT_DATA_VERDICT`, the type of what a verdict map leads to.
+const DATA_VERDICT: u32 = 0xffff_ff00;
 /// `NFT_CHAIN_BASE`, which the kernel adds to what it reports.
 const CHAIN_BASE: u32 = 1;
 /// libnftnl's numbers: types in a concatenation take six bits each, the comment of a rule is its record 0.
 const TYPE_BITS: u32 = 6;
 const COMMENT: u8 = 0;
+const COUNTER: &str = "counter";
 
 impl Field {
     fn type_and_length(self) -> (u32, u32) {
@@ -107,6 +161,9 @@ impl Field {
             Self::Ipv4 => (7, 4),
             Self::Ipv6 => (8, 16),
             Self::LinkName => (41, 16),
+            Self::Protocol => (12, 1),
+            Self::Port => (13, 2),
+            Self::Number => (19, 4),
         }
     }
 }
@@ -115,16 +172,64 @@ impl Set {
     /// A set of ranges of addresses.
     pub(super) fn of_ranges(field: Field) -> Self {
         let (key_type, key_length) = field.type_and_length();
-        Self { flags: SET_INTERVAL, key_type, key_length, fields: Vec::new() }
+        Self { flags: SET_INTERVAL, key_type, key_length, ..Self::default() }
+    }
+
+    /// A set of addresses and the like.
+    #[must_use]
+    pub fn of(field: Field) -> Self {
+        let (key_type, key_length) = field.type_and_length();
+        Self { key_type, key_length, ..Self::default() }
     }
 
     /// A set of exact tuples.
-    pub(super) fn of_tuples(fields: &[Field]) -> Self {
-        let parts = fields.iter().map(|field| field.type_and_length());
-        let key_type = parts.clone().fold(0, |all, (kind, _)| all << TYPE_BITS | kind);
-        let lengths: Vec<u32> = parts.map(|(_, length)| length).collect();
-        let key_length = lengths.iter().map(|length| length.next_multiple_of(4)).sum();
-        Self { flags: SET_CONCATENATION, key_type, key_length, fields: lengths }
+    #[must_use]
+    pub fn of_tuples(fields: &[Field]) -> Self {
+        let (key_type, key_length) = concatenated(fields);
+        let lengths = fields.iter().map(|field| field.type_and_length().1).collect();
+        Self { flags: SET_CONCATENATION, key_type, key_length, fields: lengths, ..Self::default() }
+    }
+
+    /// A set of tuples of which each field is a range.
+    #[must_use]
+    pub fn of_range_tuples(fields: &[Field]) -> Self {
+        let set = Self::of_tuples(fields);
+        Self { flags: set.flags | SET_INTERVAL, ..set }
+    }
+
+    /// Makes it a map to tuples.
+    #[must_use]
+    pub fn mapping_to(self, fields: &[Field]) -> Self {
+        let (kind, length) = concatenated(fields);
+        Self { flags: self.flags | SET_MAP, data: Some(Data::Bytes(kind, length)), ..self }
+    }
+
+    /// Makes it a map to verdicts.
+    #[must_use]
+    pub fn mapping_to_verdicts(self) -> Self {
+        Self { flags: self.flags | SET_MAP, data: Some(Data::Verdict), ..self }
+    }
+
+    /// Lets packets add elements, each for some time, up to `size` of them.
+    #[must_use]
+    pub fn filled_by_packets(self, size: u32) -> Self {
+        Self { flags: self.flags | SET_TIMEOUT | SET_FROM_PACKETS, size: Some(size), ..self }
+    }
+
+    /// Makes each element count the packets that found it (Linux 5.7).
+    #[must_use]
+    pub fn counted(self) -> Self {
+        Self { counted: true, ..self }
+    }
+
+    /// Whether it is a set of ranges of one field.
+    pub(super) fn is_plain_ranges(&self) -> bool {
+        self.flags & (SET_INTERVAL | SET_CONCATENATION) == SET_INTERVAL
+    }
+
+    /// Whether packets add its elements.
+    pub(super) fn is_filled_by_packets(&self) -> bool {
+        self.flags & SET_FROM_PACKETS != 0
     }
 
     pub(super) fn encode(&self, table: &str, name: &str, id: u32, w: &mut Writer) {
@@ -133,31 +238,73 @@ impl Set {
         w.u32(3, self.flags);
         w.u32(4, self.key_type);
         w.u32(5, self.key_length);
+        match self.data {
+            None => {}
+            Some(Data::Verdict) => {
+                w.u32(6, DATA_VERDICT);
+                w.u32(7, 0);
+            }
+            Some(Data::Bytes(kind, length)) => {
+                w.u32(6, kind);
+                w.u32(7, length);
+            }
+        }
         w.u32(10, id);
-        if !self.fields.is_empty() {
+        if !self.fields.is_empty() || self.size.is_some() {
             w.nest(9, |w| {
+                if let Some(size) = self.size {
+                    w.u32(1, size);
+                }
+                if !self.fields.is_empty() {
+                    w.nest(2, |w| {
+                        for length in &self.fields {
+                            w.nest(1, |w| w.u32(1, *length));
+                        }
+                    });
+                }
+            });
+        }
+        if self.counted {
+            w.nest(17, |w| {
+                w.text(1, COUNTER);
                 w.nest(2, |w| {
-                    for length in &self.fields {
-                        w.nest(1, |w| w.u32(1, *length));
-                    }
+                    w.u64(1, 0);
+                    w.u64(2, 0);
                 });
             });
         }
     }
 
     pub(super) fn decode(attributes: &[u8]) -> Option<(String, Self)> {
-        let fields = wire::find(attributes, 9).and_then(|description| wire::find(description, 2));
-        let fields = fields.map(|list| {
+        let description = wire::find(attributes, 9).unwrap_or_default();
+        let fields = wire::find(description, 2).map(|list| {
             wire::attributes(list).filter_map(|(_, field)| wire::find_u32(field, 1)).collect::<Vec<_>>()
         });
+        let flags = wire::find_u32(attributes, 3).unwrap_or(0);
+        let data = match wire::find_u32(attributes, 6) {
+            Some(DATA_VERDICT) => Some(Data::Verdict),
+            Some(kind) => Some(Data::Bytes(kind, wire::find_u32(attributes, 7)?)),
+            None => None,
+        };
         let set = Self {
-            flags: wire::find_u32(attributes, 3).unwrap_or(0),
+            flags,
             key_type: wire::find_u32(attributes, 4).unwrap_or(0),
             key_length: wire::find_u32(attributes, 5)?,
             fields: fields.unwrap_or_default(),
+            data,
+            size: wire::find_u32(description, 1),
+            counted: wire::find(attributes, 17).and_then(|e| wire::find_text(e, 1)).as_deref()
+                == Some(COUNTER),
         };
         Some((wire::find_text(attributes, 2)?, set))
     }
+}
+
+/// Type and length of a concatenation.
+fn concatenated(fields: &[Field]) -> (u32, u32) {
+    let parts = fields.iter().map(|field| field.type_and_length());
+    let kind = parts.clone().fold(0, |all, (kind, _)| all << TYPE_BITS | kind);
+    (kind, parts.map(|(_, length)| length.next_multiple_of(4)).sum())
 }
 
 impl Chain {
@@ -221,25 +368,57 @@ pub(super) const MAX_COMMENT: usize = 127;
 
 impl Element {
     /// An exact key.
-    pub(super) fn exact(key: Vec<u8>) -> Self {
-        Self { key, end: false }
+    #[must_use]
+    pub fn exact(key: Vec<u8>) -> Self {
+        Self { key, end: false, last: None, value: None }
+    }
+
+    /// A key from here to `last`, in a concatenation of ranges.
+    #[must_use]
+    pub fn range(first: Vec<u8>, last: Vec<u8>) -> Self {
+        Self { last: Some(last), ..Self::exact(first) }
+    }
+
+    /// Makes it lead to `value`.
+    #[must_use]
+    pub fn to(self, value: Value) -> Self {
+        Self { value: Some(value), ..self }
     }
 
     pub(super) fn encode(&self, w: &mut Writer) {
         w.nest(1, |w| {
             w.nest(1, |w| w.bytes(1, &self.key));
+            match &self.value {
+                None => {}
+                Some(Value::Bytes(bytes)) => w.nest(2, |w| w.bytes(1, bytes)),
+                Some(Value::Verdict(verdict)) => w.nest(2, |w| verdict.encode_data(w)),
+            }
+            if let Some(last) = &self.last {
+                w.nest(10, |w| w.bytes(1, last));
+            }
             if self.end {
                 w.u32(3, 1);
             }
         });
     }
 
-    /// The elements in one message of a dump.
-    pub(super) fn decode(attributes: &[u8]) -> impl Iterator<Item = Self> {
+    /// The elements in one message of a dump, each with the packets it counted.
+    pub(super) fn decode(attributes: &[u8]) -> impl Iterator<Item = (Self, u64)> {
         let list = wire::find(attributes, 3).unwrap_or_default();
         wire::attributes(list).filter_map(|(_, element)| {
             let key = wire::find(wire::find(element, 1)?, 1)?.to_vec();
-            Some(Self { key, end: wire::find_u32(element, 3).unwrap_or(0) & 1 != 0 })
+            let last = wire::find(element, 10).and_then(|last| wire::find(last, 1)).map(<[u8]>::to_vec);
+            let value = wire::find(element, 2).and_then(|data| match wire::find(data, 1) {
+                Some(bytes) => Some(Value::Bytes(bytes.to_vec())),
+                None => Verdict::decode_data(data).map(Value::Verdict),
+            });
+            let end = wire::find_u32(element, 3).unwrap_or(0) & 1 != 0;
+            // One expression as such, or, since Linux 5.11, several in a list.
+            let expression = wire::find(element, 7).or_else(|| wire::find(wire::find(element, 11)?, 1));
+            let counted = expression
+                .filter(|e| wire::find_text(e, 1).as_deref() == Some(COUNTER))
+                .and_then(|e| wire::find_u64(wire::find(e, 2)?, 2));
+            Some((Self { key, end, last, value }, counted.unwrap_or(0)))
         })
     }
 }

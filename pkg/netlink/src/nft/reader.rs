@@ -26,16 +26,17 @@ pub(super) fn table_exists(connection: &mut Connection, table: &str) -> Result<b
     Ok(table_flags(connection, table)?.is_some())
 }
 
-/// The table as of one generation; `None` when there is no such table. Reads the elements of the sets that
-/// `with_elements` picks.
+/// What `mine` picks of the table, as of one generation; `None` when there is no such table. Reads the elements of the
+/// sets that `with_elements` picks.
 pub(super) fn observe(
     connection: &mut Connection,
     table: &str,
+    mine: impl Fn(&str) -> bool,
     with_elements: impl Fn(&str) -> bool,
 ) -> Result<(u32, Option<Ruleset>), Failure> {
     for _ in 0..ATTEMPTS {
         let before = generation(connection)?;
-        match read(connection, table, &with_elements) {
+        match read(connection, table, &mine, &with_elements) {
             Ok(ruleset) if generation(connection)? == before => return Ok((before, ruleset)),
             Ok(_) | Err(Failure::Stale) => {}
             // Whatever it was, it is gone: a change.
@@ -52,11 +53,20 @@ pub(super) fn elements(
     table: &str,
     set: &str,
 ) -> Result<BTreeSet<Element>, Failure> {
+    counted_elements(connection, table, set).map(|found| found.into_keys().collect())
+}
+
+/// The elements of a set, each with the packets it counted.
+pub(super) fn counted_elements(
+    connection: &mut Connection,
+    table: &str,
+    set: &str,
+) -> Result<BTreeMap<Element, u64>, Failure> {
     for _ in 0..ATTEMPTS {
         let mut request = Writer::default();
         request.text(1, table);
         request.text(2, set);
-        let mut found = BTreeSet::new();
+        let mut found = BTreeMap::new();
         match connection.dump(message::GET_ELEMENTS, request, |attributes| {
             found.extend(Element::decode(attributes));
         }) {
@@ -90,6 +100,7 @@ pub(super) fn counters(
 fn read(
     connection: &mut Connection,
     table: &str,
+    mine: &impl Fn(&str) -> bool,
     with_elements: &impl Fn(&str) -> bool,
 ) -> Result<Option<Ruleset>, Failure> {
     let Some(flags) = table_flags(connection, table)? else { return Ok(None) };
@@ -99,10 +110,10 @@ fn read(
         request.text(1, table);
         request
     };
-    ruleset.counters = counters(connection, table)?.into_keys().collect();
+    ruleset.counters = counters(connection, table)?.into_keys().filter(|name| mine(name)).collect();
     connection.dump(message::GET_SET, of_table(), |attributes| {
         if belongs(attributes, table) {
-            ruleset.sets.extend(Set::decode(attributes));
+            ruleset.sets.extend(Set::decode(attributes).filter(|(name, _)| mine(name)));
         }
     })?;
     for name in ruleset.sets.keys().filter(|name| with_elements(name)) {
@@ -113,12 +124,13 @@ fn read(
             return;
         }
         let unknown = || Some((wire::find_text(attributes, 3)?, unknown_chain()));
-        ruleset.chains.extend(Chain::decode(attributes).or_else(unknown));
+        ruleset.chains.extend(Chain::decode(attributes).or_else(unknown).filter(|(name, _)| mine(name)));
     })?;
     ruleset.rules = ruleset.chains.keys().map(|chain| (chain.clone(), Vec::new())).collect();
     connection.dump(message::GET_RULE, of_table(), |attributes| {
         if belongs(attributes, table)
             && let Some((chain, rule)) = Rule::decode(attributes)
+            && mine(&chain)
         {
             ruleset.rules.entry(chain).or_default().push(rule);
         }

@@ -62,12 +62,17 @@ impl Failure {
         Self::Broken(format!("{what}: {error}"))
     }
 
-    /// Whether what was asked about is missing.
-    pub(super) fn is_not_found(&self) -> bool {
+    /// Whether the kernel refused for this reason alone.
+    pub(super) fn is(&self, errno: i32) -> bool {
         match self {
-            Self::Refused(refusals) => refusals.iter().all(|r| r.errno == libc::ENOENT),
+            Self::Refused(refusals) => refusals.iter().all(|r| r.errno == errno),
             _ => false,
         }
+    }
+
+    /// Whether what was asked about is missing.
+    pub(super) fn is_not_found(&self) -> bool {
+        self.is(libc::ENOENT)
     }
 
     /// The error for the caller: names the first refused operation, or `object`.

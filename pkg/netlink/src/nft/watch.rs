@@ -1,7 +1,7 @@
 //! Word of changes that others make to the table.
 
 use super::wire::{self, FAMILY_INET, SUBSYSTEM, message};
-use super::{Nft, POD_SOURCES_V4, POD_SOURCES_V6, Socket, TABLE, own_sockets};
+use super::{Nft, Socket, TABLE, own_sockets};
 use crate::NetlinkError;
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{AsyncSocket, SocketAddr, TokioSocket};
@@ -19,8 +19,8 @@ const READ_BUFFER: usize = 64 * 1024;
 
 impl Nft {
     /// A stream of "somebody else changed `inet warren`"; carries no content and is never the truth. Changes through
-    /// this handle and its clones do not count, nor do pod sources that any handle of this process adds or removes;
-    /// else each pod would set off a check of the whole table. Lost messages (ENOBUFS) count as a change.
+    /// handles of this process do not count, but the removal of the table by another one; else each pod would set off a
+    /// check of the whole table. Lost messages (ENOBUFS) count as a change.
     ///
     /// The receiver ends when the last clone of this handle is dropped.
     ///
@@ -81,12 +81,7 @@ pub(super) fn is_change(datagram: &[u8], own: Socket) -> bool {
             && message.port != own.1
             // In every kind of message the table's name is attribute 1.
             && wire::find(attributes, 1).is_some_and(|name| wire::as_text(name) == TABLE)
-            && !(is_pod_source(kind, attributes) && own_sockets().contains(&(own.0, message.port)))
+            // The other handles of this process keep to their own sections, but one may have to begin anew.
+            && (kind == message::DEL_TABLE || !own_sockets().contains(&(own.0, message.port)))
     })
-}
-
-fn is_pod_source(kind: u8, attributes: &[u8]) -> bool {
-    matches!(kind, message::NEW_ELEMENTS | message::DEL_ELEMENTS)
-        && wire::find(attributes, 2)
-            .is_some_and(|set| [POD_SOURCES_V4, POD_SOURCES_V6].contains(&wire::as_text(set).as_str()))
 }

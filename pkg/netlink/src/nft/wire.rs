@@ -21,11 +21,13 @@ pub(super) mod message {
     pub(crate) const DEL_TABLE: u8 = 2;
     pub(crate) const NEW_CHAIN: u8 = 3;
     pub(crate) const GET_CHAIN: u8 = 4;
+    pub(crate) const DEL_CHAIN: u8 = 5;
     pub(crate) const NEW_RULE: u8 = 6;
     pub(crate) const GET_RULE: u8 = 7;
     pub(crate) const DEL_RULE: u8 = 8;
     pub(crate) const NEW_SET: u8 = 9;
     pub(crate) const GET_SET: u8 = 10;
+    pub(crate) const DEL_SET: u8 = 11;
     pub(crate) const NEW_ELEMENTS: u8 = 12;
     pub(crate) const GET_ELEMENTS: u8 = 13;
     pub(crate) const DEL_ELEMENTS: u8 = 14;
@@ -33,6 +35,7 @@ pub(super) mod message {
     pub(crate) const GET_GENERATION: u8 = 16;
     pub(crate) const NEW_OBJECT: u8 = 18;
     pub(crate) const GET_OBJECT: u8 = 19;
+    pub(crate) const DEL_OBJECT: u8 = 20;
 }
 
 /// Writes attributes one after another.

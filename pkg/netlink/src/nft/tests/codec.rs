@@ -1,7 +1,10 @@
 //! The encoder and decoder, and the ranges, on random values.
 
-use crate::nft::expr::{self, Comparison, Expr, Header, Meta, Register, Verdict};
-use crate::nft::model::{Base, Chain, Element, Field, Rule, Set};
+use crate::nft::expr::{
+    self, Comparison, Connection, Expr, Header, Meta, NAT_FULLY_RANDOM, Refusal, Register, SetChange,
+    Translation, Verdict,
+};
+use crate::nft::model::{Base, Chain, Element, Field, Rule, Set, Value};
 use crate::nft::ranges::{self, Family};
 use crate::nft::wire::{self, Writer};
 use crate::nft::{BaseRules, base, watch};
@@ -32,6 +35,14 @@ fn verdict() -> impl Strategy<Value = Verdict> {
     ]
 }
 
+fn value() -> impl Strategy<Value = Option<Value>> {
+    prop_oneof![
+        Just(None),
+        bytes().prop_map(|bytes| Some(Value::Bytes(bytes))),
+        verdict().prop_map(|verdict| Some(Value::Verdict(verdict)))
+    ]
+}
+
 fn expression() -> impl Strategy<Value = Expr> {
     let meta = prop_oneof![Just(Meta::InName), Just(Meta::OutName), Just(Meta::Family), Just(Meta::Protocol)];
     let header = prop_oneof![Just(Header::Network), Just(Header::Transport)];
@@ -45,7 +56,10 @@ fn expression() -> impl Strategy<Value = Expr> {
         (meta, register()).prop_map(|(load, into)| Expr::Meta { load, into }),
         (header, any::<u32>(), any::<u32>(), register())
             .prop_map(|(header, offset, length, into)| Expr::Payload { header, offset, length, into }),
-        (register(), register(), bytes()).prop_map(|(from, into, mask)| Expr::Mask { from, into, mask }),
+        (register(), register(), vec(any::<(u8, u8)>(), 1..40)).prop_map(|(from, into, bits)| {
+            let (mask, toggle) = bits.into_iter().unzip();
+            Expr::Mask { from, into, mask, toggle }
+        }),
         (register(), comparison, bytes()).prop_map(|(from, is, value)| Expr::Compare { from, is, value }),
         (name(), register(), any::<bool>()).prop_map(|(set, from, inverted)| Expr::Lookup {
             set,
@@ -58,8 +72,33 @@ fn expression() -> impl Strategy<Value = Expr> {
         Just(Expr::NoTrack),
         (any::<u32>(), proptest::option::of((register(), register())))
             .prop_map(|(flags, ports)| Expr::Masquerade { flags, ports }),
+        of_connections(),
         verdict().prop_map(Expr::Verdict),
         bytes().prop_map(|data| Expr::Unknown { name: "from the future".into(), data }),
+    ]
+}
+
+/// What translates and picks.
+fn of_connections() -> impl Strategy<Value = Expr> {
+    let what = prop_oneof![Just(Translation::Source), Just(Translation::Destination)];
+    let change = prop_oneof![Just(SetChange::Update), Just(SetChange::Delete)];
+    let load = prop_oneof![Just(Connection::State), Just(Connection::Mark)];
+    prop_oneof![
+        (load, register()).prop_map(|(load, into)| Expr::Connection { load, into }),
+        register().prop_map(|from| Expr::SetConnectionMark { from }),
+        (name(), register(), register()).prop_map(|(map, from, into)| Expr::Map { map, from, into }),
+        (name(), register()).prop_map(|(map, from)| Expr::VerdictMap { map, from }),
+        (any::<u32>(), register()).prop_map(|(below, into)| Expr::Random { below, into }),
+        (what, any::<u8>(), register(), proptest::option::of(register())).prop_map(
+            |(what, family, address, port)| {
+                Expr::Translate { what, family, address, port, flags: NAT_FULLY_RANDOM }
+            }
+        ),
+        (name(), change, register(), proptest::option::of(register()), any::<u64>()).prop_map(
+            |(set, change, key, value, timeout)| Expr::ChangeSet { set, change, key, value, timeout }
+        ),
+        Just(Expr::Reject(Refusal::Reset)),
+        Just(Expr::Reject(Refusal::PortUnreachable)),
     ]
 }
 
@@ -124,19 +163,31 @@ proptest! {
     #[test]
     fn chains_sets_and_elements_are_read_back(
         base in proptest::option::of((name(), any::<u32>(), any::<i32>(), any::<u32>())),
-        fields in vec(prop_oneof![Just(Field::LinkName), Just(Field::Ipv4), Just(Field::Ipv6)], 2..4),
-        elements in vec((bytes(), any::<bool>()), 0..40),
+        fields in vec(
+            prop_oneof![Just(Field::LinkName), Just(Field::Ipv4), Just(Field::Ipv6), Just(Field::Port)], 2..4
+        ),
+        elements in vec((bytes(), any::<bool>(), proptest::option::of(bytes()), value()), 0..40),
         name in name(),
     ) {
         let base = base.map(|(kind, hook, priority, policy)| Base { kind, hook, priority, policy });
         let chain = Chain { base };
         prop_assert_eq!(Chain::decode(&written(|w| chain.encode("warren", &name, w))), Some((name.clone(), chain)));
-        for set in [Set::of_tuples(&fields), Set::of_ranges(fields[0])] {
+        let tuples = || Set::of_tuples(&fields);
+        for set in [
+            tuples(),
+            Set::of_ranges(fields[0]),
+            Set::of_range_tuples(&fields),
+            tuples().mapping_to(&fields).filled_by_packets(7),
+            tuples().mapping_to_verdicts().counted(),
+        ] {
             prop_assert_eq!(Set::decode(&written(|w| set.encode("warren", &name, 7, w))), Some((name.clone(), set)));
         }
-        let elements: Vec<Element> = elements.into_iter().map(|(key, end)| Element { key, end }).collect();
+        let elements: Vec<Element> = elements
+            .into_iter()
+            .map(|(key, end, last, value)| Element { key, end, last, value })
+            .collect();
         let bytes = written(|w| w.nest(3, |w| elements.iter().for_each(|e| e.encode(w))));
-        prop_assert_eq!(Element::decode(&bytes).collect::<Vec<_>>(), elements);
+        prop_assert_eq!(Element::decode(&bytes).map(|(e, _)| e).collect::<Vec<_>>(), elements);
     }
 
     #[test]

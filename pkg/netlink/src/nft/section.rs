@@ -1,0 +1,192 @@
+//! Parts of the table that different subsystems keep.
+//!
+//! A section is the objects whose names begin with its prefix; the base is what no prefix claims. A section never refers
+//! to another's objects, so that each can be made anew while the others stay.
+
+use super::batch::Batch;
+use super::model::{Chain, Element, Rule, Ruleset, Set};
+use super::plan::{self, Kept, Plan};
+use super::socket::{Connection, Failure};
+use super::{ATTEMPTS, Applied, Nft, TABLE, TABLE_NAME, reader};
+use crate::NetlinkError;
+use nix::libc;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// A part of the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Section {
+    /// What every node has from the first moment on: source filter, guard, masquerading.
+    Base,
+    /// Services.
+    Services,
+}
+
+/// What the names in [`Section::Services`] begin with.
+pub const SERVICES_PREFIX: &str = "svc_";
+
+impl Section {
+    /// Whether an object of this name is part of it.
+    #[must_use]
+    pub fn owns(self, name: &str) -> bool {
+        match self {
+            Self::Base => !name.starts_with(SERVICES_PREFIX),
+            Self::Services => name.starts_with(SERVICES_PREFIX),
+        }
+    }
+}
+
+/// A change of few things in a section, made from what is known to be in the kernel.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Change {
+    /// Chains to add, which must not be there, with their rules.
+    pub chains: BTreeMap<String, (Chain, Vec<Rule>)>,
+    /// Elements to delete, which must be there, by set.
+    pub remove: BTreeMap<String, Vec<Element>>,
+    /// Elements to add, by set. An element of the same key must not be there, unless it is being removed.
+    pub add: BTreeMap<String, Vec<Element>>,
+}
+
+impl Change {
+    /// Whether there is nothing to do.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.chains.is_empty() && self.remove.is_empty() && self.add.is_empty()
+    }
+}
+
+impl Nft {
+    /// Makes a section what is desired, comparing with the kernel, in one transaction; what nothing refers to any more
+    /// goes in a second one. Sets of whose elements `desired` says nothing keep theirs.
+    ///
+    /// # Errors
+    /// When the kernel refuses an operation, which the error names; then nothing has changed.
+    pub async fn ensure_section(
+        &self,
+        section: Section,
+        desired: Arc<Ruleset>,
+    ) -> Result<Applied, NetlinkError> {
+        self.run("ensure", move |connection| ensure(connection, section, &desired)).await
+    }
+
+    /// Whether a section is as desired.
+    ///
+    /// # Errors
+    /// When the kernel's answer cannot be had.
+    pub async fn section_matches(
+        &self,
+        section: Section,
+        desired: Arc<Ruleset>,
+    ) -> Result<bool, NetlinkError> {
+        self.run("read", move |connection| {
+            let (_, observed) = observe(connection, section, &desired)
+                .map_err(|failure| failure.named("read", TABLE_NAME, None))?;
+            let matches = |observed: &Ruleset| {
+                plan::plan(&desired, Some(observed), &Kept::new()).applied == Applied::Unchanged
+            };
+            Ok(observed.as_ref().is_some_and(matches))
+        })
+        .await
+    }
+
+    /// Makes a small change, in one transaction, without reading anything.
+    ///
+    /// # Errors
+    /// When the kernel refuses, above all because it does not have what the change goes out from; then nothing has
+    /// changed, and [`Nft::ensure_section`] helps.
+    pub async fn change_section(&self, change: Change) -> Result<(), NetlinkError> {
+        const OP: &str = "change";
+        self.run(OP, move |connection| {
+            let mut batch = Batch::new(TABLE);
+            for (name, (chain, rules)) in &change.chains {
+                batch.add_chain(name, chain);
+                batch.add_rules(name, rules);
+            }
+            for (set, elements) in &change.remove {
+                batch.delete_elements(set, elements);
+            }
+            for (set, elements) in &change.add {
+                batch.add_elements(set, elements);
+            }
+            connection.commit(&batch, None).map_err(|failure| super::named(failure, OP, &batch))
+        })
+        .await
+    }
+
+    /// The packets that each element of a counted set has seen: by key.
+    ///
+    /// # Errors
+    /// [`NetlinkError::NotFound`] when there is no such set.
+    pub async fn element_counts(&self, set: &'static str) -> Result<BTreeMap<Vec<u8>, u64>, NetlinkError> {
+        const OP: &str = "count hits of";
+        self.run(OP, move |connection| {
+            reader::counted_elements(connection, TABLE, set)
+                .map(|found| found.into_iter().map(|(element, packets)| (element.key, packets)).collect())
+                .map_err(|failure| super::named(failure, OP, &Batch::new(TABLE)))
+        })
+        .await
+    }
+}
+
+/// The section, with the elements that `desired` has a say in.
+fn observe(
+    connection: &mut Connection,
+    section: Section,
+    desired: &Ruleset,
+) -> Result<(u32, Option<Ruleset>), Failure> {
+    reader::observe(connection, TABLE, |name| section.owns(name), |set| desired.elements.contains_key(set))
+}
+
+pub(super) fn ensure(
+    connection: &mut Connection,
+    section: Section,
+    desired: &Ruleset,
+) -> Result<Applied, NetlinkError> {
+    for _ in 0..ATTEMPTS {
+        let (generation, Plan { main, sweep, applied }) = match prepare(connection, section, desired) {
+            Ok(prepared) => prepared,
+            Err(Failure::Stale) => continue,
+            Err(failure) => return Err(failure.named("read", TABLE_NAME, None)),
+        };
+        match connection.commit(&main, Some(generation)) {
+            Ok(()) => {}
+            Err(Failure::Stale) => continue,
+            Err(failure) if failure.is(libc::EBUSY) => begin_anew(connection, desired)?,
+            Err(failure) => return Err(failure.named("ensure", TABLE_NAME, Some(&main))),
+        }
+        if let Err(failure) = connection.commit(&sweep, None) {
+            // Packets do not meet what is left; the next comparison tries again.
+            let error = failure.named("sweep", TABLE_NAME, Some(&sweep));
+            tracing::debug!(%error, "some objects without use are still there");
+        }
+        if applied != Applied::Unchanged {
+            tracing::debug!(?applied, ?section, "nftables table inet warren is in place");
+        }
+        return Ok(applied);
+    }
+    Err(Failure::Stale.named("ensure", TABLE_NAME, None))
+}
+
+/// Somebody's objects in the table hold on to ours: the table goes as a whole. The keepers of other sections hear of it.
+fn begin_anew(connection: &mut Connection, desired: &Ruleset) -> Result<(), NetlinkError> {
+    let mut batch = Batch::new(TABLE);
+    batch.delete_table();
+    batch.add_table();
+    batch.add_ruleset(desired);
+    connection.commit(&batch, None).map_err(|failure| failure.named("ensure", TABLE_NAME, Some(&batch)))
+}
+
+/// Reads the section, and what brings it to what is desired.
+fn prepare(connection: &mut Connection, section: Section, desired: &Ruleset) -> Result<(u32, Plan), Failure> {
+    let (generation, observed) = observe(connection, section, desired)?;
+    let mut kept = Kept::new();
+    for (name, set) in desired.sets.iter().filter(|(name, set)| {
+        !desired.elements.contains_key(*name)
+            && !set.is_filled_by_packets()
+            && observed.as_ref().is_some_and(|observed| observed.sets.get(*name) == Some(*set))
+    }) {
+        let _: &Set = set;
+        kept.insert(name.clone(), reader::elements(connection, TABLE, name)?);
+    }
+    Ok((generation, plan::plan(desired, observed.as_ref(), &kept)))
+}
