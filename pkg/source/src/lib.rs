@@ -1,9 +1,9 @@
 //! A Kubernetes API into the store, and what this node has to say back to it.
 //!
-//! Job: follow Nodes, Pods and the cluster's ConfigMap for ever, through any loss of the API; write this node's Node,
+//! Job: follow Nodes, Pods, Services, EndpointSlices and the cluster's ConfigMap for ever, through any loss of the API; write this node's Node,
 //! Lease and (where the agent registers its Node) its Pods.
 //! Inputs: an API, reached by a kubeconfig or a service account; tables `local_node` and `attachments`.
-//! Outputs: tables `nodes`, `pods`, `cluster`; objects in the API; [`SourceStatus`].
+//! Outputs: tables `nodes`, `pods`, `services`, `endpoint_slices`, `cluster`; objects in the API; [`SourceStatus`].
 //! Owns: annotations under `warren.dev/` of its own Node; with registration the whole Node, its Lease, and the Pods of
 //! this node that carry `warren.dev/container-id`.
 //! Ordering: a list replaces a table at once, when it is complete; nothing is deleted from the API before the first
@@ -34,10 +34,10 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use warren_store::tables::{ONLY, node_key};
+use warren_store::tables::{ONLY, node_key, service_key, slice_key};
 use warren_store::{Store, StoreError};
 use warren_types::cluster::CONFIG_MAP_NAMESPACE;
-use warren_types::{ClusterConfig, HealthCell, HealthState, NodeName};
+use warren_types::{ClusterConfig, EndpointSlice, HealthCell, HealthState, NodeName, Service};
 
 /// What the source needs to know.
 #[derive(Debug, Clone)]
@@ -142,7 +142,30 @@ fn tasks_of(
         observer: pods::PodObserver::new(own_pods.clone()),
         status: status.clone(),
     };
-    let mut tasks: Vec<Task> = vec![Box::pin(nodes.run(stop.clone())), Box::pin(pods.run(stop.clone()))];
+    let services = Follow::<Service, _> {
+        kind: "Service",
+        api: Api::all_with(client.clone(), &resource::<k8s_openapi::api::core::v1::Service>()),
+        table: store.table(),
+        convert: |o| convert::service(&o.metadata, &o.data),
+        key: |o| convert::service_key_of(&o.metadata).map(|k| service_key(&k)),
+        observer: Nobody,
+        status: status.clone(),
+    };
+    let slices = Follow::<EndpointSlice, _> {
+        kind: "EndpointSlice",
+        api: Api::all_with(client.clone(), &resource::<k8s_openapi::api::discovery::v1::EndpointSlice>()),
+        table: store.table(),
+        convert: |o| convert::endpoint_slice(&o.metadata, &o.data),
+        key: |o| convert::slice_key_of(&o.metadata).map(|k| slice_key(&k)),
+        observer: Nobody,
+        status: status.clone(),
+    };
+    let mut tasks: Vec<Task> = vec![
+        Box::pin(nodes.run(stop.clone())),
+        Box::pin(pods.run(stop.clone())),
+        Box::pin(services.run(stop.clone())),
+        Box::pin(slices.run(stop.clone())),
+    ];
     if !config.cluster_from_flags {
         let follow = Follow::<ClusterConfig, _> {
             kind: "ConfigMap",

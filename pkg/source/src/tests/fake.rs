@@ -72,6 +72,7 @@ impl FakeApi {
             .route("/api/v1/namespaces/{ns}/{resource}", any(ns_all))
             .route("/api/v1/namespaces/{ns}/{resource}/{name}", any(ns_one))
             .route("/api/v1/namespaces/{ns}/{resource}/{name}/status", any(ns_one))
+            .route("/apis/discovery.k8s.io/v1/{resource}", any(cluster_all))
             .route("/apis/coordination.k8s.io/v1/namespaces/{ns}/{resource}", any(ns_all))
             .route("/apis/coordination.k8s.io/v1/namespaces/{ns}/{resource}/{name}", any(ns_one))
             .with_state(served);
