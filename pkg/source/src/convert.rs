@@ -22,6 +22,7 @@ mod endpoint_slice;
 mod service;
 
 pub use endpoint_slice::{endpoint_slice, slice_key_of};
+pub(crate) use service::MAX_INGRESS;
 pub use service::{service, service_key_of};
 
 /// At most this many observations of one node are kept: more than a site has nodes.

@@ -1,5 +1,6 @@
 use super::*;
 mod fake;
+mod services;
 
 use fake::FakeApi;
 use serde_json::json;
@@ -128,34 +129,6 @@ async fn lists_then_follows_additions_changes_and_deletions() {
     api.delete("pods", "default/p");
     soon("deletion", || bench.nodes() == ["b"] && bench.store.table::<Pod>().snapshot().rows.is_empty())
         .await;
-    bench.end().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn services_and_slices_come_and_go() {
-    let api = FakeApi::start().await;
-    let slice = |labels: serde_json::Value| {
-        json!({"metadata": {"name": "web-1", "namespace": "shop", "labels": labels}, "addressType": "IPv4",
-            "ports": [{"port": 8080}], "endpoints": [{"addresses": ["10.42.0.2"]}]})
-    };
-    let owned = json!({"kubernetes.io/service-name": "web"});
-    api.put(
-        "services",
-        json!({"metadata": {"name": "web", "namespace": "shop"}, "spec": {"clusterIP": "10.43.0.9"}}),
-    );
-    let bench = Bench::start(&api, false).await;
-    let (services, slices) = (bench.store.table::<Service>(), bench.store.table::<EndpointSlice>());
-    soon("the Service", || services.get("shop/web").is_some()).await;
-    soon("the empty list of slices", || slices.loaded()).await;
-    api.put("endpointslices", slice(owned.clone()));
-    soon("the slice", || slices.get("shop/web-1").is_some_and(|s| s.endpoints.len() == 1)).await;
-    // A slice that is taken from its Service ends.
-    api.put("endpointslices", slice(json!({})));
-    soon("the slice taken away", || slices.get("shop/web-1").is_none()).await;
-    api.put("endpointslices", slice(owned));
-    soon("the slice given back", || slices.get("shop/web-1").is_some()).await;
-    api.delete("services", "shop/web");
-    soon("the Service gone", || services.get("shop/web").is_none()).await;
     bench.end().await;
 }
 

@@ -18,6 +18,8 @@ use warren_types::{
 const MAX_PORTS: usize = 100;
 /// At most this many source ranges of one Service are kept.
 const MAX_RANGES: usize = 256;
+/// At most this many addresses of a load balancer are kept: where nodes are the load balancer, each has a few.
+pub(crate) const MAX_INGRESS: usize = 1024;
 /// `sessionAffinityConfig.clientIP.timeoutSeconds` where it is not given, and its limit.
 const AFFINITY_SECONDS: (u32, u32) = (10_800, 86_400);
 /// Annotations of MetalLB with the meaning of [`ANNOTATION_ADDRESSES`]; the newer name first.
@@ -173,7 +175,7 @@ fn external_name(door: &mut Door, data: &Value) -> Option<String> {
 /// Addresses of `ipMode: Proxy` are for the load balancer alone; entries with only a host name are somebody else's.
 fn load_balancer_ips(door: &mut Door, data: &Value) -> Vec<IpAddr> {
     let field = "status.loadBalancer.ingress";
-    let entries = first(door, field, list(data, "/status/loadBalancer/ingress"), MAX_ADDRESSES);
+    let entries = first(door, field, list(data, "/status/loadBalancer/ingress"), MAX_INGRESS);
     let texts = entries.iter().filter(|e| text(e, "/ipMode") != Some("Proxy")).filter_map(|e| text(e, "/ip"));
     parsed(door, field, texts)
 }

@@ -117,6 +117,9 @@ impl FakeApi {
     pub(super) fn get(&self, resource: &str, key: &str) -> Option<Value> {
         self.inner.lock().unwrap().objects.get(resource)?.get(key).cloned()
     }
+    pub(super) fn keys(&self, resource: &str) -> Vec<String> {
+        self.inner.lock().unwrap().objects.get(resource).into_iter().flat_map(|o| o.keys().cloned()).collect()
+    }
     /// Removes an object without an event.
     pub(super) fn forget(&self, resource: &str, key: &str) {
         self.inner.lock().unwrap().objects.get_mut(resource).unwrap().remove(key).unwrap();

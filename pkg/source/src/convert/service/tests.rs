@@ -206,7 +206,7 @@ proptest! {
         let row = service(&named(json!({}), json!({})), &data).row.unwrap();
         let all = [&row.cluster_ips, &row.external_ips, &row.load_balancer_ips, &row.requested_addresses];
         for list in all {
-            prop_assert!(list.len() <= MAX_ADDRESSES && list.iter().all(|ip| usable(*ip)));
+            prop_assert!(list.len() <= MAX_INGRESS && list.iter().all(|ip| usable(*ip)));
         }
         prop_assert!(row.ports.len() <= MAX_PORTS);
         prop_assert!(row.ports.iter().all(|p| p.port != 0 && p.node_port != Some(0)));
