@@ -139,6 +139,7 @@ fn no_lease(error: &PoolError) -> Refusal {
             .with("addresses of deleted pods rest before their next use; see `warren ipam status`"),
         PoolError::NoPodCidr(_) => Refusal::new(Code::TryAgain, error.to_string())
             .with("it comes from the Node object; see `warren status`"),
+        PoolError::HostPortTaken(_) => Refusal::new(Code::HostPortTaken, error.to_string()),
         PoolError::Store(_) => {
             Refusal::new(Code::TryAgain, error.to_string()).with("is the disk full? see `warren status`")
         }

@@ -40,6 +40,7 @@ pub fn conflist(network: &str, socket: &std::path::Path, queue_dir: &std::path::
             "type": warren_types::defaults::CNI_PLUGIN,
             "socket": socket,
             "queueDir": queue_dir,
+            "capabilities": { "portMappings": true },
         }],
     });
     format!("{list:#}\n")

@@ -25,6 +25,9 @@ pub enum PoolError {
         /// Why not.
         reason: String,
     },
+    /// Another pod has a host port that was asked for.
+    #[error("{0}")]
+    HostPortTaken(String),
     /// The journal could not be read or written.
     #[error("journal of attachments: {0}")]
     Store(String),

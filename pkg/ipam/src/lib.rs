@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use warren_store::StoreError;
-use warren_types::{Attachment, AttachmentKey, BootId, Family};
+use warren_types::{Attachment, AttachmentKey, BootId, Family, HostPort};
 
 pub use pool::{Pool, Quarantined};
 
@@ -104,6 +104,14 @@ pub enum IpamError {
         address: IpAddr,
         /// Why not.
         reason: String,
+    },
+    /// Another pod that is attached has a port of the node that was asked for.
+    #[error("host port {port} is {holder}'s; it is free when that pod is deleted")]
+    HostPortTaken {
+        /// The port that was asked for.
+        port: HostPort,
+        /// The pod, or the attachment where no pod was named.
+        holder: String,
     },
     /// The lease could not be brought to disk; nothing was leased.
     #[error(transparent)]

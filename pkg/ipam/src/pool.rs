@@ -69,6 +69,24 @@ impl State {
         }
     }
 
+    /// Whether no other pod that is attached has one of the host ports asked for. An attachment that comes or goes does
+    /// not count, nor does another sandbox of the same pod: which of them lives on is not certain.
+    fn host_ports_free(&self, req: &LeaseRequest) -> Result<(), IpamError> {
+        for wanted in &req.host_ports {
+            let holds = |lease: &&Attachment| {
+                let same_pod = lease.pod.is_some() && lease.pod == req.pod;
+                let live = lease.phase == AttachmentPhase::Live && !same_pod;
+                live && lease.host_ports.iter().any(|held| held.overlaps(wanted))
+            };
+            if let Some(lease) = self.leases.values().find(holds) {
+                let holder =
+                    lease.pod.as_ref().map_or_else(|| lease.key.to_string(), |pod| format!("pod {pod}"));
+                return Err(IpamError::HostPortTaken { port: wanted.clone(), holder });
+            }
+        }
+        Ok(())
+    }
+
     /// One address per family that has a podCIDR, all or none.
     fn take(&mut self, requested: &[IpAddr], now: Duration) -> Result<Vec<IpAddr>, IpamError> {
         if self.cidrs.is_empty() {
@@ -261,8 +279,8 @@ impl Pool {
     ///
     /// # Errors
     /// [`IpamError::AlreadyLive`] and [`IpamError::Leftover`] carry what is there; [`IpamError::Busy`],
-    /// [`IpamError::NoPodCidr`], [`IpamError::Exhausted`], [`IpamError::Requested`], [`IpamError::Store`]: nothing was
-    /// leased.
+    /// [`IpamError::NoPodCidr`], [`IpamError::Exhausted`], [`IpamError::Requested`], [`IpamError::HostPortTaken`],
+    /// [`IpamError::Store`]: nothing was leased.
     pub async fn allocate(&self, req: LeaseRequest) -> Result<Attachment, IpamError> {
         let inner = &*self.0;
         let (busy, attachment) = {
@@ -275,7 +293,11 @@ impl Pool {
                 let live = have.phase == AttachmentPhase::Live;
                 return Err(if live { IpamError::AlreadyLive(have) } else { IpamError::Leftover(have) });
             }
-            let addresses = match state.take(&req.requested, inner.now()) {
+            let taken = match state.host_ports_free(&req) {
+                Ok(()) => state.take(&req.requested, inner.now()),
+                Err(e) => Err(e),
+            };
+            let addresses = match taken {
                 Ok(addresses) => addresses,
                 Err(e) => {
                     // `busy` takes the lock when it goes.

@@ -9,7 +9,11 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use warren_store::Store;
-use warren_types::{AttachmentKey, AttachmentPhase, BootId, ContainerId, IfName, LeaseRequest, PodCidrs};
+use warren_types::Protocol::{Tcp, Udp};
+use warren_types::{
+    AttachmentKey, AttachmentPhase, BootId, ContainerId, HostPort, IfName, LeaseRequest, Namespace, PodCidrs,
+    PodKey, PodName,
+};
 
 use crate::{Finding, IpamError, Pool, QUARANTINE, Settings};
 
@@ -284,6 +288,41 @@ fn requested_addresses_are_honoured_or_refused_by_name() {
         assert!(e.contains("free in 21 s"), "{e}");
         clock.wait(20);
         pool.allocate(request(2, &["10.1.0.5"])).await.unwrap();
+        assert_eq!(pool.check(), vec![]);
+    });
+}
+
+#[test]
+fn a_host_port_of_a_pod_that_lives_is_refused_to_another() {
+    let dir = tempfile::tempdir().unwrap();
+    runtime().block_on(async {
+        let store = open(dir.path());
+        let (pool, _) = Pool::open(&store, Clock::default().settings(BOOT_A)).await.unwrap();
+        pool.set_pod_cidrs(cidrs(&["10.1.0.0/24"]));
+        let asking = |n: u32, pod: &str, protocol, host_port, host_ip: Option<&str>| {
+            let host_ip = host_ip.map(|ip| ip.parse().unwrap());
+            let pod =
+                PodKey { namespace: Namespace::new("default").unwrap(), name: PodName::new(pod).unwrap() };
+            let port = HostPort { protocol, host_port, container_port: 1, host_ip };
+            LeaseRequest { pod: Some(pod), host_ports: vec![port], ..request(n, &[]) }
+        };
+        pool.allocate(asking(1, "web", Tcp, 80, Some("192.0.2.1"))).await.unwrap();
+        pool.set_phase(&key(1), AttachmentPhase::Live).await.unwrap();
+        for (n, ip) in [(2, None), (3, Some("192.0.2.1"))] {
+            let e = pool.allocate(asking(n, "b", Tcp, 80, ip)).await.unwrap_err().to_string();
+            assert!(e.contains("TCP") && e.contains("port 80 is pod default/web's"), "{e}");
+        }
+        // Another port, protocol or address, and another sandbox of the same pod.
+        pool.allocate(asking(4, "c", Tcp, 81, None)).await.unwrap();
+        pool.allocate(asking(5, "d", Udp, 80, None)).await.unwrap();
+        pool.allocate(asking(6, "e", Tcp, 80, Some("192.0.2.2"))).await.unwrap();
+        pool.allocate(asking(7, "web", Tcp, 80, None)).await.unwrap();
+        pool.release(&key(7)).await.unwrap();
+        // What is on its way out holds nothing, nor does what is gone; the refused left nothing behind.
+        pool.set_phase(&key(1), AttachmentPhase::Deleting).await.unwrap();
+        pool.allocate(asking(2, "b", Tcp, 80, Some("192.0.2.1"))).await.unwrap();
+        pool.release(&key(1)).await.unwrap();
+        pool.allocate(asking(3, "b", Tcp, 80, Some("192.0.2.1"))).await.unwrap();
         assert_eq!(pool.check(), vec![]);
     });
 }

@@ -12,9 +12,18 @@ use warren_types::cluster::{CONFIG_MAP_KEY, CONFIG_MAP_NAME};
 use warren_types::node::{
     ANNOTATION_ENDPOINTS, ANNOTATION_NODE_ID, ANNOTATION_OBSERVED, ANNOTATION_PUBLIC_KEY,
 };
+use warren_types::service::{ANNOTATION_HELD_PORTS, LABEL_HEADLESS, LABEL_PROXY_NAME};
 use warren_types::{
-    ClusterConfig, Namespace, Node, NodeId, NodeName, Pod, PodCidrs, PodKey, PodName, PublicKey,
+    ClusterConfig, HeldPort, Namespace, Node, NodeId, NodeName, Pod, PodCidrs, PodKey, PodName, Protocol,
+    PublicKey, ServiceName,
 };
+
+mod endpoint_slice;
+mod service;
+
+pub use endpoint_slice::{endpoint_slice, slice_key_of};
+pub(crate) use service::MAX_INGRESS;
+pub use service::{service, service_key_of};
 
 /// At most this many observations of one node are kept: more than a site has nodes.
 const MAX_OBSERVED: usize = 1024;
@@ -22,11 +31,15 @@ const MAX_OBSERVED: usize = 1024;
 const MAX_ENDPOINTS: usize = 8;
 /// At most this many addresses of one object are kept.
 const MAX_ADDRESSES: usize = 16;
+/// At most this many held ports of one node are kept.
+const MAX_HELD_PORTS: usize = 256;
+/// At most this many refusals of one object are kept: enough to see what is wrong with it.
+const MAX_REFUSALS: usize = 20;
 
 /// A row, if there can be one, and what was left out of it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Converted<R> {
-    /// The row; none when the object as a whole was refused.
+    /// The row; none when the object as a whole was refused, or, with nothing refused, when it is none of ours.
     pub row: Option<R>,
     /// What was refused, each with the object's name.
     pub refused: Vec<Refusal>,
@@ -49,6 +62,9 @@ impl Door {
         Self { kind, object, refused: Vec::new() }
     }
     fn refuse(&mut self, field: &str, reason: impl std::fmt::Display) {
+        if self.refused.len() >= MAX_REFUSALS {
+            return;
+        }
         self.refused.push(Refusal {
             kind: self.kind.into(),
             object: self.object.clone(),
@@ -59,6 +75,75 @@ impl Door {
     fn keep<T, E: std::fmt::Display>(&mut self, field: &str, value: Result<T, E>) -> Option<T> {
         value.map_err(|e| self.refuse(field, e)).ok()
     }
+}
+
+/// The first `most` of `items`; that there are more is refused.
+fn first<'a, T>(door: &mut Door, field: &str, items: &'a [T], most: usize) -> &'a [T] {
+    if items.len() > most {
+        door.refuse(field, format_args!("{} entries; the first {most} are used", items.len()));
+    }
+    items.get(..most).unwrap_or(items)
+}
+
+/// Text that Warren only compares and shows, of at most `most` characters.
+fn opaque(door: &mut Door, field: &str, value: Option<&str>, most: usize) -> Option<String> {
+    let value = value.filter(|v| !v.is_empty())?;
+    if value.chars().take(most + 1).count() > most || value.chars().any(char::is_control) {
+        door.refuse(
+            field,
+            format_args!("{:?} is longer than {most} characters, or not printable", cut(value)),
+        );
+        return None;
+    }
+    Some(value.to_owned())
+}
+
+/// A number from 1 to `most`. Absent and 0 are none, as the API writes them.
+fn number(door: &mut Door, field: &str, value: Option<&Value>, most: u32) -> Option<u32> {
+    let value = value.filter(|v| !v.is_null() && v.as_u64() != Some(0))?;
+    let number = value.as_u64().and_then(|n| u32::try_from(n).ok()).filter(|n| *n <= most);
+    if number.is_none() {
+        door.refuse(field, format_args!("{} is not a number from 1 to {most}", cut(&value.to_string())));
+    }
+    number
+}
+
+fn port_number(door: &mut Door, field: &str, value: Option<&Value>) -> Option<u16> {
+    number(door, field, value, u16::MAX.into()).and_then(|n| u16::try_from(n).ok())
+}
+
+/// A port's protocol; absent is TCP.
+fn protocol(door: &mut Door, field: &str, port: &Value) -> Option<Protocol> {
+    let Some(name) = port.get("protocol").filter(|v| !v.is_null()) else { return Some(Protocol::Tcp) };
+    let known = name.as_str().and_then(Protocol::from_name);
+    if known.is_none() {
+        door.refuse(field, format_args!("protocol {} is none of TCP, UDP and SCTP", cut(&name.to_string())));
+    }
+    known
+}
+
+/// A port's name: a DNS label, or empty. None when it is neither.
+fn port_name(door: &mut Door, field: &str, port: &Value) -> Option<String> {
+    let name = match port.get("name") {
+        None | Some(Value::Null) => "",
+        Some(name) => name.as_str().unwrap_or("?"),
+    };
+    if !name.is_empty() && !is_label(name) {
+        door.refuse(field, format_args!("port name {:?} is not a DNS label", cut(name)));
+        return None;
+    }
+    Some(name.to_owned())
+}
+
+/// Whether `s` is a DNS label: names of Services are just that.
+fn is_label(s: &str) -> bool {
+    ServiceName::new(s).is_ok()
+}
+
+/// Whether labels say that another proxy, or none, takes care of the object.
+fn foreign_proxy(meta: &ObjectMeta) -> bool {
+    let labels = meta.labels.as_ref();
+    labels.is_some_and(|l| l.contains_key(LABEL_PROXY_NAME) || l.contains_key(LABEL_HEADLESS))
 }
 
 fn cut(s: &str) -> String {
@@ -87,6 +172,7 @@ pub fn node(meta: &ObjectMeta, data: &Value) -> Converted<Node> {
         annotation(ANNOTATION_PUBLIC_KEY).and_then(|v| door.keep(ANNOTATION_PUBLIC_KEY, PublicKey::parse(v)));
     let endpoints = annotation(ANNOTATION_ENDPOINTS).map(|v| endpoints(&mut door, v)).unwrap_or_default();
     let observed = annotation(ANNOTATION_OBSERVED).map(|v| observed(&mut door, v)).unwrap_or_default();
+    let held_ports = annotation(ANNOTATION_HELD_PORTS).map(|v| held_ports(&mut door, v)).unwrap_or_default();
     let pod_cidrs = pod_cidrs(&mut door, data);
     let mut internal_ips = Vec::new();
     for address in list(data, "/status/addresses").iter().filter(|a| text(a, "/type") == Some("InternalIP")) {
@@ -107,6 +193,7 @@ pub fn node(meta: &ObjectMeta, data: &Value) -> Converted<Node> {
         public_key,
         endpoints,
         observed,
+        held_ports,
         internal_ips,
         pod_cidrs,
         labels: meta.labels.clone().unwrap_or_default(),
@@ -151,6 +238,25 @@ fn observed(door: &mut Door, value: &str) -> BTreeMap<NodeName, SocketAddr> {
             out.insert(name, at);
         }
     }
+    out
+}
+
+fn held_ports(door: &mut Door, value: &str) -> Vec<HeldPort> {
+    let mut out = Vec::new();
+    for part in parts(value).take(MAX_HELD_PORTS) {
+        let held = part.split_once('=').and_then(|(socket, holder)| {
+            let (protocol, port) = socket.split_once('/')?;
+            let port = port.parse().ok().filter(|p| *p != 0)?;
+            Some(HeldPort { protocol: Protocol::from_name(protocol)?, port, holder: cut(holder) })
+        });
+        match held {
+            Some(held) => out.push(held),
+            None => door
+                .refuse(ANNOTATION_HELD_PORTS, format_args!("{:?} is not protocol/port=holder", cut(part))),
+        }
+    }
+    out.sort();
+    out.dedup();
     out
 }
 

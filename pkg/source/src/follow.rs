@@ -66,6 +66,15 @@ struct Pending<R> {
     changes: Vec<Change<R>>,
 }
 
+/// What the door made of an object.
+enum Passed<R> {
+    Row(R),
+    /// Refused as a whole.
+    Unreadable,
+    /// Nothing is wrong with it; it has no row (any more).
+    NotOurs,
+}
+
 impl<R: Record, O: Observer> Follow<R, O> {
     /// Follows until `stop`.
     ///
@@ -143,12 +152,15 @@ impl<R: Record, O: Observer> Follow<R, O> {
             }
             Event::InitApply(object) => {
                 self.observer.seen(&object);
-                let (id, row) = self.door(&object);
+                let (id, passed) = self.door(&object);
                 if let Some((rows, alive)) = &mut pending.list {
                     alive.insert(id);
-                    if let Some(row) = row.or_else(|| self.last_known(&object)) {
-                        rows.insert(row.key(), row);
-                    }
+                    let row = match passed {
+                        Passed::Row(row) => Some(row),
+                        Passed::Unreadable => self.last_known(&object),
+                        Passed::NotOurs => None,
+                    };
+                    rows.extend(row.map(|row| (row.key(), row)));
                 }
             }
             Event::InitDone => {
@@ -163,9 +175,10 @@ impl<R: Record, O: Observer> Follow<R, O> {
             }
             Event::Apply(object) => {
                 self.observer.seen(&object);
-                let (_, row) = self.door(&object);
-                if let Some(row) = row {
-                    pending.changes.push(Change::Put(row));
+                match self.door(&object).1 {
+                    Passed::Row(row) => pending.changes.push(Change::Put(row)),
+                    Passed::Unreadable => {}
+                    Passed::NotOurs => pending.changes.extend((self.key)(&object).map(Change::Delete)),
                 }
             }
             Event::Delete(object) => {
@@ -180,13 +193,18 @@ impl<R: Record, O: Observer> Follow<R, O> {
     }
 
     /// Converts, and notes what is refused.
-    fn door(&self, object: &DynamicObject) -> (String, Option<R>) {
+    fn door(&self, object: &DynamicObject) -> (String, Passed<R>) {
         let Converted { row, refused } = (self.convert)(object);
         let id = identity(object);
+        let passed = match row {
+            Some(row) => Passed::Row(row),
+            None if refused.is_empty() => Passed::NotOurs,
+            None => Passed::Unreadable,
+        };
         for Refusal { kind, object, field, reason } in self.status.refuse(self.kind, &id, refused) {
             tracing::warn!(%kind, %object, %field, %reason, "refused; the rest of the object is used");
         }
-        (id, row)
+        (id, passed)
     }
 
     /// The row that a now unreadable object had: an edit that went wrong must not take the cluster down.

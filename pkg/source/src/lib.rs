@@ -1,11 +1,14 @@
 //! A Kubernetes API into the store, and what this node has to say back to it.
 //!
-//! Job: follow Nodes, Pods and the cluster's ConfigMap for ever, through any loss of the API; write this node's Node,
-//! Lease and (where the agent registers its Node) its Pods.
-//! Inputs: an API, reached by a kubeconfig or a service account; tables `local_node` and `attachments`.
-//! Outputs: tables `nodes`, `pods`, `cluster`; objects in the API; [`SourceStatus`].
+//! Job: follow Nodes, Pods, Services, EndpointSlices and the cluster's ConfigMap for ever, through any loss of the API; write this node's Node,
+//! Lease and (where the agent registers its Node) its Pods; write the addresses of load balancers, and Events of what is
+//! wrong with Services.
+//! Inputs: an API, reached by a kubeconfig or a service account; tables `local_node`, `attachments`,
+//! `load_balancer_addresses` and `service_faults`.
+//! Outputs: tables `nodes`, `pods`, `services`, `endpoint_slices`, `cluster`; objects in the API; [`SourceStatus`].
 //! Owns: annotations under `warren.dev/` of its own Node; with registration the whole Node, its Lease, and the Pods of
-//! this node that carry `warren.dev/container-id`.
+//! this node that carry `warren.dev/container-id`; `status.loadBalancer` of Services that Warren gives addresses to;
+//! Events whose source is `warren` on this node.
 //! Ordering: a list replaces a table at once, when it is complete; nothing is deleted from the API before the first
 //! complete list and the first load of `attachments`. It does not know which kind of API it talks to.
 //! Failure modes: API away: rows stay, tries go on every two seconds at most; API refuses a write: named in the status,
@@ -14,13 +17,16 @@
 pub mod backoff;
 pub mod client;
 pub mod convert;
+mod events;
 mod follow;
 pub mod join;
 mod lease;
 mod node;
 mod observed;
 pub mod pods;
+mod services;
 pub mod status;
+mod work;
 
 pub use client::{ApiAccess, ApiClient};
 pub use status::{Refusal, SourceReport, SourceStatus};
@@ -34,10 +40,10 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use warren_store::tables::{ONLY, node_key};
+use warren_store::tables::{ONLY, node_key, service_key, slice_key};
 use warren_store::{Store, StoreError};
 use warren_types::cluster::CONFIG_MAP_NAMESPACE;
-use warren_types::{ClusterConfig, HealthCell, HealthState, NodeName};
+use warren_types::{ClusterConfig, EndpointSlice, HealthCell, HealthState, NodeName, Service};
 
 /// What the source needs to know.
 #[derive(Debug, Clone)]
@@ -142,7 +148,35 @@ fn tasks_of(
         observer: pods::PodObserver::new(own_pods.clone()),
         status: status.clone(),
     };
-    let mut tasks: Vec<Task> = vec![Box::pin(nodes.run(stop.clone())), Box::pin(pods.run(stop.clone()))];
+    let listed = tokio::sync::watch::Sender::new(false);
+    let balancers = services::Publisher::new(client.clone(), store, listed.subscribe(), status.clone());
+    let events = events::Publisher::new(client.clone(), config.node_name.clone(), store, listed.subscribe());
+    let services = Follow::<Service, _> {
+        kind: "Service",
+        api: Api::all_with(client.clone(), &resource::<k8s_openapi::api::core::v1::Service>()),
+        table: store.table(),
+        convert: |o| convert::service(&o.metadata, &o.data),
+        key: |o| convert::service_key_of(&o.metadata).map(|k| service_key(&k)),
+        observer: services::Listed(listed),
+        status: status.clone(),
+    };
+    let slices = Follow::<EndpointSlice, _> {
+        kind: "EndpointSlice",
+        api: Api::all_with(client.clone(), &resource::<k8s_openapi::api::discovery::v1::EndpointSlice>()),
+        table: store.table(),
+        convert: |o| convert::endpoint_slice(&o.metadata, &o.data),
+        key: |o| convert::slice_key_of(&o.metadata).map(|k| slice_key(&k)),
+        observer: Nobody,
+        status: status.clone(),
+    };
+    let mut tasks: Vec<Task> = vec![
+        Box::pin(nodes.run(stop.clone())),
+        Box::pin(pods.run(stop.clone())),
+        Box::pin(services.run(stop.clone())),
+        Box::pin(slices.run(stop.clone())),
+        Box::pin(balancers.run(stop.clone())),
+        Box::pin(events.run(stop.clone())),
+    ];
     if !config.cluster_from_flags {
         let follow = Follow::<ClusterConfig, _> {
             kind: "ConfigMap",

@@ -16,7 +16,8 @@ use warren_store::{Store, Table};
 use warren_types::node::{
     ANNOTATION_ENDPOINTS, ANNOTATION_NODE_ID, ANNOTATION_OBSERVED, ANNOTATION_PUBLIC_KEY,
 };
-use warren_types::{LocalNode, Node, NodeName, PeerEndpoint, PublicKey};
+use warren_types::service::ANNOTATION_HELD_PORTS;
+use warren_types::{HeldPort, LocalNode, Node, NodeName, PeerEndpoint, PublicKey};
 
 /// Even without a change the own Node is looked at this often.
 const RESYNC: Duration = Duration::from_secs(60);
@@ -48,6 +49,15 @@ pub(crate) fn hidden<'a>(nodes: impl Iterator<Item = &'a Node>, heard: &[PeerEnd
     nodes.filter_map(entry).collect::<Vec<_>>().join(",")
 }
 
+/// Ports as [`ANNOTATION_HELD_PORTS`] has them. A holder's name may hold anything: what would end the entry is replaced.
+fn held(ports: &[HeldPort]) -> String {
+    let entry = |p: &HeldPort| {
+        let holder = p.holder.chars().take(64).map(|c| if c == ',' || c.is_control() { '_' } else { c });
+        format!("{}/{}={}", p.protocol, p.port, holder.collect::<String>())
+    };
+    ports.iter().map(entry).collect::<Vec<_>>().join(",")
+}
+
 /// What differs between what this node says of itself and what the API holds. `hidden`: see [`hidden`]. `now` is
 /// RFC 3339, for the condition.
 pub(crate) fn plan(
@@ -63,12 +73,14 @@ pub(crate) fn plan(
         ANNOTATION_ENDPOINTS: endpoints,
         ANNOTATION_NODE_ID: local.node_id.as_str(),
     });
-    if !hidden.is_empty() {
-        annotations[ANNOTATION_OBSERVED] = hidden.into();
-    } else if observed
-        .is_some_and(|o| o.metadata.annotations.iter().any(|a| a.contains_key(ANNOTATION_OBSERVED)))
-    {
-        annotations[ANNOTATION_OBSERVED] = Value::Null; // A merge patch removes it.
+    let shown = |key| observed.is_some_and(|o| o.metadata.annotations.iter().any(|a| a.contains_key(key)));
+    let held = held(&local.held_ports);
+    for (key, value) in [(ANNOTATION_OBSERVED, hidden), (ANNOTATION_HELD_PORTS, held.as_str())] {
+        if !value.is_empty() {
+            annotations[key] = value.into();
+        } else if shown(key) {
+            annotations[key] = Value::Null; // A merge patch removes it.
+        }
     }
     let labels = json!({
         "kubernetes.io/hostname": local.name.as_str(),
@@ -300,7 +312,7 @@ fn same_status(a: &Plan, b: &Plan) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use warren_types::{NodeId, PublicKey};
+    use warren_types::{NodeId, Protocol, PublicKey};
 
     fn local() -> LocalNode {
         LocalNode {
@@ -308,6 +320,7 @@ mod tests {
             node_id: NodeId::new("0123456789abcdef0123456789abcdef").unwrap(),
             public_key: PublicKey([7; 32]),
             endpoints: vec!["192.0.2.1:51840".parse().unwrap()],
+            held_ports: Vec::new(),
             internal_ips: vec!["192.0.2.1".parse().unwrap()],
             ready: true,
             message: String::new(),
@@ -375,6 +388,21 @@ mod tests {
     }
 
     #[test]
+    fn held_ports_are_told_read_back_and_taken_back() {
+        let mut holding = local();
+        let port = |protocol, port, holder: &str| HeldPort { protocol, port, holder: holder.to_owned() };
+        holding.held_ports = vec![port(Protocol::Tcp, 80, "nginx: a=b, c"), port(Protocol::Udp, 53, "")];
+        let told = applied(&plan(&holding, "", None, true, "t"));
+        let row = crate::convert::node(&told.metadata, &told.data);
+        assert_eq!(row.refused, []);
+        let read = row.row.unwrap().held_ports;
+        assert_eq!(read, [port(Protocol::Tcp, 80, "nginx: a=b_ c"), port(Protocol::Udp, 53, "")]);
+        assert!(plan(&holding, "", Some(&told), true, "t").is_empty());
+        let back = plan(&local(), "", Some(&told), true, "t").metadata.unwrap();
+        assert_eq!(back, json!({"metadata": {"annotations": {"warren.dev/held-ports": null}}}));
+    }
+
+    #[test]
     fn only_endpoints_that_are_not_published_are_told() {
         let node = |name: &str, key: u8| Node {
             name: NodeName::new(name).unwrap(),
@@ -383,6 +411,7 @@ mod tests {
             public_key: Some(PublicKey([key; 32])),
             endpoints: vec!["10.0.0.2:51840".parse().unwrap()],
             observed: BTreeMap::new(),
+            held_ports: Vec::new(),
             internal_ips: vec![],
             pod_cidrs: Default::default(),
             labels: BTreeMap::new(),

@@ -3,30 +3,22 @@
 //! Desired: the attachments in phase Live that name a pod. Observed: the API's Pods of this node. Level-triggered: the
 //! difference is computed anew from both whenever one changes. Only Pods with our annotation are ever deleted.
 
-use crate::backoff::Backoff;
-use crate::client::chain;
 use crate::follow::Observer;
+use crate::work::{MIN_GAP, Work};
 use crate::{Object, SourceConfig, SourceError, SourceStatus, convert, resource, status_code};
-use futures::StreamExt as _;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use warren_store::{Snapshot, StoreError, Table};
+use warren_store::{StoreError, Table};
 use warren_types::{Attachment, AttachmentPhase, NodeName, PodKey};
 
 /// Marks a Pod as made from an attachment; its value is the container id.
 pub const ANNOTATION_CONTAINER_ID: &str = "warren.dev/container-id";
-/// Writes under way at once.
-const CONCURRENCY: usize = 8;
-/// Least time between two looks at the difference.
-const MIN_GAP: Duration = Duration::from_millis(50);
-/// How long a write may take to show in the watch before it is tried again.
-const SETTLE: Duration = Duration::from_secs(3);
 
 /// A Pod as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -205,13 +197,6 @@ impl Observer for PodObserver {
     }
 }
 
-/// When one Pod may be written again.
-struct Hold {
-    action: Action,
-    until: Instant,
-    backoff: Backoff,
-}
-
 /// Brings the attachments to Pod objects.
 pub(crate) struct Publisher {
     client: kube::Client,
@@ -235,14 +220,21 @@ impl Publisher {
     /// Publishes until `stop`.
     pub(crate) async fn run(self, stop: CancellationToken) -> Result<(), SourceError> {
         let mut attachments = self.table.watch();
-        let mut holds: BTreeMap<PodKey, Hold> = BTreeMap::new();
+        let mut work = Work::new("Pod", self.status.clone());
         // Nothing is deleted before the journal has been read.
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
             first = attachments.loaded() => drop(first.ok_or(StoreError::Closed)?),
         };
         loop {
-            let due = self.once(&mut holds, &self.table.snapshot(), &stop).await;
+            let due = match self.own.get() {
+                None => Duration::from_secs(60),
+                Some(observed) => {
+                    let rows = self.table.snapshot().rows;
+                    let todo = plan(&desired(rows.values().map(AsRef::as_ref)), &observed);
+                    work.once(todo, &stop, |key, action| self.act(key, action)).await
+                }
+            };
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 () = self.own.changed.notified() => {}
@@ -256,68 +248,14 @@ impl Publisher {
         }
     }
 
-    /// Does what can be done now; returns when to look again at the latest.
-    async fn once(
-        &self,
-        holds: &mut BTreeMap<PodKey, Hold>,
-        attachments: &Snapshot<Attachment>,
-        stop: &CancellationToken,
-    ) -> Duration {
-        let Some(observed) = self.own.get() else { return Duration::from_secs(60) };
-        let todo = plan(&desired(attachments.rows.values().map(AsRef::as_ref)), &observed);
-        holds.retain(|key, _| todo.contains_key(key));
-        let names: BTreeSet<String> = todo.keys().map(|k| format!("Pod {k}")).collect();
-        self.status.retain_write_errors(|name| !name.starts_with("Pod ") || names.contains(name));
-        let now = Instant::now();
-        let ready: Vec<(PodKey, Action)> = todo
-            .into_iter()
-            .filter(|(key, action)| holds.get(key).is_none_or(|h| h.until <= now || h.action != *action))
-            .collect();
-        let results: Vec<(PodKey, Action, Result<(), kube::Error>)> = tokio::select! {
-            () = stop.cancelled() => return Duration::ZERO,
-            r = futures::stream::iter(ready)
-                .map(|(key, action)| async move {
-                    let result = self.act(&key, &action).await;
-                    (key, action, result)
-                })
-                .buffer_unordered(CONCURRENCY)
-                .collect() => r,
-        };
-        for (key, action, result) in results {
-            let name = format!("Pod {key}");
-            let hold = holds.entry(key).or_insert_with(|| Hold {
-                action: action.clone(),
-                until: now,
-                backoff: Backoff::new(Duration::from_millis(200), Duration::from_secs(10)),
-            });
-            hold.action = action;
-            match result {
-                Ok(()) => {
-                    hold.backoff.reset();
-                    hold.until = Instant::now() + SETTLE;
-                    self.status.write_result(&name, None);
-                }
-                Err(error) => {
-                    hold.until = Instant::now() + hold.backoff.next_wait();
-                    tracing::debug!(object = %name, error = %chain(&error), "publishing failed");
-                    if status_code(&error).is_some() {
-                        self.status.write_result(&name, Some(chain(&error)));
-                    }
-                }
-            }
-        }
-        let next = holds.values().map(|h| h.until).min();
-        next.map_or(Duration::from_secs(60), |t| t.saturating_duration_since(Instant::now()).max(MIN_GAP))
-    }
-
-    async fn act(&self, key: &PodKey, action: &Action) -> Result<(), kube::Error> {
+    async fn act(&self, key: PodKey, action: Action) -> Result<(), kube::Error> {
         let api: Api<Object> = Api::namespaced_with(
             self.client.clone(),
             key.namespace.as_str(),
             &resource::<k8s_openapi::api::core::v1::Pod>(),
         );
         let name = key.name.as_str();
-        match action {
+        match &action {
             Action::Create(want) => {
                 let body = json!({"apiVersion": "v1", "kind": "Pod",
                     "metadata": {"name": name, "namespace": key.namespace.as_str(), "labels": want.labels,

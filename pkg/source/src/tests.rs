@@ -1,5 +1,6 @@
 use super::*;
 mod fake;
+mod services;
 
 use fake::FakeApi;
 use serde_json::json;
@@ -85,6 +86,7 @@ fn local() -> LocalNode {
         node_id: NodeId::new("0123456789abcdef0123456789abcdef").unwrap(),
         public_key: PublicKey([7; 32]),
         endpoints: vec!["192.0.2.1:51840".parse().unwrap()],
+        held_ports: Vec::new(),
         internal_ips: vec!["192.0.2.1".parse().unwrap()],
         ready: true,
         message: String::new(),

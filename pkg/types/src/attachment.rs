@@ -45,6 +45,28 @@ pub struct HostPort {
     pub host_ip: Option<IpAddr>,
 }
 
+impl HostPort {
+    /// Whether one packet could be for both.
+    #[must_use]
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let same_address = match (self.host_ip, other.host_ip) {
+            (Some(a), Some(b)) => a == b,
+            _ => true,
+        };
+        same_address && (self.protocol, self.host_port) == (other.protocol, other.host_port)
+    }
+}
+
+/// The node's side of it: `TCP 80`, or `TCP 192.0.2.1 port 80`.
+impl fmt::Display for HostPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.host_ip {
+            Some(ip) => write!(f, "{} {ip} port {}", self.protocol, self.host_port),
+            None => write!(f, "{} port {}", self.protocol, self.host_port),
+        }
+    }
+}
+
 /// How far an attachment has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AttachmentPhase {

@@ -31,7 +31,7 @@ pub use name::{
     BootId, ContainerId, IfName, InvalidName, Namespace, NodeId, NodeName, PodKey, PodName, ServiceKey,
     ServiceName, SliceKey, SliceName,
 };
-pub use node::{LocalNode, Node};
+pub use node::{HeldPort, LocalNode, Node};
 pub use peer::PeerEndpoint;
 pub use pod::Pod;
 pub use service::{

@@ -1,6 +1,6 @@
 //! Nodes: what every node knows of every other, and what a node says of itself.
 
-use crate::{NodeId, NodeName, PodCidrs, PublicKey};
+use crate::{NodeId, NodeName, PodCidrs, Protocol, PublicKey};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -14,6 +14,17 @@ pub const ANNOTATION_ENDPOINTS: &str = "warren.dev/endpoints";
 pub const ANNOTATION_OBSERVED: &str = "warren.dev/observed";
 /// Annotation on a Node: the node's random identity.
 pub const ANNOTATION_NODE_ID: &str = "warren.dev/node-id";
+
+/// A port of a node that a listener of the host holds, so that the node serves no load balancer on it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct HeldPort {
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The port, 1 to 65535.
+    pub port: u16,
+    /// Who listens, for people: a program's name, as far as it is known.
+    pub holder: String,
+}
 
 /// A node of the cluster, from its Node object. Table `nodes`, written by `source`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +43,9 @@ pub struct Node {
     /// themselves. A third node can call them there.
     #[serde(default)]
     pub observed: BTreeMap<NodeName, SocketAddr>,
+    /// Annotation [`ANNOTATION_HELD_PORTS`](crate::service::ANNOTATION_HELD_PORTS). Sorted.
+    #[serde(default)]
+    pub held_ports: Vec<HeldPort>,
     /// `status.addresses` of type InternalIP.
     pub internal_ips: Vec<IpAddr>,
     /// `spec.podCIDRs`.
@@ -53,6 +67,9 @@ pub struct LocalNode {
     pub public_key: PublicKey,
     /// Where this node's tunnel listens, best first.
     pub endpoints: Vec<SocketAddr>,
+    /// Ports that listeners of this host hold against load balancers. Sorted.
+    #[serde(default)]
+    pub held_ports: Vec<HeldPort>,
     /// This node's own addresses (InternalIP).
     pub internal_ips: Vec<IpAddr>,
     /// Whether the agent can attach pods; becomes the Ready condition where the agent registers its Node.

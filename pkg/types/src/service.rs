@@ -45,6 +45,17 @@ impl Protocol {
         }
     }
 
+    /// The protocol with this name, in any case: the API writes `TCP`, CNI runtimes write `tcp`.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        match name.to_ascii_uppercase().as_str() {
+            "TCP" => Some(Self::Tcp),
+            "UDP" => Some(Self::Udp),
+            "SCTP" => Some(Self::Sctp),
+            _ => None,
+        }
+    }
+
     /// The protocol with this number in the IP header.
     #[must_use]
     pub fn from_number(number: u8) -> Option<Self> {
@@ -135,11 +146,13 @@ pub struct Service {
     pub load_balancer_ips: Vec<IpAddr>,
     /// `spec.loadBalancerClass`.
     pub load_balancer_class: Option<String>,
-    /// `spec.loadBalancerSourceRanges`; empty is everyone.
+    /// `spec.loadBalancerSourceRanges`; empty is everyone. Where ranges were given and none could be read, they are the
+    /// unspecified addresses alone: nobody.
     pub source_ranges: Vec<IpNet>,
-    /// Addresses that were asked for: [`ANNOTATION_ADDRESSES`], or `spec.loadBalancerIP`.
+    /// Addresses that were asked for: [`ANNOTATION_ADDRESSES`] or MetalLB's annotation of the same meaning, or
+    /// `spec.loadBalancerIP`.
     pub requested_addresses: Vec<IpAddr>,
-    /// [`ANNOTATION_SHARING_KEY`].
+    /// [`ANNOTATION_SHARING_KEY`], or MetalLB's annotation of the same meaning.
     pub sharing_key: Option<String>,
     /// `spec.ipFamilies`, as families of addresses that it has or wants.
     pub families: Vec<crate::Family>,

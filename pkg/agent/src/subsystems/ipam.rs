@@ -191,6 +191,7 @@ fn refusal(error: IpamError) -> PoolError {
         IpamError::NoPodCidr => PoolError::NoPodCidr(error.to_string()),
         IpamError::Exhausted { .. } => PoolError::Exhausted(error.to_string()),
         IpamError::Requested { address, reason } => PoolError::Unavailable { addr: address, reason },
+        IpamError::HostPortTaken { .. } => PoolError::HostPortTaken(error.to_string()),
         other => PoolError::Store(other.to_string()),
     }
 }

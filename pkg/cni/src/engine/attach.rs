@@ -85,7 +85,7 @@ impl Engine {
             labels: request.labels.clone(),
             netns: request.netns.clone(),
             host_link: link.clone(),
-            host_ports: Vec::new(),
+            host_ports: request.host_ports.clone(),
             requested: request.requested.clone(),
         });
         let mut made = false;

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Component, Path, PathBuf};
-use warren_types::{AttachmentKey, ContainerId, IfName};
+use warren_types::{AttachmentKey, ContainerId, HostPort, IfName, Protocol};
 
 /// Largest network configuration that is read, in bytes.
 pub const MAX_CONFIG: usize = 1 << 20;
@@ -20,6 +20,8 @@ const MAX_SOCKET_PATH: usize = 107;
 /// Most labels and most requested addresses of one attachment.
 const MAX_LABELS: usize = 256;
 const MAX_ADDRESSES: usize = 2;
+/// Most host ports of one attachment: some runtimes ask for ranges, one entry a port.
+const MAX_HOST_PORTS: usize = 4096;
 
 /// Where the agent is found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,7 +124,7 @@ impl NetConf {
     /// would be worse.
     pub(crate) fn refuse_unsupported(&self) -> Result<(), Refusal> {
         let Some(runtime) = object(&self.fields, "runtimeConfig")? else { return Ok(()) };
-        for key in ["portMappings", "mac", "bandwidth", "ipRanges", "infinibandGUID"] {
+        for key in ["mac", "bandwidth", "ipRanges", "infinibandGUID"] {
             let wanted = runtime.get(key).filter(|value| !is_empty(value));
             if let Some(value) = wanted {
                 let shown = cut(&value.to_string());
@@ -185,6 +187,28 @@ impl NetConf {
         Ok(addresses)
     }
 
+    /// `runtimeConfig.portMappings` (capability `portMappings`). An entry without a host port asks for nothing, as with
+    /// the reference plugin.
+    pub(crate) fn host_ports(&self) -> Result<Vec<HostPort>, Refusal> {
+        let runtime = object(&self.fields, "runtimeConfig")?;
+        let list = runtime.map(|r| array(r, "portMappings")).transpose()?.flatten().unwrap_or_default();
+        if list.len() > MAX_HOST_PORTS {
+            return Err(invalid(format!("portMappings: more than {MAX_HOST_PORTS} ports")));
+        }
+        let mut ports: BTreeMap<(Protocol, u16, Option<IpAddr>), HostPort> = BTreeMap::new();
+        for item in &list {
+            let Some(port) = host_port(item)? else { continue };
+            let known = ports.entry((port.protocol, port.host_port, port.host_ip)).or_insert(port.clone());
+            if *known != port {
+                return Err(invalid(format!(
+                    "portMappings: {port} leads to both container port {} and {}",
+                    known.container_port, port.container_port
+                )));
+            }
+        }
+        Ok(ports.into_values().collect())
+    }
+
     /// `cni.dev/valid-attachments`. Runtimes also fill `cni.dev/attachments`, the name that a draft had. Anything but a
     /// sound list is refused: guessing here would take addresses from living pods.
     pub(crate) fn valid_attachments(&self) -> Result<Vec<AttachmentKey>, Refusal> {
@@ -218,6 +242,33 @@ impl NetConf {
         let Some(Value::Object(cni)) = args.get("cni") else { return Ok(None) };
         array(cni, name)
     }
+}
+
+/// One of `portMappings`; none when it names no host port.
+fn host_port(item: &Value) -> Result<Option<HostPort>, Refusal> {
+    let bad = |field: &str, value: &Value| {
+        invalid(format!("portMappings: {field} {} is not valid", cut(&value.to_string())))
+    };
+    let Value::Object(fields) = item else { return Err(bad("entry", item)) };
+    let set = |field: &str| fields.get(field).filter(|v| !is_empty(v));
+    let number = |value: &Value| value.as_u64().and_then(|n| u16::try_from(n).ok());
+    let Some(value) = set("hostPort").filter(|v| v.as_u64() != Some(0)) else { return Ok(None) };
+    let host_port = number(value).ok_or_else(|| bad("hostPort", value))?;
+    let value = set("containerPort").unwrap_or(&Value::Null);
+    let container_port =
+        number(value).filter(|port| *port != 0).ok_or_else(|| bad("containerPort", value))?;
+    let protocol = match set("protocol") {
+        None => Protocol::Tcp,
+        Some(value) => value.as_str().and_then(Protocol::from_name).ok_or_else(|| bad("protocol", value))?,
+    };
+    let host_ip = match set("hostIP") {
+        None => None,
+        Some(value) => {
+            let ip = value.as_str().and_then(|text| text.parse::<IpAddr>().ok());
+            Some(ip.ok_or_else(|| bad("hostIP", value))?.to_canonical()).filter(|ip| !ip.is_unspecified())
+        }
+    };
+    Ok(Some(HostPort { protocol, host_port, container_port, host_ip }))
 }
 
 fn is_empty(value: &Value) -> bool {

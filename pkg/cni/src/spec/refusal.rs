@@ -35,6 +35,8 @@ pub enum Code {
     AddressUnavailable,
     /// 103 (CHECK): what is there differs from what ADD made.
     Differs,
+    /// 104: another pod has a host port that was asked for.
+    HostPortTaken,
 }
 
 impl Code {
@@ -56,6 +58,7 @@ impl Code {
             Self::Exists => 101,
             Self::AddressUnavailable => 102,
             Self::Differs => 103,
+            Self::HostPortTaken => 104,
         }
     }
 }

@@ -1,6 +1,7 @@
 use super::*;
 use proptest::prelude::*;
 use serde_json::{Value, json};
+use warren_types::{HostPort, Protocol};
 
 fn conf(version: &str) -> Value {
     json!({ "cniVersion": version, "name": "warren", "type": "warren" })
@@ -70,6 +71,7 @@ fn bad_calls_have_the_codes_of_the_specification() {
     let raw = |config: &str| Call { config: config.into(), ..call("ADD", &Value::Null) };
     let add = |config: Value| call("ADD", &config);
     let v = || conf("1.1.0");
+    let ports = |list: Value| with(v(), "runtimeConfig", json!({ "portMappings": list }));
     let table: Vec<(u32, &str, Call)> = vec![
         (6, "not JSON", raw("")),
         (6, "not JSON", raw("{")),
@@ -116,7 +118,32 @@ fn bad_calls_have_the_codes_of_the_specification() {
         (4, "K8S_POD_NAME", Call { args: "K8S_POD_NAME=../x;K8S_POD_NAMESPACE=a".into(), ..add(v()) }),
         (4, "K8S_POD_NAMESPACE", Call { args: "K8S_POD_NAME=x;K8S_POD_NAMESPACE=a.b".into(), ..add(v()) }),
         (4, "K8S_POD_UID", Call { args: "K8S_POD_UID=\u{7}".into(), ..add(v()) }),
-        (2, "portMappings", add(with(v(), "runtimeConfig", json!({ "portMappings": [{ "hostPort": 80 }] })))),
+        (7, "containerPort null", add(ports(json!([{ "hostPort": 80 }])))),
+        (7, "containerPort 0", add(ports(json!([{ "hostPort": 80, "containerPort": 0 }])))),
+        (7, "containerPort 65536", add(ports(json!([{ "hostPort": 80, "containerPort": 65536 }])))),
+        (7, "hostPort -1", add(ports(json!([{ "hostPort": -1, "containerPort": 80 }])))),
+        (7, "hostPort 70000", add(ports(json!([{ "hostPort": 70000, "containerPort": 80 }])))),
+        (7, "hostPort \"80\"", add(ports(json!([{ "hostPort": "80", "containerPort": 80 }])))),
+        (
+            7,
+            "protocol \"icmp\"",
+            add(ports(json!([{ "hostPort": 80, "containerPort": 80, "protocol": "icmp" }]))),
+        ),
+        (
+            7,
+            "hostIP \"here\"",
+            add(ports(json!([{ "hostPort": 80, "containerPort": 80, "hostIP": "here" }]))),
+        ),
+        (
+            7,
+            "both container port 1 and 2",
+            add(ports(
+                json!([{ "hostPort": 80, "containerPort": 1 }, { "hostPort": 80, "containerPort": 2 }]),
+            )),
+        ),
+        (7, "more than 4096", add(ports(json!(vec![json!({}); 4097])))),
+        (7, "entry 7", add(ports(json!([7])))),
+        (6, "portMappings is not a list", add(ports(json!({ "a": 1 })))),
         (2, "mac", add(with(v(), "runtimeConfig", json!({ "mac": "02:00:00:00:00:01" })))),
         (6, "runtimeConfig", add(with(v(), "runtimeConfig", json!([])))),
         (7, "ips", add(with(v(), "runtimeConfig", json!({ "ips": ["10.0.0.300"] })))),
@@ -191,6 +218,36 @@ fn a_pod_is_told_with_labels_and_addresses() {
     assert_eq!(add.labels.len(), 2);
     assert_eq!(add.requested, ["10.42.0.9", "fd00::9"].map(|a| a.parse::<std::net::IpAddr>().unwrap()));
     assert_eq!(add.pod_uid.as_deref(), Some("5a3c"));
+}
+
+#[test]
+fn host_ports_are_told_as_the_reference_plugin_reads_them() {
+    let list = json!([
+        { "hostPort": 8080, "containerPort": 80, "protocol": "tcp" },
+        { "hostPort": 8080, "containerPort": 80, "protocol": "TCP", "hostIP": "0.0.0.0" },
+        { "hostPort": 53, "containerPort": 5353, "protocol": "UDP", "hostIP": "192.0.2.1" },
+        { "hostPort": 53, "containerPort": 5353, "protocol": "udp", "hostIP": "::ffff:192.0.2.2" },
+        { "hostPort": 9, "containerPort": 9, "protocol": "sctp", "hostIP": "::" },
+        { "hostPort": 7, "containerPort": 7, "hostIP": "" },
+        { "hostPort": 0, "containerPort": 90, "protocol": "tcp" },
+        { "containerPort": 91 },
+    ]);
+    let config = with(conf("1.1.0"), "runtimeConfig", json!({ "portMappings": list }));
+    let Request::Add(add) = call("ADD", &config).parse().unwrap().request else { panic!() };
+    let port = |protocol, host_port, container_port, host_ip: Option<&str>| HostPort {
+        protocol,
+        host_port,
+        container_port,
+        host_ip: host_ip.map(|ip| ip.parse().unwrap()),
+    };
+    let want = [
+        port(Protocol::Tcp, 7, 7, None),
+        port(Protocol::Tcp, 8080, 80, None),
+        port(Protocol::Udp, 53, 5353, Some("192.0.2.1")),
+        port(Protocol::Udp, 53, 5353, Some("192.0.2.2")),
+        port(Protocol::Sctp, 9, 9, None),
+    ];
+    assert_eq!(add.host_ports, want);
 }
 
 #[test]
@@ -312,6 +369,8 @@ fn json_value() -> impl Strategy<Value = Value> {
         let names = prop::sample::select(vec![
             "cni",
             "labels",
+            "portMappings",
+            "hostPort",
             "ips",
             "key",
             "value",

@@ -429,10 +429,32 @@ fn a_pod_gets_the_address_and_the_name_it_asks_for() {
 }
 
 #[test]
+fn host_ports_come_into_the_journal_and_a_taken_one_is_refused() {
+    let node = Node::new();
+    let agent = node.start();
+    let (pod, other) = (fresh(), fresh());
+    let more = json!({ "runtimeConfig": { "portMappings": [
+        { "hostPort": 8080, "containerPort": 80, "protocol": "tcp", "hostIP": "" }, { "containerPort": 81 } ] } });
+    ok(&plugin::run(&node.call_with("ADD", "c1", Some(&pod), more.clone())));
+    let row = node.pool.rows().remove(0);
+    let ports: Vec<_> = row.host_ports.iter().map(|p| (p.to_string(), p.container_port)).collect();
+    assert_eq!(ports, [("TCP port 8080".to_owned(), 80)]);
+    let (code, msg) = refused(&plugin::run(&node.call_with("ADD", "c2", Some(&other), more.clone())));
+    assert_eq!((code, msg.contains("TCP port 8080 is another's")), (104, true), "{msg}");
+    assert_eq!(node.kernel().0.len(), 1, "the refused ADD left nothing");
+    node.del("c1");
+    ok(&plugin::run(&node.call_with("ADD", "c2", Some(&other), more)));
+    node.del("c2");
+    node.assert_clean();
+    drop(agent);
+}
+
+#[test]
 fn the_conflist_is_one_that_the_plugin_understands() {
     let text = crate::conflist("warren", "/run/warren/cni.sock".as_ref(), "/run/warren/cni-del".as_ref());
     let list: serde_json::Value = serde_json::from_str(&text).unwrap();
     let mut conf = list["plugins"][0].clone();
+    assert_eq!(conf["capabilities"], serde_json::json!({"portMappings": true}));
     conf["name"] = list["name"].clone();
     assert_eq!(list["cniVersion"], "1.0.0", "what a runtime takes that knows no cniVersions");
     conf["cniVersion"] = list["cniVersions"].as_array().unwrap().last().unwrap().clone();

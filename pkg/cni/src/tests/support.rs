@@ -67,6 +67,10 @@ impl AddressPool for MemoryPool {
             if *self.empty.lock().unwrap() {
                 return Err(PoolError::Exhausted("all are held".into()));
             }
+            let held: Vec<_> = self.rows().into_iter().flat_map(|row| row.host_ports).collect();
+            if let Some(port) = request.host_ports.iter().find(|p| held.iter().any(|h| h.overlaps(p))) {
+                return Err(PoolError::HostPortTaken(format!("{port} is another's")));
+            }
             let leased: Vec<IpAddr> = self.rows().into_iter().flat_map(|row| row.addresses).collect();
             let mut addresses = loop {
                 let n = {

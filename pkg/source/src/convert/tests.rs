@@ -2,7 +2,7 @@ use super::*;
 use proptest::prelude::*;
 use serde_json::json;
 
-fn meta(v: Value) -> ObjectMeta {
+pub(super) fn meta(v: Value) -> ObjectMeta {
     serde_json::from_value(v).unwrap()
 }
 
@@ -100,7 +100,7 @@ fn the_cluster_config_map_is_read_or_named() {
     assert_eq!(cluster(&meta(json!({"name": "other"})), &json!({})).refused, []);
 }
 
-fn any_json() -> impl Strategy<Value = Value> {
+pub(super) fn any_json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
         any::<bool>().prop_map(Value::from),
@@ -141,11 +141,23 @@ proptest! {
                                     data in any_json()) {
         let m = meta(json!({"name": name, "namespace": ns, "annotations": {
             "warren.dev/public-key": key, "warren.dev/endpoints": eps, "warren.dev/node-id": key}}));
-        for c in [node(&m, &data).refused, pod(&m, &data).refused, cluster(&m, &data).refused] {
+        let all = [
+            node(&m, &data).refused, pod(&m, &data).refused, cluster(&m, &data).refused,
+            service(&m, &data).refused, endpoint_slice(&m, &data).refused,
+        ];
+        for c in all {
+            prop_assert!(c.len() <= MAX_REFUSALS);
             for r in c {
                 prop_assert!(r.reason.chars().count() <= 200 && !r.reason.contains('\n'));
             }
         }
+    }
+
+    #[test]
+    fn no_held_ports_can_panic_the_door(text in "((TCP|udp|x)/[0-9]{0,6}=[a-z,=]{0,5},?){0,4}|\\PC{0,60}") {
+        let m = meta(json!({"name": "n", "annotations": {"warren.dev/held-ports": text}}));
+        let row = node(&m, &json!({})).row.unwrap();
+        prop_assert!(row.held_ports.iter().all(|p| p.port != 0) && row.held_ports.is_sorted());
     }
 
     #[test]
@@ -157,4 +169,29 @@ proptest! {
         prop_assert_eq!(kept.len() + got.refused.len(), 1);
         prop_assert!(kept.iter().all(|e| e.port() != 0 && usable(e.ip())));
     }
+}
+
+/// Every place in a value, as JSON pointers.
+fn places(value: &Value, at: &str, out: &mut Vec<String>) {
+    out.push(at.to_owned());
+    match value {
+        Value::Object(o) => o.iter().for_each(|(k, v)| places(v, &format!("{at}/{k}"), out)),
+        Value::Array(a) => a.iter().enumerate().for_each(|(i, v)| places(v, &format!("{at}/{i}"), out)),
+        _ => {}
+    }
+}
+
+/// A good object with something else in a place or two.
+pub(super) fn spoiled(good: Value) -> impl Strategy<Value = Value> {
+    let mut all = Vec::new();
+    places(&good, "", &mut all);
+    prop::collection::vec((prop::sample::select(all), any_json()), 1..3).prop_map(move |changes| {
+        let mut out = good.clone();
+        for (place, value) in changes {
+            if let Some(at) = out.pointer_mut(&place) {
+                *at = value;
+            }
+        }
+        out
+    })
 }

@@ -72,6 +72,7 @@ impl FakeApi {
             .route("/api/v1/namespaces/{ns}/{resource}", any(ns_all))
             .route("/api/v1/namespaces/{ns}/{resource}/{name}", any(ns_one))
             .route("/api/v1/namespaces/{ns}/{resource}/{name}/status", any(ns_one))
+            .route("/apis/discovery.k8s.io/v1/{resource}", any(cluster_all))
             .route("/apis/coordination.k8s.io/v1/namespaces/{ns}/{resource}", any(ns_all))
             .route("/apis/coordination.k8s.io/v1/namespaces/{ns}/{resource}/{name}", any(ns_one))
             .with_state(served);
@@ -115,6 +116,9 @@ impl FakeApi {
     }
     pub(super) fn get(&self, resource: &str, key: &str) -> Option<Value> {
         self.inner.lock().unwrap().objects.get(resource)?.get(key).cloned()
+    }
+    pub(super) fn keys(&self, resource: &str) -> Vec<String> {
+        self.inner.lock().unwrap().objects.get(resource).into_iter().flat_map(|o| o.keys().cloned()).collect()
     }
     /// Removes an object without an event.
     pub(super) fn forget(&self, resource: &str, key: &str) {
