@@ -1,4 +1,4 @@
-//! The kernel: links, addresses, routes, rules, neighbours, namespaces, nftables. The only crate with `unsafe` and
+//! The kernel: links, addresses, routes, rules, neighbours, namespaces, nftables, tracked connections. The only crate with `unsafe` and
 //! the only one that talks to the kernel's configuration.
 //!
 //! Job: idempotent verbs (`ensure_*`, `remove_*`, `list_*`) over netlink, in a chosen network namespace.
@@ -31,10 +31,12 @@
 //! ```
 
 mod address;
+pub mod conntrack;
 pub mod error;
 pub mod handover;
 pub mod host;
 pub mod link;
+pub mod listeners;
 pub mod namespace;
 pub mod nft;
 pub mod route;

@@ -21,11 +21,11 @@ mod expr;
 mod model;
 mod ranges;
 mod reader;
-mod socket;
+pub(crate) mod socket;
 #[cfg(test)]
 mod tests;
 mod watch;
-mod wire;
+pub(crate) mod wire;
 
 pub use base::BaseRules;
 
