@@ -1,4 +1,5 @@
-//! The kernel: links, addresses, routes, rules, neighbours, namespaces, nftables, tracked connections. The only crate with `unsafe` and
+//! The kernel: links, addresses, routes, rules, neighbours, namespaces, nftables, tracked connections,
+//! packet sockets. The only crate with `unsafe` and
 //! the only one that talks to the kernel's configuration.
 //!
 //! Job: idempotent verbs (`ensure_*`, `remove_*`, `list_*`) over netlink, in a chosen network namespace.
@@ -39,6 +40,7 @@ pub mod link;
 pub mod listeners;
 pub mod namespace;
 pub mod nft;
+pub mod packet;
 pub mod route;
 mod rule;
 pub mod sysctl;

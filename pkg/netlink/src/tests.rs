@@ -2,6 +2,7 @@
 
 mod conntrack;
 mod links;
+mod packets;
 mod routes;
 pub(crate) mod support;
 mod timing;
