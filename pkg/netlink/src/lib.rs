@@ -1,6 +1,5 @@
-//! The kernel: links, addresses, routes, rules, neighbours, namespaces, nftables, tracked connections,
-//! packet sockets. The only crate with `unsafe` and
-//! the only one that talks to the kernel's configuration.
+//! The kernel: links, addresses, routes, rules, neighbours, namespaces, nftables, tracked connections, listeners, packet
+//! sockets. The only crate with `unsafe` and the only one that talks to the kernel's configuration.
 //!
 //! Job: idempotent verbs (`ensure_*`, `remove_*`, `list_*`) over netlink, in a chosen network namespace.
 //! Inputs: typed requests. Outputs: typed kernel state; errors that name the object.

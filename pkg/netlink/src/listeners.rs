@@ -6,9 +6,11 @@
 
 use crate::{NetNs, NetlinkError};
 use nix::libc;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io::{self, BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
 
 /// State of a TCP socket that accepts connections.
 const TCP_LISTEN: u8 = 10;
@@ -99,26 +101,42 @@ pub async fn in_namespace(ns: &NetNs) -> Result<Vec<Listener>, NetlinkError> {
 /// be seen here has it. Blocking, and slow: it may look at every descriptor of every process.
 #[must_use]
 pub fn process_of(inode: u64) -> Option<Process> {
-    let wanted = format!("socket:[{inode}]");
-    let entries = std::fs::read_dir("/proc").ok()?;
-    let mut pids: Vec<u32> =
-        entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
-    pids.sort_unstable();
-    pids.into_iter().find(|pid| has_open(*pid, &wanted)).map(|pid| {
-        let name = std::fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
-        let name: String =
-            String::from_utf8_lossy(&name).trim_end().chars().filter(|c| !c.is_control()).collect();
-        Process { pid, name: if name.is_empty() { "a process".into() } else { name } }
-    })
+    processes_of(&BTreeSet::from([inode])).remove(&inode)
 }
 
-/// Whether one of the process's descriptors is `wanted`. Processes end at any time, so nothing here is an error.
-fn has_open(pid: u32, wanted: &str) -> bool {
-    let Ok(descriptors) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
-    descriptors
-        .flatten()
-        .take(MAX_DESCRIPTORS)
-        .any(|entry| std::fs::read_link(entry.path()).is_ok_and(|target| target.as_os_str() == wanted))
+/// As [`process_of`] for several sockets, in one search. Those that no process has are missing.
+#[must_use]
+pub fn processes_of(inodes: &BTreeSet<u64>) -> BTreeMap<u64, Process> {
+    let mut found = BTreeMap::new();
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let mut pids: Vec<u32> = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    pids.sort_unstable();
+    for pid in pids {
+        // Processes end at any time, so nothing here is an error.
+        let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        for entry in descriptors.take(MAX_DESCRIPTORS) {
+            let inode = std::fs::read_link(entry.path()).ok().and_then(|target| socket(&target));
+            if let Some(inode) = inode.filter(|inode| inodes.contains(inode)) {
+                found.entry(inode).or_insert_with(|| Process { pid, name: name_of(pid) });
+            }
+        }
+        if found.len() == inodes.len() {
+            break;
+        }
+    }
+    found
+}
+
+/// The inode in `socket:[INODE]`.
+fn socket(target: &Path) -> Option<u64> {
+    target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+}
+
+fn name_of(pid: u32) -> String {
+    let name = std::fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+    let name: String =
+        String::from_utf8_lossy(&name).trim_end().chars().filter(|c| !c.is_control()).collect();
+    if name.is_empty() { "a process".into() } else { name }
 }
 
 /// One line of a table: the fields are slot, local address, remote address, state, queues, timer, retransmissions, user,
