@@ -1,5 +1,5 @@
-//! The kernel: links, addresses, routes, rules, neighbours, namespaces, nftables. The only crate with `unsafe` and
-//! the only one that talks to the kernel's configuration.
+//! The kernel: links, addresses, routes, rules, neighbours, namespaces, nftables, tracked connections, listeners, packet
+//! sockets. The only crate with `unsafe` and the only one that talks to the kernel's configuration.
 //!
 //! Job: idempotent verbs (`ensure_*`, `remove_*`, `list_*`) over netlink, in a chosen network namespace.
 //! Inputs: typed requests. Outputs: typed kernel state; errors that name the object.
@@ -31,12 +31,15 @@
 //! ```
 
 mod address;
+pub mod conntrack;
 pub mod error;
 pub mod handover;
 pub mod host;
 pub mod link;
+pub mod listeners;
 pub mod namespace;
 pub mod nft;
+pub mod packet;
 pub mod route;
 mod rule;
 pub mod sysctl;

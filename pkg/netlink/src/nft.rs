@@ -23,11 +23,11 @@ mod plan;
 mod ranges;
 mod reader;
 mod section;
-mod socket;
+pub(crate) mod socket;
 #[cfg(test)]
 mod tests;
 mod watch;
-mod wire;
+pub(crate) mod wire;
 
 pub use base::BaseRules;
 pub use section::{Change, SERVICES_PREFIX, Section};

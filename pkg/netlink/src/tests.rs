@@ -1,6 +1,8 @@
 //! Against the kernel: each test in network namespaces of its own.
 
+mod conntrack;
 mod links;
+mod packets;
 mod routes;
-mod support;
+pub(crate) mod support;
 mod timing;

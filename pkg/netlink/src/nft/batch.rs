@@ -22,7 +22,7 @@ pub(super) struct Operation {
 }
 
 /// Operations on one table of the family `inet`, in order.
-pub(super) struct Batch {
+pub(crate) struct Batch {
     table: &'static str,
     operations: Vec<Operation>,
 }

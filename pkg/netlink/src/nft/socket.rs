@@ -35,7 +35,7 @@ const ERROR_HAS_ATTRIBUTES: u16 = 0x200;
 
 /// Why a request failed.
 #[derive(Debug)]
-pub(super) enum Failure {
+pub(crate) enum Failure {
     /// The ruleset changed while it was read, or between reading it and committing. Begin again.
     Stale,
     /// The kernel refused operations of a batch, and so all of it; or a question.
@@ -46,11 +46,11 @@ pub(super) enum Failure {
 
 /// One operation that the kernel refused.
 #[derive(Debug)]
-pub(super) struct Refusal {
+pub(crate) struct Refusal {
     /// Which operation of the batch; `None` for the batch as a whole.
-    pub(super) operation: Option<usize>,
-    pub(super) errno: i32,
-    pub(super) text: Option<String>,
+    pub(crate) operation: Option<usize>,
+    pub(crate) errno: i32,
+    pub(crate) text: Option<String>,
 }
 
 impl Failure {
@@ -71,12 +71,12 @@ impl Failure {
     }
 
     /// Whether what was asked about is missing.
-    pub(super) fn is_not_found(&self) -> bool {
+    pub(crate) fn is_not_found(&self) -> bool {
         self.is(libc::ENOENT)
     }
 
     /// The error for the caller: names the first refused operation, or `object`.
-    pub(super) fn named(self, op: &'static str, object: &str, batch: Option<&Batch>) -> NetlinkError {
+    pub(crate) fn named(self, op: &'static str, object: &str, batch: Option<&Batch>) -> NetlinkError {
         match self {
             Self::Stale => NetlinkError::Protocol {
                 op,
@@ -104,7 +104,7 @@ impl Failure {
 }
 
 /// The socket with its buffers.
-pub(super) struct Connection {
+pub(crate) struct Connection {
     socket: Socket,
     sequence: u32,
     request: Vec<u8>,
@@ -115,7 +115,7 @@ pub(super) struct Connection {
 
 impl Connection {
     /// Opens a socket in the network namespace of the calling thread.
-    pub(super) fn open() -> io::Result<Self> {
+    pub(crate) fn open() -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_NETFILTER)?;
         let own = socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
@@ -214,17 +214,8 @@ impl Connection {
 
     /// Asks for one object: the attributes of the answer.
     pub(super) fn get(&mut self, message: u8, attributes: Writer) -> Result<Vec<u8>, Failure> {
-        self.ask(message, 0, attributes)?;
-        loop {
-            self.read(0)?;
-            let Some(message) = wire::messages(&self.answer).find(|m| m.sequence == self.sequence) else {
-                continue; // Left over from a request that was given up.
-            };
-            return match error_of(&message) {
-                Some(errno) => Err(Failure::errno(errno, explanation(&message))),
-                None => Ok(message.attributes().1.to_vec()),
-            };
-        }
+        self.ask(wire::kind_of(message), 0, FAMILY_INET, attributes)?;
+        self.answer()?.ok_or_else(|| Failure::Broken("the kernel answered without an object".into()))
     }
 
     /// Asks for all objects of a kind; calls `each` with the attributes of each one of the family `inet`.
@@ -233,9 +224,24 @@ impl Connection {
         &mut self,
         message: u8,
         attributes: Writer,
-        mut each: impl FnMut(&[u8]),
+        each: impl FnMut(&[u8]),
     ) -> Result<(), Failure> {
-        self.ask(message, DUMP, attributes)?;
+        match self.dump_of(wire::kind_of(message), FAMILY_INET, attributes, each)? {
+            true => Ok(()),
+            false => Err(Failure::Stale),
+        }
+    }
+
+    /// Asks for all objects of a kind of any subsystem; calls `each` with the attributes of each one of `family`, as
+    /// they are read. False when the dump was interrupted, so that some may have been missed or come twice.
+    pub(crate) fn dump_of(
+        &mut self,
+        kind: u16,
+        family: u8,
+        attributes: Writer,
+        mut each: impl FnMut(&[u8]),
+    ) -> Result<bool, Failure> {
+        self.ask(kind, DUMP, family, attributes)?;
         let mut interrupted = false;
         loop {
             self.read(0)?;
@@ -243,27 +249,49 @@ impl Connection {
                 interrupted |= message.flags & DUMP_INTERRUPTED != 0;
                 let done = i32::from(message.kind) == libc::NLMSG_DONE;
                 match error_of(&message).or_else(|| done.then(|| status(message.body).unwrap_or(0))) {
-                    Some(0) if interrupted => return Err(Failure::Stale),
-                    Some(0) => return Ok(()),
-                    Some(libc::EINTR) => return Err(Failure::Stale),
+                    Some(0) => return Ok(!interrupted),
+                    Some(libc::EINTR) => return Ok(false),
                     Some(errno) => return Err(Failure::errno(errno, explanation(&message))),
                     None => {}
                 }
-                let (family, attributes) = message.attributes();
-                if family == FAMILY_INET {
+                let (its, attributes) = message.attributes();
+                if its == family {
                     each(attributes);
                 }
             }
         }
     }
 
-    fn ask(&mut self, message: u8, flags: u16, attributes: Writer) -> Result<(), Failure> {
+    /// One change outside of batches, in any subsystem.
+    pub(crate) fn change(&mut self, kind: u16, family: u8, attributes: Writer) -> Result<(), Failure> {
+        self.ask(kind, ACK, family, attributes)?;
+        match self.answer()? {
+            None => Ok(()),
+            Some(_) => Err(Failure::Broken("the kernel did not acknowledge the request".into())),
+        }
+    }
+
+    /// The attributes of the first message of the answer; `None` when it is an acknowledgement.
+    fn answer(&mut self) -> Result<Option<Vec<u8>>, Failure> {
+        loop {
+            self.read(0)?;
+            let Some(message) = wire::messages(&self.answer).find(|m| m.sequence == self.sequence) else {
+                continue; // Left over from a request that was given up.
+            };
+            return match error_of(&message) {
+                Some(0) => Ok(None),
+                Some(errno) => Err(Failure::errno(errno, explanation(&message))),
+                None => Ok(Some(message.attributes().1.to_vec())),
+            };
+        }
+    }
+
+    fn ask(&mut self, kind: u16, flags: u16, family: u8, attributes: Writer) -> Result<(), Failure> {
         self.sequence = self.sequence.wrapping_add(1);
         self.request.clear();
         let (attributes, _) = attributes.finish();
-        let kind = wire::kind_of(message);
-        let family = (FAMILY_INET, 0);
-        wire::append_message(&mut self.request, kind, REQUEST | flags, self.sequence, family, &attributes);
+        let flags = REQUEST | flags;
+        wire::append_message(&mut self.request, kind, flags, self.sequence, (family, 0), &attributes);
         self.send()
     }
 

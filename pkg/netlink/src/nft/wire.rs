@@ -4,18 +4,18 @@
 //! first byte that makes no sense and never looks outside its slice.
 
 /// Bytes of `struct nlmsghdr`.
-pub(super) const HEADER: usize = 16;
+pub(crate) const HEADER: usize = 16;
 /// Bytes of `struct nlmsghdr` and `struct nfgenmsg`.
-pub(super) const PREAMBLE: usize = 20;
+pub(crate) const PREAMBLE: usize = 20;
 /// `NFPROTO_INET`: IPv4 and IPv6 together.
-pub(super) const FAMILY_INET: u8 = 1;
+pub(crate) const FAMILY_INET: u8 = 1;
 /// `NFNL_SUBSYS_NFTABLES`.
-pub(super) const SUBSYSTEM: u8 = 10;
+pub(crate) const SUBSYSTEM: u8 = 10;
 const NESTED: u16 = 0x8000;
 const KIND_MASK: u16 = 0x3fff;
 
 /// `NFT_MSG_*`.
-pub(super) mod message {
+pub(crate) mod message {
     pub(crate) const NEW_TABLE: u8 = 0;
     pub(crate) const GET_TABLE: u8 = 1;
     pub(crate) const DEL_TABLE: u8 = 2;
@@ -40,45 +40,45 @@ pub(super) mod message {
 
 /// Writes attributes one after another.
 #[derive(Debug, Default)]
-pub(super) struct Writer {
+pub(crate) struct Writer {
     bytes: Vec<u8>,
     overflow: bool,
 }
 
 impl Writer {
     /// An attribute of raw bytes.
-    pub(super) fn bytes(&mut self, kind: u16, value: &[u8]) {
+    pub(crate) fn bytes(&mut self, kind: u16, value: &[u8]) {
         self.attribute(kind, |w| w.bytes.extend_from_slice(value));
     }
 
     /// A NUL-terminated string.
-    pub(super) fn text(&mut self, kind: u16, value: &str) {
+    pub(crate) fn text(&mut self, kind: u16, value: &str) {
         self.attribute(kind, |w| {
             w.bytes.extend_from_slice(value.as_bytes());
             w.bytes.push(0);
         });
     }
 
-    pub(super) fn u32(&mut self, kind: u16, value: u32) {
+    pub(crate) fn u32(&mut self, kind: u16, value: u32) {
         self.bytes(kind, &value.to_be_bytes());
     }
 
-    pub(super) fn u64(&mut self, kind: u16, value: u64) {
+    pub(crate) fn u64(&mut self, kind: u16, value: u64) {
         self.bytes(kind, &value.to_be_bytes());
     }
 
     /// An attribute made of attributes.
-    pub(super) fn nest(&mut self, kind: u16, fill: impl FnOnce(&mut Self)) {
+    pub(crate) fn nest(&mut self, kind: u16, fill: impl FnOnce(&mut Self)) {
         self.attribute(kind | NESTED, fill);
     }
 
     /// What was written, and whether every attribute fitted its 16-bit length.
-    pub(super) fn finish(self) -> (Vec<u8>, bool) {
+    pub(crate) fn finish(self) -> (Vec<u8>, bool) {
         (self.bytes, !self.overflow)
     }
 
     /// Bytes so far.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.bytes.len()
     }
 
@@ -97,7 +97,7 @@ impl Writer {
 }
 
 /// The attributes in `bytes`: kind and value. Ends at the first that is malformed.
-pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub(crate) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let length = usize::from(u16::from_ne_bytes(bytes.get(..2)?.try_into().ok()?));
         let kind = u16::from_ne_bytes(bytes.get(2..4)?.try_into().ok()?) & KIND_MASK;
@@ -108,34 +108,34 @@ pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])>
 }
 
 /// The first attribute of this kind.
-pub(super) fn find(bytes: &[u8], kind: u16) -> Option<&[u8]> {
+pub(crate) fn find(bytes: &[u8], kind: u16) -> Option<&[u8]> {
     attributes(bytes).find(|(k, _)| *k == kind).map(|(_, value)| value)
 }
 
-pub(super) fn find_u32(bytes: &[u8], kind: u16) -> Option<u32> {
+pub(crate) fn find_u32(bytes: &[u8], kind: u16) -> Option<u32> {
     find(bytes, kind).and_then(as_u32)
 }
 
-pub(super) fn find_u64(bytes: &[u8], kind: u16) -> Option<u64> {
+pub(crate) fn find_u64(bytes: &[u8], kind: u16) -> Option<u64> {
     Some(u64::from_be_bytes(find(bytes, kind)?.try_into().ok()?))
 }
 
-pub(super) fn find_text(bytes: &[u8], kind: u16) -> Option<String> {
+pub(crate) fn find_text(bytes: &[u8], kind: u16) -> Option<String> {
     find(bytes, kind).map(as_text)
 }
 
-pub(super) fn as_u32(value: &[u8]) -> Option<u32> {
+pub(crate) fn as_u32(value: &[u8]) -> Option<u32> {
     Some(u32::from_be_bytes(value.try_into().ok()?))
 }
 
 /// The text before the first NUL.
-pub(super) fn as_text(value: &[u8]) -> String {
+pub(crate) fn as_text(value: &[u8]) -> String {
     let end = value.iter().position(|b| *b == 0).unwrap_or(value.len());
     String::from_utf8_lossy(&value[..end]).into_owned()
 }
 
 /// Appends one message. `kind` is the whole message type; `resource` is zero but for the marks of a batch.
-pub(super) fn append_message(
+pub(crate) fn append_message(
     out: &mut Vec<u8>,
     kind: u16,
     flags: u16,
@@ -156,32 +156,32 @@ pub(super) fn append_message(
 }
 
 /// The type of an nftables message.
-pub(super) fn kind_of(message: u8) -> u16 {
+pub(crate) fn kind_of(message: u8) -> u16 {
     u16::from_be_bytes([SUBSYSTEM, message])
 }
 
 /// One received message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Received<'a> {
-    pub(super) kind: u16,
-    pub(super) flags: u16,
-    pub(super) sequence: u32,
+pub(crate) struct Received<'a> {
+    pub(crate) kind: u16,
+    pub(crate) flags: u16,
+    pub(crate) sequence: u32,
     /// The socket whose request caused it; zero is the kernel itself.
-    pub(super) port: u32,
+    pub(crate) port: u32,
     /// Everything after the header.
-    pub(super) body: &'a [u8],
+    pub(crate) body: &'a [u8],
 }
 
 impl<'a> Received<'a> {
     /// The attributes of an nftables message, after its `nfgenmsg`, and the family.
-    pub(super) fn attributes(&self) -> (u8, &'a [u8]) {
+    pub(crate) fn attributes(&self) -> (u8, &'a [u8]) {
         let family = self.body.first().copied().unwrap_or_default();
         (family, self.body.get(PREAMBLE - HEADER..).unwrap_or_default())
     }
 }
 
 /// The messages of one datagram. Ends at the first that is malformed.
-pub(super) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Received<'_>> {
+pub(crate) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Received<'_>> {
     std::iter::from_fn(move || {
         let number = |at: usize| Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
         let half = |at: usize| Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?));

@@ -5,7 +5,7 @@ use nix::sched::{CloneFlags, unshare};
 use std::process::Command;
 
 /// A fresh network namespace, alive as long as the value.
-pub(super) fn fresh() -> NetNs {
+pub(crate) fn fresh() -> NetNs {
     let made = std::thread::spawn(|| {
         unshare(CloneFlags::CLONE_NEWNET).expect("making a network namespace needs root");
         NetNs::current().unwrap()
@@ -14,25 +14,25 @@ pub(super) fn fresh() -> NetNs {
 }
 
 /// Runs a test inside a fresh namespace, on a thread and a runtime of its own.
-pub(super) fn in_fresh<F: Future<Output = ()>>(test: impl FnOnce(Netlink) -> F + Send + 'static) {
+pub(crate) fn in_fresh<F: Future<Output = ()>>(test: impl FnOnce(Netlink) -> F + Send + 'static) {
     fresh().run(move || runtime().block_on(async { test(Netlink::current().unwrap()).await })).unwrap();
 }
 
-pub(super) fn runtime() -> tokio::runtime::Runtime {
+pub(crate) fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
 /// What `ip ARGS` prints in the namespace of the calling thread.
-pub(super) fn ip(args: &str) -> String {
+pub(crate) fn ip(args: &str) -> String {
     let out = Command::new("ip").args(args.split_whitespace()).output().expect("iproute2 is needed");
     assert!(out.status.success(), "ip {args}: {}", String::from_utf8_lossy(&out.stderr));
     String::from_utf8(out.stdout).unwrap()
 }
 
-pub(super) fn net(text: &str) -> ipnet::IpNet {
+pub(crate) fn net(text: &str) -> ipnet::IpNet {
     text.parse().unwrap()
 }
 
-pub(super) fn addr(text: &str) -> std::net::IpAddr {
+pub(crate) fn addr(text: &str) -> std::net::IpAddr {
     text.parse().unwrap()
 }
