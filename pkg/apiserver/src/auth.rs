@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::error::{ApiError, ApiResult};
 use crate::query::Target;
-use crate::registry::{KindId, NODE, POD};
+use crate::registry::{EVENT, KindId, NODE, POD, SERVICE};
 use crate::serve::Standing;
 use crate::table::{list, text};
 
@@ -114,6 +114,8 @@ impl Verb {
     }
 }
 
+/// What agents call themselves as the source of Events.
+const AGENT: &str = "warren";
 /// Namespace of node leases.
 const NODE_LEASES: &str = "kube-node-lease";
 
@@ -185,6 +187,9 @@ fn node_may(node: &str, verb: Verb, target: &Target) -> bool {
         ("nodes", _) => own,
         ("pods", _) => true,
         ("leases", _) => own && namespace == Some(NODE_LEASES),
+        // The addresses of load balancers, and what is wrong with a Service.
+        ("services", Verb::Patch) => target.status,
+        ("events", Verb::Create | Verb::Patch) => !target.status,
         _ => false,
     }
 }
@@ -202,9 +207,19 @@ pub(crate) fn authorize_write(
     };
     for object in [old, new].into_iter().flatten() {
         let name = text(object, "/metadata/name");
+        let about = text(object, "/involvedObject/kind");
         if kind == POD {
             if text(object, "/spec/nodeName") != node {
                 return refuse(name, "may only write pods with spec.nodeName set to itself");
+            }
+        } else if kind == EVENT {
+            let source = (text(object, "/source/component"), text(object, "/source/host"));
+            if source != (AGENT, node) || about != "Service" {
+                return refuse(name, "may only write Events about Services, with source.host set to itself");
+            }
+        } else if kind == SERVICE {
+            if !gives_addresses(object) {
+                return refuse(name, "may only write the status of Services that Warren gives addresses to");
             }
         } else if name != node {
             return refuse(name, "may only write its own");
@@ -219,6 +234,13 @@ pub(crate) fn authorize_write(
         }
     }
     Ok(())
+}
+
+/// Whether agents give load-balancer addresses to a Service.
+fn gives_addresses(service: &Value) -> bool {
+    let class = text(service, "/spec/loadBalancerClass");
+    let ours = class.is_empty() || class == warren_types::service::LOAD_BALANCER_CLASS;
+    text(service, "/spec/type") == "LoadBalancer" && ours
 }
 
 /// Whether `ingress` names the Secret `name` for its TLS.

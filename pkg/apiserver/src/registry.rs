@@ -135,6 +135,8 @@ pub(crate) const NODE: KindId = KindId(1);
 pub(crate) const POD: KindId = KindId(2);
 /// ConfigMap's place in [`KINDS`].
 pub(crate) const CONFIG_MAP: KindId = KindId(3);
+/// Event's place in [`KINDS`].
+pub(crate) const EVENT: KindId = KindId(4);
 /// Lease's place in [`KINDS`].
 pub(crate) const LEASE: KindId = KindId(5);
 

@@ -1,5 +1,5 @@
 use super::*;
-use crate::registry::{CONFIG_MAP, LEASE, NAMESPACE};
+use crate::registry::{CONFIG_MAP, ENDPOINT_SLICE, LEASE, NAMESPACE};
 use serde_json::json;
 
 fn target(kind: KindId, namespace: &str, name: &str, status: bool) -> Target {
@@ -98,6 +98,19 @@ fn what_a_node_may() {
         (Patch, LEASE, "kube-system", "n1", false),
         (Create, LEASE, "kube-system", "", false),
         (DeleteCollection, LEASE, "kube-node-lease", "", false),
+        (List, SERVICE, "", "", true),
+        (Watch, SERVICE, "", "", true),
+        (Create, SERVICE, "a", "", false),
+        (Update, SERVICE, "a", "s", false),
+        (Delete, SERVICE, "a", "s", false),
+        (List, ENDPOINT_SLICE, "", "", true),
+        (Watch, ENDPOINT_SLICE, "", "", true),
+        (Create, ENDPOINT_SLICE, "a", "", false),
+        (Patch, ENDPOINT_SLICE, "a", "s", false),
+        (Get, EVENT, "a", "e", false),
+        (Update, EVENT, "a", "e", false),
+        (Delete, EVENT, "a", "e", false),
+        (DeleteCollection, EVENT, "a", "", false),
     ];
     for (verb, kind, ns, name, may) in table {
         for status in [false, true] {
@@ -105,6 +118,16 @@ fn what_a_node_may() {
             assert_eq!(allowed, *may, "{verb:?} {} {ns}/{name}", kind.get().plural);
         }
     }
+}
+
+#[test]
+fn a_node_writes_the_status_of_services_and_events_and_nothing_else_of_them() {
+    let may = |verb, kind, status| {
+        authorize(&User::Node("n1".into()), verb, &target(kind, "a", "x", status), |_, _| true).is_ok()
+    };
+    assert!(may(Verb::Patch, SERVICE, true) && !may(Verb::Patch, SERVICE, false));
+    assert!(may(Verb::Patch, EVENT, false) && may(Verb::Create, EVENT, false));
+    assert!(!may(Verb::Patch, EVENT, true) && !may(Verb::Update, SERVICE, true));
 }
 
 #[test]
@@ -141,5 +164,24 @@ fn objects_of_others_are_refused_by_what_they_hold() {
         ok(NODE, Some(&a), Some(&a)) && !ok(NODE, Some(&a), Some(&b)) && !ok(NODE, Some(&a), Some(&bare))
     );
     assert!(!ok(LEASE, None, Some(&json!({"metadata": {"name": "n2"}}))));
+    let service = |of: &str, class: &str| json!({"metadata": {"name": "s"}, "spec": {"type": of, "loadBalancerClass": class}});
+    let bare = json!({"metadata": {"name": "s"}, "spec": {"type": "LoadBalancer"}});
+    let (ours, foreign) =
+        (service("LoadBalancer", "warren.dev/load-balancer"), service("LoadBalancer", "x.org/lb"));
+    assert!(ok(SERVICE, Some(&bare), Some(&bare)) && ok(SERVICE, Some(&ours), Some(&ours)));
+    assert!(!ok(SERVICE, Some(&foreign), None) && !ok(SERVICE, Some(&service("NodePort", "")), None));
+    assert!(!ok(SERVICE, Some(&foreign), Some(&ours)));
+    let event = |component: &str, host: &str, kind: &str| {
+        json!({"metadata": {"name": "e"}, "source": {"component": component, "host": host},
+            "involvedObject": {"kind": kind}})
+    };
+    let mine = event("warren", "n1", "Service");
+    assert!(ok(EVENT, None, Some(&mine)) && ok(EVENT, Some(&mine), Some(&mine)));
+    for other in
+        [event("warren", "n2", "Service"), event("x", "n1", "Service"), event("warren", "n1", "Node")]
+    {
+        assert!(!ok(EVENT, None, Some(&other)) && !ok(EVENT, Some(&other), Some(&mine)), "{other}");
+    }
+    assert!(!ok(EVENT, None, Some(&json!({"metadata": {"name": "n1"}}))));
     assert!(authorize_write(&User::Admin("a".into()), NODE, None, Some(&a)).is_ok());
 }

@@ -94,6 +94,83 @@ async fn a_node_joins_and_writes_only_its_own() {
 }
 
 #[tokio::test]
+async fn a_node_writes_load_balancer_addresses_and_events_of_services() {
+    let s = TestServer::start().await;
+    let secret = s.token.expose().rsplit(':').next().unwrap().to_owned();
+    let (_, body, key) = join(&s, "n1", "0123456789abcdef", &secret).await;
+    let node = client_with(&s, Some((body["certificate"].as_str().unwrap(), &key))).await;
+    let ask = async |method: &str, path: &str, media: &str, body: Value| {
+        request(&node, method, path, &[("content-type", media)], body).await
+    };
+    const MERGE: &str = "application/merge-patch+json";
+    let services = "/api/v1/namespaces/default/services";
+    let spec = |more: Value| {
+        let mut spec = json!({"ports": [{"port": 80}]});
+        spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        spec
+    };
+    for (name, more) in [
+        ("ours", json!({"type": "LoadBalancer"})),
+        ("theirs", json!({"type": "LoadBalancer", "loadBalancerClass": "example.org/lb"})),
+        ("plain", json!({})),
+    ] {
+        s.create(services, json!({"metadata": {"name": name}, "spec": spec(more)})).await;
+    }
+    let made = s.get(&format!("{services}/ours")).await;
+    let uid = made["metadata"]["uid"].clone();
+    let status = |uid: &Value| {
+        json!({"metadata": {"uid": uid, "labels": {"x": "y"}}, "spec": {"externalIPs": ["192.0.2.66"]},
+            "status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.1", "ipMode": "VIP"}]}}})
+    };
+    let path = format!("{services}/ours/status");
+    let written = ask("PATCH", &path, MERGE, status(&uid)).await;
+    assert_eq!(written.code, 200, "{}", written.body);
+    let now = s.get(&format!("{services}/ours")).await;
+    assert_eq!(now["status"]["loadBalancer"]["ingress"], json!([{"ip": "192.0.2.1", "ipMode": "VIP"}]));
+    assert_eq!((&now["spec"], now["metadata"].get("labels")), (&made["spec"], None), "the status alone");
+    let namesake = ask("PATCH", &path, MERGE, status(&json!("another"))).await;
+    assert_eq!(namesake.code, 409, "{}", namesake.body);
+    let removed = json!({"status": {"loadBalancer": {"ingress": null}}});
+    assert_eq!(ask("PATCH", &path, MERGE, removed).await.code, 200);
+    let now = s.get(&format!("{services}/ours")).await;
+    assert_eq!(now["status"]["loadBalancer"].get("ingress"), None);
+    for other in ["theirs/status", "plain/status", "ours", "plain"] {
+        let refused = ask("PATCH", &format!("{services}/{other}"), MERGE, json!({"status": {}})).await;
+        assert_eq!(refused.code, 403, "{other}: {}", refused.body);
+    }
+    let apply = format!("{services}/new/status?fieldManager=x");
+    let new = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "new"}, "spec": spec(json!({"type": "LoadBalancer"}))});
+    let refused = ask("PATCH", &apply, "application/apply-patch+yaml", new).await;
+    assert_eq!(refused.code, 404, "{}", refused.body);
+
+    let events = "/api/v1/namespaces/default/events";
+    let event = |host: &str| {
+        json!({"apiVersion": "v1", "kind": "Event", "type": "Warning",
+            "metadata": {"name": "ours.0123456789abcdef", "namespace": "default"},
+            "involvedObject": {"apiVersion": "v1", "kind": "Service", "name": "ours", "namespace": "default", "uid": uid},
+            "reason": "NodePortTaken", "message": "choose another", "source": {"component": "warren", "host": host},
+            "firstTimestamp": "2026-01-01T00:00:00Z", "lastTimestamp": "2026-01-01T00:00:00Z", "count": 1})
+    };
+    const JSON: &str = "application/json";
+    assert_eq!(ask("POST", events, JSON, event("n2")).await.code, 403);
+    let created = ask("POST", events, JSON, event("n1")).await;
+    assert_eq!(created.code, 201, "{}", created.body);
+    assert_eq!(ask("POST", events, JSON, event("n1")).await.code, 409);
+    let one = format!("{events}/ours.0123456789abcdef");
+    let again = ask("PATCH", &one, MERGE, json!({"count": 2, "lastTimestamp": "2026-01-01T00:05:00Z"})).await;
+    assert_eq!((again.code, &again.body["count"]), (200, &json!(2)), "{}", again.body);
+    let steal = json!({"source": {"host": "n2"}});
+    assert_eq!(ask("PATCH", &one, MERGE, steal).await.code, 403);
+    assert_eq!(ask("DELETE", &one, JSON, Value::Null).await.code, 403);
+    // As `kubectl describe service` asks.
+    let field = format!(
+        "{events}?fieldSelector=involvedObject.name%3Dours,involvedObject.kind%3DService,involvedObject.namespace%3Ddefault,involvedObject.uid%3D{}",
+        uid.as_str().unwrap()
+    );
+    assert_eq!(s.get(&field).await["items"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
 async fn without_a_certificate_there_is_little_to_see() {
     let s = TestServer::start().await;
     let anonymous = client_with(&s, None).await;
