@@ -29,7 +29,7 @@ mod tests;
 mod watch;
 pub(crate) mod wire;
 
-pub use base::BaseRules;
+pub use base::{BaseRules, address_ranges, masquerade_rules};
 pub use section::{Change, SERVICES_PREFIX, Section};
 
 use crate::{NetNs, NetlinkError};

@@ -179,6 +179,15 @@ pub struct ServiceKey {
     pub name: ServiceName,
 }
 
+impl ServiceKey {
+    /// The inverse of its text, `namespace/name`.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (namespace, name) = text.split_once('/')?;
+        Some(Self { namespace: Namespace::new(namespace).ok()?, name: ServiceName::new(name).ok()? })
+    }
+}
+
 impl fmt::Display for ServiceKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.namespace, self.name)
@@ -192,6 +201,15 @@ pub struct SliceKey {
     pub namespace: Namespace,
     /// The slice's name.
     pub name: SliceName,
+}
+
+impl SliceKey {
+    /// The inverse of its text, `namespace/name`.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (namespace, name) = text.split_once('/')?;
+        Some(Self { namespace: Namespace::new(namespace).ok()?, name: SliceName::new(name).ok()? })
+    }
 }
 
 impl fmt::Display for SliceKey {

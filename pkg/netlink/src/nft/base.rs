@@ -22,6 +22,7 @@ use super::model::{
 use super::ranges::{self, Family};
 use super::{CLEAR_IN, CLEAR_OUT, DISCOVERY, POD_SOURCES_V4, POD_SOURCES_V6, SPOOFED};
 use ipnet::IpNet;
+use std::collections::BTreeSet;
 
 /// What the base of the table depends on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -100,11 +101,9 @@ pub(super) fn compile(rules: &BaseRules) -> Ruleset {
             ("service_ranges", &rules.service_ranges),
         ] {
             let name = format!("{set}{}", layout.suffix);
-            let ranges = ranges::merge(prefixes, layout.family);
-            let keys =
-                ranges::keys(&ranges, layout.family).map(|(key, end)| Element { end, ..Element::exact(key) });
-            ruleset.elements.insert(name.clone(), keys.collect());
-            ruleset.sets.insert(name, Set::of_ranges(layout.family.into()));
+            let (ranges, elements) = address_ranges(prefixes, layout.family == Family::V4);
+            ruleset.elements.insert(name.clone(), elements);
+            ruleset.sets.insert(name, ranges);
         }
     }
     let mut chain = |name: &str, base: Option<Base>, rules: Vec<Rule>| {
@@ -116,7 +115,7 @@ pub(super) fn compile(rules: &BaseRules) -> Ruleset {
     chain(OUTPUT_RAW, base("filter", OUTPUT, PRIORITY_RAW), output(rules.tunnel_port));
     chain(POSTROUTING_GUARD, base("filter", POSTROUTING, PRIORITY_LAST), guard());
     chain(MASQUERADE, base("nat", POSTROUTING, PRIORITY_SOURCE_NAT), masquerade());
-    chain(AS_NODE, None, as_node(rules.tunnel_port));
+    chain(AS_NODE, None, masquerade_rules(rules.tunnel_port));
     ruleset
 }
 
@@ -227,7 +226,18 @@ fn masquerade() -> Vec<Rule> {
     rules
 }
 
-fn as_node(tunnel_port: u16) -> Vec<Rule> {
+/// A set of ranges of one family's addresses, and the elements for these prefixes, which may overlap.
+#[must_use]
+pub fn address_ranges(prefixes: &[IpNet], v4: bool) -> (Set, BTreeSet<Element>) {
+    let family = if v4 { Family::V4 } else { Family::V6 };
+    let ranges = ranges::merge(prefixes, family);
+    let keys = ranges::keys(&ranges, family).map(|(key, end)| Element { end, ..Element::exact(key) });
+    (Set::of_ranges(family.into()), keys.collect())
+}
+
+/// The rules that give a connection the address of the link that it leaves by, and a port that is not the tunnel's.
+#[must_use]
+pub fn masquerade_rules(tunnel_port: u16) -> Vec<Rule> {
     let (low, high) = masquerade_ports(tunnel_port);
     let (first, second) = (Register::FIRST, Register::FIRST.after(16));
     let udp = vec![
