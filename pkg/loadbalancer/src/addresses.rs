@@ -10,11 +10,12 @@ mod pool;
 mod tests;
 
 use crate::config::Mode;
+use crate::pool::Pool;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use warren_types::{
     Endpoint, EndpointSlice, Family, Fault, LoadBalancerAddresses, Node, NodeName, Protocol, Service,
-    ServiceKey,
+    ServiceKey, TrafficPolicy,
 };
 
 /// Ports that a program of a node's host holds, and which program.
@@ -65,6 +66,29 @@ pub fn compile(input: &AddressInput<'_>) -> Vec<LoadBalancerAddresses> {
 #[must_use]
 pub fn is_writer<'a>(own: &NodeName, nodes: impl IntoIterator<Item = &'a Node>) -> bool {
     nodes.into_iter().filter(|node| node.ready).map(|node| &node.name).min() == Some(own)
+}
+
+/// The addresses of the pool that some Service has, and that this node can serve as far as its endpoints go.
+#[must_use]
+pub fn servable<'a>(
+    pool: &Pool,
+    own: &Node,
+    services: &[&'a Service],
+    slices: impl IntoIterator<Item = &'a EndpointSlice>,
+) -> BTreeSet<IpAddr> {
+    if own.labels.contains_key(LABEL_EXCLUDED) {
+        return BTreeSet::new();
+    }
+    let local = |service: &Service| service.external_policy == TrafficPolicy::Local;
+    let wanted: BTreeSet<_> = services.iter().filter(|s| is_ours(s) && local(s)).map(|s| &s.key).collect();
+    let endpoints = EndpointNodes::of(slices, |key| wanted.contains(key));
+    let ours = services.iter().filter(|service| is_ours(service));
+    let addresses = ours.flat_map(|service| service.load_balancer_ips.iter().map(move |ip| (*service, *ip)));
+    addresses
+        .filter(|(_, ip)| pool.contains(*ip))
+        .filter(|(s, ip)| !local(s) || endpoints.on(&s.key, Family::of(*ip), &own.name))
+        .map(|(_, ip)| ip)
+        .collect()
 }
 
 /// Whether Warren gives this Service addresses, and its proxies take care of them.

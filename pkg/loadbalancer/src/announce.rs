@@ -113,18 +113,20 @@ pub struct Announcer {
     mac: Mac,
     entries: BTreeMap<IpAddr, Entry>,
     outbox: VecDeque<Frame>,
+    changes: u64,
 }
 
 impl Announcer {
     /// An announcer of the link with this hardware address, with no addresses yet.
     #[must_use]
     pub fn new(mac: Mac) -> Self {
-        Self { mac, entries: BTreeMap::new(), outbox: VecDeque::new() }
+        Self { mac, entries: BTreeMap::new(), outbox: VecDeque::new(), changes: 0 }
     }
 
     /// The addresses that this node can serve from now on. It falls silent at once for those that are missing.
     pub fn set(&mut self, now: Instant, wanted: &BTreeSet<IpAddr>) {
         self.entries.retain(|address, _| wanted.contains(address));
+        self.changes += 1;
         for address in wanted {
             let rank = Rank::of(*address, self.mac);
             let until = now + LISTEN + rank.spread();
@@ -153,10 +155,14 @@ impl Announcer {
         let better = Rank::of(address, mac) < entry.rank;
         match &mut entry.state {
             State::Listening { .. } if better => entry.better = Some((mac, now)),
-            State::Backup { holder, heard } if better => (*holder, *heard) = (mac, now),
+            State::Backup { holder, heard } if better => {
+                self.changes += u64::from(*holder != mac);
+                (*holder, *heard) = (mac, now);
+            }
             State::Holder { .. } if better => {
                 entry.state = State::Backup { holder: mac, heard: now };
                 entry.since = now;
+                self.changes += 1;
             }
             // The worse one is to hear who is here.
             State::Holder { next, last } if now >= *last + DEFEND => *next = now,
@@ -172,6 +178,7 @@ impl Announcer {
                 State::Listening { until } if now >= until => {
                     let better = entry.better.filter(|(_, heard)| now < *heard + SILENCE);
                     entry.since = now;
+                    self.changes += 1;
                     match better {
                         Some((holder, heard)) => entry.state = State::Backup { holder, heard },
                         None => Self::announce(&mut self.outbox, now, *address, entry),
@@ -179,6 +186,7 @@ impl Announcer {
                 }
                 State::Backup { heard, .. } if now >= heard + SILENCE + entry.rank.spread() => {
                     entry.since = now;
+                    self.changes += 1;
                     Self::announce(&mut self.outbox, now, *address, entry);
                 }
                 State::Holder { next, .. } if now >= next => {
@@ -212,6 +220,12 @@ impl Announcer {
     /// The next frame to send.
     pub fn take(&mut self) -> Option<Frame> {
         self.outbox.pop_front()
+    }
+
+    /// Grows with each change of what this node is to an address.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.changes
     }
 
     /// What this node is to each address, and since when.

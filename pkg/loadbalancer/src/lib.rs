@@ -19,14 +19,16 @@ pub mod addresses;
 pub mod announce;
 mod config;
 mod error;
-
+mod held;
+mod link;
 mod pool;
-
+mod runner;
+mod speaker;
 mod status;
 
 pub use addresses::HeldPorts;
 pub use config::{Deps, LoadBalancerConfig, Mode, Tables};
 pub use error::LoadBalancerError;
 pub use pool::{InvalidRange, Pool, PoolRange};
-
+pub use runner::run;
 pub use status::{AddressState, AddressStatus, LoadBalancerStatus, StatusSnapshot};

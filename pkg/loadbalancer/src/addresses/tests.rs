@@ -1,5 +1,4 @@
 use super::*;
-use crate::pool::Pool;
 use proptest::prelude::*;
 use warren_types::{
     Namespace, PodCidrs, ServiceKind, ServiceName, ServicePort, SliceKey, SliceName, TrafficPolicy,
@@ -334,6 +333,30 @@ fn a_smaller_pool_or_a_new_node_moves_only_whom_it_concerns() {
         (cluster.given("a").0, cluster.given("b").0),
         (texts(&["198.51.100.3"]), texts(&["198.51.100.2"]))
     );
+}
+
+#[test]
+fn an_address_is_servable_where_the_policy_lets_it_be_served() {
+    let mut local = service("local", 1, &[80]);
+    local.external_policy = TrafficPolicy::Local;
+    local.load_balancer_ips = vec![ip("198.51.100.1")];
+    let mut any = service("any", 1, &[80]);
+    any.load_balancer_ips = vec![ip("198.51.100.2"), ip("203.0.113.1")];
+    let mut others = any.clone();
+    others.load_balancer_class = Some("example.org/other".into());
+    others.load_balancer_ips = vec![ip("198.51.100.3")];
+    let pool = Pool::new(vec!["198.51.100.1-198.51.100.9".parse().unwrap()]);
+    let slices = [slice("local", &[("n2", true), ("n3", false)]), slice("any", &[])];
+    let on = |node: &Node| {
+        let found = servable(&pool, node, &[&local, &any, &others], &slices);
+        found.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(on(&node(1)), ["198.51.100.2"]);
+    assert_eq!(on(&node(2)), ["198.51.100.1", "198.51.100.2"]);
+    assert_eq!(on(&node(3)), ["198.51.100.2"]);
+    let mut excluded = node(2);
+    excluded.labels.insert(LABEL_EXCLUDED.into(), String::new());
+    assert_eq!(on(&excluded), [""; 0]);
 }
 
 #[test]
