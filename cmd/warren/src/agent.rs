@@ -78,6 +78,36 @@ pub(crate) struct AgentArgs {
     /// Where runtimes look for CNI plugins [default: /opt/cni/bin].
     #[arg(long, value_name = "DIR", env = "WARREN_CNI_BIN_DIR", help_heading = "Network")]
     cni_bin_dir: Option<String>,
+
+    /// Translate Services (on), or leave them to another proxy (off) [default: on].
+    #[arg(long, value_name = "ON|OFF", env = "WARREN_PROXY", help_heading = "Services")]
+    proxy: Option<String>,
+    /// Serve node ports on this node's addresses in these ranges [default: its own addresses, as of --node-ip].
+    #[arg(
+        long = "nodeport-addresses",
+        value_name = "CIDR[,CIDR]",
+        env = "WARREN_NODEPORT_ADDRESSES",
+        help_heading = "Services"
+    )]
+    nodeport_addresses: Vec<String>,
+    /// Where `spec.externalIPs` of Services may come from [default: nowhere].
+    #[arg(long, value_name = "CIDR[,CIDR]", env = "WARREN_SERVICE_EXTERNAL_IPS", help_heading = "Services")]
+    service_external_ips: Vec<String>,
+    /// Where Services of type LoadBalancer get addresses from: nodes, pool, off [default: pool if there is one, else
+    /// nodes].
+    #[arg(long, value_name = "MODE", env = "WARREN_LOADBALANCER", help_heading = "Services")]
+    loadbalancer: Option<String>,
+    /// Addresses for Services of type LoadBalancer, announced on the LAN.
+    #[arg(
+        long,
+        value_name = "CIDR|FIRST-LAST[,...]",
+        env = "WARREN_LOADBALANCER_POOL",
+        help_heading = "Services"
+    )]
+    loadbalancer_pool: Vec<String>,
+    /// Link on which these addresses are announced [default: that of this node's address].
+    #[arg(long, value_name = "LINK", env = "WARREN_LOADBALANCER_INTERFACE", help_heading = "Services")]
+    loadbalancer_interface: Option<String>,
 }
 
 impl AgentArgs {
@@ -104,6 +134,12 @@ impl AgentArgs {
             ("mtu", one(self.mtu)),
             ("cni-conf-dir", one(self.cni_conf_dir)),
             ("cni-bin-dir", one(self.cni_bin_dir)),
+            ("proxy", one(self.proxy)),
+            ("nodeport-addresses", self.nodeport_addresses),
+            ("service-external-ips", self.service_external_ips),
+            ("loadbalancer", one(self.loadbalancer)),
+            ("loadbalancer-pool", self.loadbalancer_pool),
+            ("loadbalancer-interface", one(self.loadbalancer_interface)),
         ] {
             raw.say(key, Origin::Flag, values);
         }

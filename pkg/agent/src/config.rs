@@ -3,6 +3,10 @@
 //! A key is written `--node-name` on the command line, `WARREN_NODE_NAME` in the environment and `node-name` in the
 //! file. Flags win over the environment, the environment over the file. Every fault is found, not just the first.
 
+mod services;
+
+pub use services::ServicesConfig;
+
 use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -30,6 +34,12 @@ pub const KEYS: &[&str] = &[
     "register-node",
     "health-address",
     "mtu",
+    "proxy",
+    "nodeport-addresses",
+    "service-external-ips",
+    "loadbalancer",
+    "loadbalancer-pool",
+    "loadbalancer-interface",
 ];
 /// Keys of `warren server`, which may share the file.
 const SERVER_KEYS: &[&str] = &[
@@ -43,7 +53,14 @@ const SERVER_KEYS: &[&str] = &[
     "log-format",
 ];
 /// Keys that may be given more than once, or as a list.
-const LISTS: &[&str] = &["node-ip", "cluster-cidr", "service-cidr"];
+const LISTS: &[&str] = &[
+    "node-ip",
+    "cluster-cidr",
+    "service-cidr",
+    "nodeport-addresses",
+    "service-external-ips",
+    "loadbalancer-pool",
+];
 
 /// Which implementation of WireGuard is used.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -113,6 +130,8 @@ pub struct AgentConfig {
     pub health_address: SocketAddr,
     /// MTU of pods and tunnel; none: from the path.
     pub mtu: Option<u32>,
+    /// Services.
+    pub services: ServicesConfig,
 }
 
 impl AgentConfig {
@@ -301,6 +320,7 @@ impl RawConfig {
                 .parse("health-address", loopback)
                 .unwrap_or_else(|| (std::net::Ipv4Addr::LOCALHOST, defaults::HEALTH_PORT).into()),
             mtu: self.parse("mtu", mtu),
+            services: self.services(),
             api: api.unwrap_or(ApiChoice::InCluster),
             node_name: node_name.clone().unwrap_or_else(placeholder),
             data_dir,

@@ -12,8 +12,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
+use warren_loadbalancer::{HeldPorts, LoadBalancerStatus};
 use warren_netlink::{Netlink, NetlinkError};
 use warren_overlay::OverlayStatus;
+use warren_proxy::ProxyStatus;
 use warren_source::{ApiAccess, SourceStatus};
 use warren_store::{Durability, Opened, Store, StoreError};
 use warren_types::{BootId, ClusterConfig, InvalidName, defaults};
@@ -125,6 +127,9 @@ pub async fn run(config: AgentConfig) -> Result<(), AgentError> {
         board,
         access,
         overlay: OverlayStatus::default(),
+        proxy: ProxyStatus::default(),
+        load_balancer: LoadBalancerStatus::default(),
+        held_ports: tokio::sync::watch::Sender::new(HeldPorts::default()),
         pool: Arc::default(),
         sysctls,
     };

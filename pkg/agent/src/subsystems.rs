@@ -3,8 +3,10 @@
 mod cni;
 mod ipam;
 pub(crate) mod join;
+mod loadbalancer;
 mod node;
 mod overlay;
+mod proxy;
 mod source;
 
 use crate::board::Board;
@@ -16,8 +18,10 @@ use std::sync::Arc;
 use tokio::sync::{OnceCell, watch};
 use tokio_util::sync::CancellationToken;
 use warren_ipam::Pool;
+use warren_loadbalancer::{HeldPorts, LoadBalancerStatus, Mode};
 use warren_netlink::Netlink;
 use warren_overlay::OverlayStatus;
+use warren_proxy::ProxyStatus;
 use warren_source::{ApiAccess, SourceStatus};
 use warren_store::Store;
 use warren_store::tables::NodeKeys;
@@ -37,6 +41,12 @@ pub(crate) struct Shared {
     pub(crate) access: watch::Sender<Option<ApiAccess>>,
     /// What the overlay says of itself.
     pub(crate) overlay: OverlayStatus,
+    /// What the proxy shows of itself.
+    pub(crate) proxy: ProxyStatus,
+    /// What the load balancer says of itself.
+    pub(crate) load_balancer: LoadBalancerStatus,
+    /// Ports of Services that programs of this host hold.
+    pub(crate) held_ports: watch::Sender<HeldPorts>,
     /// The pool, once it is open.
     pub(crate) pool: Arc<OnceCell<Pool>>,
     /// Which sysctls were changed.
@@ -51,6 +61,12 @@ pub(crate) fn start_all(supervisor: &mut Supervisor, shared: &Shared) {
     start(supervisor, shared, "source", source::run);
     start(supervisor, shared, "node", node::run);
     start(supervisor, shared, "overlay", overlay::run);
+    if shared.config.services.proxy {
+        start(supervisor, shared, "proxy", proxy::run);
+    }
+    if shared.config.services.load_balancer != Mode::Off {
+        start(supervisor, shared, "loadbalancer", loadbalancer::run);
+    }
     start(supervisor, shared, "ipam", ipam::run);
     start(supervisor, shared, "cni", cni::run);
 }

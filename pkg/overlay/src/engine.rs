@@ -174,6 +174,14 @@ pub fn compile(input: &OverlayInput<'_>) -> Desired {
             out.routes.insert(tunnel_route(*net, table, src, mtu));
         }
     }
+    // The proxy translates before anything goes this way; the route lets this node itself connect to Services, also
+    // when it has no default route.
+    for net in &out.service_ranges {
+        let src = own.node_addresses().find(|a| a.is_ipv4() == net.addr().is_ipv4());
+        if src.is_some() {
+            out.routes.insert(tunnel_route(*net, TABLE_MAIN, src, None));
+        }
+    }
     out.quarantined = refused.into_iter().collect();
     out
 }

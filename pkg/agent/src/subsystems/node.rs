@@ -101,7 +101,7 @@ async fn publish(
         node_id: shared.keys.node_id.clone(),
         public_key: public_key(&shared.keys.private_key),
         endpoints: ips.iter().map(|ip| SocketAddr::new(*ip, shared.config.tunnel_port)).collect(),
-        held_ports: Vec::new(),
+        held_ports: super::loadbalancer::published(&shared.held_ports.borrow()),
         internal_ips: ips.to_vec(),
         ready: missing.is_empty() && !ips.is_empty(),
         message: if ips.is_empty() {
