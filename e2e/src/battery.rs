@@ -140,7 +140,9 @@ impl Battery {
         std::fs::write(&path, config)?;
         let script = format!("export NODE_NAME={node} KUBECONFIG={}; exec {command}", path.display());
         let mut lab = self.exec_command(node, &["sh", "-c", &script]);
-        let log = std::fs::File::create(std::env::temp_dir().join(format!("{}-{node}-plane.log", self.lab.name())))?;
+        let log = std::fs::File::create(
+            std::env::temp_dir().join(format!("{}-{node}-plane.log", self.lab.name())),
+        )?;
         let child = lab.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn();
         Ok(Running(child.with_context(|| format!("start {command} on {node}"))?))
     }

@@ -80,8 +80,12 @@ impl Ask {
         ];
         words.extend(numbers.into_iter().flat_map(|(flag, n)| [flag.to_owned(), n.to_string()]));
         words.extend(self.source.iter().flat_map(|ip| ["--from".to_owned(), ip.to_string()]));
-        let flags =
-            [("--udp", self.udp), ("--keep", self.keep), ("--fail-fast", self.fail_fast), ("--summary", self.summary)];
+        let flags = [
+            ("--udp", self.udp),
+            ("--keep", self.keep),
+            ("--fail-fast", self.fail_fast),
+            ("--summary", self.summary),
+        ];
         words.extend(flags.into_iter().filter(|(_, set)| *set).map(|(flag, _)| flag.to_owned()));
         words
     }
@@ -118,6 +122,8 @@ impl Got {
 pub enum Answer<'a> {
     /// An answer by one of these, and by each of these in the end.
     By(&'a [&'a str]),
+    /// An answer by any of these.
+    ByOneOf(&'a [&'a str]),
     /// A rejection, at once.
     Refused,
     /// Nothing.
@@ -193,6 +199,14 @@ impl Expect<'_> {
         self.holds(Answer::By(servers))
     }
 
+    /// Some of `servers` answer, and nobody else.
+    ///
+    /// # Errors
+    /// As [`Expect::reaches`].
+    pub fn reaches_one_of(self, servers: &[&str]) -> Result<Duration> {
+        self.holds(Answer::ByOneOf(servers))
+    }
+
     /// Connections are rejected, at once.
     ///
     /// # Errors
@@ -217,19 +231,21 @@ impl Expect<'_> {
         let (first, again) = match answer {
             // With n servers, (1 - 1/n)^(20 n) is below one in 10^8: all are met.
             Answer::By(servers) if servers.len() > 1 => (20 * servers.len() as u64, 10),
-            Answer::By(_) => (5, 10),
+            Answer::By(_) | Answer::ByOneOf(_) => (5, 10),
             Answer::Refused => (2, 2),
             Answer::Silence => (1, 1),
         };
         if self.ask.source_port != 0 || self.ask.keep {
             self.ask.gap = self.ask.gap.max(20);
         }
-        self.ask.fail_fast = matches!(answer, Answer::By(_));
-        let what = format!("{} {} -> {}", if self.ask.udp { "UDP" } else { "TCP" }, self.ask.from, self.ask.target);
+        self.ask.fail_fast = matches!(answer, Answer::By(_) | Answer::ByOneOf(_));
+        let what =
+            format!("{} {} -> {}", if self.ask.udp { "UDP" } else { "TCP" }, self.ask.from, self.ask.target);
         self.ask.count = first;
         let (_, took) = eventually(self.limit, || self.check(answer, true)).with_context(|| what.clone())?;
         self.ask.count = again;
-        self.check(answer, false).with_context(|| format!("{what}: it was so once, after {took:?}, and no more"))?;
+        self.check(answer, false)
+            .with_context(|| format!("{what}: it was so once, after {took:?}, and no more"))?;
         Ok(took)
     }
 
@@ -241,11 +257,15 @@ impl Expect<'_> {
             match answer {
                 Answer::Refused => ensure!(got.is_rejection(), "no rejection, or a late one: {got:?}"),
                 Answer::Silence => ensure!(got.result == "timeout", "not silence: {got:?}"),
-                Answer::By(servers) => {
+                Answer::By(servers) | Answer::ByOneOf(servers) => {
                     ensure!(got.result == "answer", "no answer: {got:?}");
                     ensure!(servers.contains(&got.server.as_str()), "not one of {servers:?}: {got:?}");
                     let seen = got.client.context("a server that saw nobody")?.ip();
-                    ensure!(self.seen.is_empty() || self.seen.contains(&seen), "seen as {seen}, not {:?}", self.seen);
+                    ensure!(
+                        self.seen.is_empty() || self.seen.contains(&seen),
+                        "seen as {seen}, not {:?}",
+                        self.seen
+                    );
                     ensure!(!self.unseen.contains(&seen), "seen as {seen}, which should be hidden");
                     met.insert(got.server.as_str());
                 }

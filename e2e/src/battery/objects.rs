@@ -117,7 +117,10 @@ impl Objects {
     pub fn delete(&self, kind: &str, namespace: &str, name: &str, grace: Option<u32>) -> Result<()> {
         let api = self.api(kind, namespace)?;
         let params = DeleteParams { grace_period_seconds: grace, ..DeleteParams::default() };
-        self.runtime.block_on(api.delete(name, &params)).with_context(|| format!("delete {kind} {name}")).map(drop)
+        self.runtime
+            .block_on(api.delete(name, &params))
+            .with_context(|| format!("delete {kind} {name}"))
+            .map(drop)
     }
 }
 
@@ -138,7 +141,8 @@ impl Svc {
     pub fn ip(&self, v6: bool) -> Result<IpAddr> {
         let all = self.object.pointer("/spec/clusterIPs").and_then(Value::as_array);
         let mut ips = all.into_iter().flatten().filter_map(|ip| ip.as_str()?.parse::<IpAddr>().ok());
-        ips.find(|ip| ip.is_ipv6() == v6).with_context(|| format!("{} has no {} address", self.name, family(v6)))
+        ips.find(|ip| ip.is_ipv6() == v6)
+            .with_context(|| format!("{} has no {} address", self.name, family(v6)))
     }
 
     /// Its cluster address with a port.
@@ -190,7 +194,9 @@ pub struct Scope<'a> {
 
 impl<'a> Scope<'a> {
     pub(super) fn new(battery: &'a Battery, namespace: &str) -> Result<Self> {
-        battery.objects.apply(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}))?;
+        battery
+            .objects
+            .apply(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}))?;
         Ok(Self { battery, namespace: namespace.to_owned(), members: Mutex::default() })
     }
 
@@ -283,8 +289,11 @@ impl<'a> Scope<'a> {
     /// When the API refuses it.
     pub fn member_at(&self, member: &Member<'_>, node: &str, ips: &[IpAddr], on_host: bool) -> Result<()> {
         let name = format!("{}-{}", member.app, member.place);
-        let ports: Vec<Value> =
-            member.ports.iter().map(|(name, port)| json!({"name": name, "containerPort": port, "protocol": "TCP"})).collect();
+        let ports: Vec<Value> = member
+            .ports
+            .iter()
+            .map(|(name, port)| json!({"name": name, "containerPort": port, "protocol": "TCP"}))
+            .collect();
         self.battery.objects.apply(&json!({"apiVersion": "v1", "kind": "Pod",
             "metadata": {"name": name, "namespace": self.namespace, "labels": {"app": member.app}, "finalizers": [FINALIZER]},
             "spec": {"nodeName": node, "hostNetwork": on_host,
@@ -294,9 +303,14 @@ impl<'a> Scope<'a> {
         }
         let ips: Vec<Value> = ips.iter().map(|ip| json!({"ip": ip})).collect();
         let ready = if member.ready { "True" } else { "False" };
-        self.battery.objects.status("Pod", &self.namespace, &name, &json!({"phase": "Running",
+        self.battery.objects.status(
+            "Pod",
+            &self.namespace,
+            &name,
+            &json!({"phase": "Running",
             "podIP": ips.first().map(|ip| ip["ip"].clone()), "podIPs": ips,
-            "conditions": [{"type": "Ready", "status": ready}]}))
+            "conditions": [{"type": "Ready", "status": ready}]}),
+        )
     }
 
     /// Says that a Pod is ready, or is not.
@@ -347,8 +361,10 @@ impl<'a> Scope<'a> {
         ports: &[(&str, &str, u16)],
         endpoints: &[Value],
     ) -> Result<()> {
-        let ports: Vec<Value> =
-            ports.iter().map(|(name, protocol, port)| json!({"name": name, "protocol": protocol, "port": port})).collect();
+        let ports: Vec<Value> = ports
+            .iter()
+            .map(|(name, protocol, port)| json!({"name": name, "protocol": protocol, "port": port}))
+            .collect();
         let slice = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
             "metadata": {"name": name, "namespace": self.namespace, "labels": {
                 "kubernetes.io/service-name": service, "endpointslice.kubernetes.io/managed-by": "battery"}},
@@ -376,9 +392,15 @@ impl<'a> Scope<'a> {
     /// When the API does not answer.
     pub fn endpoints(&self, service: &str) -> Result<Vec<(String, bool)>> {
         let slices = self.battery.objects.list("EndpointSlice", &self.namespace)?;
-        let own = slices.iter().filter(|s| s.pointer("/metadata/labels/kubernetes.io~1service-name") == Some(&service.into()));
+        let own = slices
+            .iter()
+            .filter(|s| s.pointer("/metadata/labels/kubernetes.io~1service-name") == Some(&service.into()));
         let all = own.flat_map(|s| s["endpoints"].as_array().into_iter().flatten());
-        Ok(all.map(|e| (text(e, "/addresses/0").to_owned(), e.pointer("/conditions/ready") == Some(&true.into()))).collect())
+        Ok(all
+            .map(|e| {
+                (text(e, "/addresses/0").to_owned(), e.pointer("/conditions/ready") == Some(&true.into()))
+            })
+            .collect())
     }
 }
 

@@ -7,13 +7,15 @@ use std::io::{self, BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Counts of a run, shared by its threads.
 #[derive(Default)]
 struct Tally {
     asked: AtomicU64,
     answered: AtomicU64,
+    /// The longest that an answer took, in milliseconds.
+    slowest: AtomicU64,
     stop: AtomicBool,
 }
 
@@ -33,7 +35,10 @@ pub(crate) fn run(order: &Ask) -> io::Result<()> {
     });
     if order.summary {
         let count = |n: &AtomicU64| n.load(Ordering::Relaxed);
-        println!("{}", json!({"asked": count(&tally.asked), "answered": count(&tally.answered)}));
+        println!(
+            "{}",
+            json!({"asked": count(&tally.asked), "answered": count(&tally.answered), "slowest": count(&tally.slowest)})
+        );
     }
     Ok(())
 }
@@ -74,24 +79,34 @@ fn attempt(order: &Ask, line: &mut Option<Line>, number: u64) -> io::Result<(Str
     }
     let answer = answer?;
     let mut words = answer.split_whitespace();
-    let parsed = words.next().zip(words.next()).and_then(|(name, peer)| Some((name.to_owned(), peer.parse().ok()?)));
+    let parsed =
+        words.next().zip(words.next()).and_then(|(name, peer)| Some((name.to_owned(), peer.parse().ok()?)));
     parsed.ok_or_else(|| io::Error::other(format!("this is no answer: {answer:?}")))
 }
 
 fn report(order: &Ask, tally: &Tally, number: u64, start: Instant, result: io::Result<(String, SocketAddr)>) {
     let ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let at = u64::try_from(now.as_millis()).unwrap_or(u64::MAX).saturating_sub(ms);
     match result {
         Ok((server, client)) => {
             tally.answered.fetch_add(1, Ordering::Relaxed);
+            tally.slowest.fetch_max(ms, Ordering::Relaxed);
             if !order.summary {
-                println!("{}", json!({"n": number, "result": "answer", "server": server, "client": client, "ms": ms}));
+                println!(
+                    "{}",
+                    json!({"n": number, "at": at, "result": "answer", "server": server, "client": client, "ms": ms})
+                );
             }
         }
         Err(e) => {
             if order.fail_fast {
                 tally.stop.store(true, Ordering::Relaxed);
             }
-            println!("{}", json!({"n": number, "result": word(&e), "why": e.to_string(), "ms": ms}));
+            println!(
+                "{}",
+                json!({"n": number, "at": at, "result": word(&e), "why": e.to_string(), "ms": ms})
+            );
         }
     }
 }
@@ -165,7 +180,8 @@ impl Line {
                     }
                     socket.set_read_timeout(Some(left))?;
                     let length = socket.recv(&mut buffer)?;
-                    let answer = String::from_utf8_lossy(buffer.get(..length).unwrap_or_default()).into_owned();
+                    let answer =
+                        String::from_utf8_lossy(buffer.get(..length).unwrap_or_default()).into_owned();
                     // The answer to an earlier datagram came late.
                     if answer.split_whitespace().nth(2) == Some(&number.to_string()) {
                         return Ok(answer);
