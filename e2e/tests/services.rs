@@ -17,7 +17,7 @@ fn run(test: &str, args: &[&str], scenarios: &[fn(&Battery) -> Result<()>], name
         let shown = if outcome.is_ok() { "ok" } else { "FAILED" };
         println!("battery: {name}: {shown} in {:.1} s", start.elapsed().as_secs_f64());
         if let Err(error) = outcome {
-            eprintln!("battery: {name}: {error:?}");
+            eprintln!("battery: {name}: {error:#}");
             failed.push(*name);
         }
     }

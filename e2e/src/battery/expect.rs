@@ -2,7 +2,7 @@
 
 use super::Battery;
 use crate::{eventually, patient};
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use serde::Deserialize;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -230,9 +230,10 @@ impl Expect<'_> {
     pub fn holds(mut self, answer: Answer<'_>) -> Result<Duration> {
         let (first, again) = match answer {
             // With n servers, (1 - 1/n)^(20 n) is below one in 10^8: all are met.
-            Answer::By(servers) if servers.len() > 1 => (20 * servers.len() as u64, 10),
-            Answer::By(_) | Answer::ByOneOf(_) => (5, 10),
-            Answer::Refused => (2, 2),
+            // Nor is a second one, which is to be there no more, missed by chance.
+            Answer::By(servers) => (20 * servers.len() as u64, 10),
+            Answer::ByOneOf(_) => (5, 10),
+            Answer::Refused => (1, 2),
             Answer::Silence => (1, 1),
         };
         if self.ask.source_port != 0 || self.ask.keep {
@@ -244,9 +245,25 @@ impl Expect<'_> {
         self.ask.count = first;
         let (_, took) = eventually(self.limit, || self.check(answer, true)).with_context(|| what.clone())?;
         self.ask.count = again;
-        self.check(answer, false)
-            .with_context(|| format!("{what}: it was so once, after {took:?}, and no more"))?;
+        let again = match (answer, self.ask.udp) {
+            (Answer::Refused, true) => self.is_refused_still(),
+            _ => self.check(answer, false),
+        };
+        again.with_context(|| format!("{what}: it was so once, after {took:?}, and no more"))?;
         Ok(took)
+    }
+
+    /// The kernel sends a client six ICMP errors, then one a second: a silence tells nothing, an answer does.
+    fn is_refused_still(&self) -> Result<()> {
+        let told = eventually(Duration::from_secs(3), || {
+            let got = self.battery.ask(&Ask { count: 1, timeout: 500, ..self.ask.clone() })?;
+            if let Some(answer) = got.iter().find(|g| g.result == "answer") {
+                return Ok(Err(anyhow!("an answer: {answer:?}")));
+            }
+            ensure!(got.iter().all(Got::is_rejection), "no rejection, or a late one: {got:?}");
+            Ok(Ok(()))
+        });
+        told?.0
     }
 
     fn check(&self, answer: Answer<'_>, all: bool) -> Result<()> {

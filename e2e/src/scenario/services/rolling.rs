@@ -7,6 +7,7 @@ use crate::eventually;
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::Deserialize;
 use serde_json::json;
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -103,44 +104,64 @@ pub fn rolling(b: &Battery, how: Rolling) -> Result<()> {
     Ok(())
 }
 
+/// Old pods that serve on, and until when.
+type Ending = VecDeque<(String, Instant)>;
+
 fn roll_all(b: &Battery, scope: &Scope<'_>, how: &Rolling, pods: &mut [String]) -> Result<()> {
+    let mut ending = Ending::new();
     for roll in 1..=how.rolls {
         let begun = Instant::now();
-        std::thread::scope(|threads| {
-            let (mut workers, mut ending) = (Vec::new(), Vec::new());
-            for group in pods.chunks_mut(PODS.div_ceil(SURGE)) {
-                let first =
-                    group.first().and_then(|p| p.rsplit('-').next()?.parse::<usize>().ok()).unwrap_or(0);
-                workers.push(threads.spawn(move || -> Result<Vec<(String, Instant)>> {
-                    let mut ended = Vec::new();
-                    for (n, pod) in group.iter_mut().enumerate() {
-                        let slot = first + n;
-                        let next = format!("roll-{roll}-{slot}");
-                        begin(b, scope, &next, slot + roll)?;
-                        scope.terminate(&format!("{APP}-{pod}"))?;
-                        ended.push((std::mem::replace(pod, next), Instant::now() + how.grace));
-                    }
-                    Ok(ended)
-                }));
-            }
+        // The pods of the roll before this one may serve on while the next are started.
+        let due = ending.iter().take_while(|(_, at)| *at <= begun).count();
+        let over: Vec<String> = ending.drain(..due).map(|(pod, _)| pod).collect();
+        let ended = std::thread::scope(|threads| {
+            let ender = threads.spawn(|| over.iter().try_for_each(|pod| end(b, scope, pod)));
+            let groups = pods.chunks_mut(PODS.div_ceil(SURGE)).enumerate();
+            let workers: Vec<_> = groups
+                .map(|(n, group)| {
+                    threads.spawn(move || replace(b, scope, how, roll, n * PODS.div_ceil(SURGE), group))
+                })
+                .collect();
+            let mut ended = Vec::new();
             for worker in workers {
-                ending.extend(worker.join().unwrap_or_else(|_| bail!("a worker panicked"))?);
+                ended.extend(worker.join().unwrap_or_else(|_| bail!("a worker panicked"))?);
             }
-            // The last of a roll serve on while the first have ended; the next roll begins when all have.
-            for (pod, at) in ending {
-                while let Some(rest) = at.checked_duration_since(Instant::now()) {
-                    std::thread::park_timeout(rest);
-                }
-                end(b, scope, &pod)?;
-            }
-            Ok::<_, anyhow::Error>(())
+            ender.join().unwrap_or_else(|_| bail!("a worker panicked"))?;
+            Ok::<_, anyhow::Error>(ended)
         })
         .with_context(|| format!("roll {roll}"))?;
+        ending.extend(ended);
+        ending.make_contiguous().sort_by_key(|(_, at)| *at);
         if roll % 10 == 0 || roll == 1 {
             println!("rolling: roll {roll} took {} ms", begun.elapsed().as_millis());
         }
     }
+    for (pod, at) in ending {
+        while let Some(rest) = at.checked_duration_since(Instant::now()) {
+            std::thread::park_timeout(rest);
+        }
+        end(b, scope, &pod)?;
+    }
     Ok(())
+}
+
+/// Replaces the pods of some slots, one after the other; returns the old ones.
+fn replace(
+    b: &Battery,
+    scope: &Scope<'_>,
+    how: &Rolling,
+    roll: usize,
+    first: usize,
+    group: &mut [String],
+) -> Result<Vec<(String, Instant)>> {
+    let one = |(n, pod): (usize, &mut String)| {
+        let slot = first + n;
+        let next = format!("roll-{roll}-{slot}");
+        begin(b, scope, &next, slot + roll)?;
+        scope.terminate(&format!("{APP}-{pod}"))?;
+        Ok((std::mem::replace(pod, next), Instant::now() + how.grace))
+    };
+    group.iter_mut().enumerate().map(one).collect()
 }
 
 /// Starts a pod, waits until it serves, says so, and waits until it is an endpoint.

@@ -84,15 +84,12 @@ pub fn udp_follows_its_endpoints(b: &Battery) -> Result<()> {
         for (n, (since, name)) in turns.iter().enumerate() {
             let until = turns.get(n + 1).map_or(end, |t| t.0);
             let of_turn = lines.iter().filter(|l| (*since..until).contains(&l.at));
-            let wrong = |l: &&Line| {
-                if name.is_empty() {
-                    l.result == "timeout" || l.result == "answer"
-                } else {
-                    l.server != **name
-                }
-            };
+            // Rejections are few: the kernel sends one a second.
+            let wrong = |l: &&Line| l.server != *name && (!name.is_empty() || l.result == "answer");
             let last = of_turn.clone().rfind(wrong);
             let hole = last.map_or(0, |l| l.at - since);
+            let right = |l: &Line| if name.is_empty() { l.result == "refused" } else { l.server == *name };
+            ensure!(of_turn.clone().any(right), "{from} -> {target}: turn {n} ({name:?}) never came");
             println!(
                 "UDP {from} -> {target}: {} after {hole} ms",
                 if name.is_empty() { "rejected" } else { name }

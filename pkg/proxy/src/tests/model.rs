@@ -182,11 +182,11 @@ proptest! {
                     ..packet(source, SocketAddr::new(to, 8080), Protocol::Tcp)
                 };
                 let served = ruleset.elements["svc_hairpin4"].iter().any(|e| e.key[..4] == e.key[4..] && e.key[..4] == [10, 42, 1, 5]);
-                let in_pods = node().pod_ranges.iter().any(|net| net.contains(&source));
+                let of_here = node().local_pod_cidrs.iter().any(|net| net.contains(&source));
                 let expected = match out_link {
                     _ if !marked => Fate::Pass,
                     "wrnp0" if source == to && served => Fate::From(ip("10.42.1.1")),
-                    "wrn-wg" if !in_pods => Fate::From(ip("10.42.1.1")),
+                    "wrn-wg" if !of_here => Fate::From(ip("10.42.1.1")),
                     "eth0" => Fate::FromLink,
                     _ => Fate::Pass,
                 };
