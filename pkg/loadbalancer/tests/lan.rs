@@ -3,12 +3,13 @@
 
 mod support;
 
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 use support::{Caller, Lan, PORT, V4, V6, ip, iproute, node_name, on, pool, service, slices};
-use warren_loadbalancer::{AddressState, HeldPorts, Mode};
+use warren_loadbalancer::{AddressState, HeldPorts, Mode, Pool};
 use warren_netlink::packet::{Frames, MAX_FRAME, PacketSocket};
 use warren_store::Table;
-use warren_types::{HealthState, LoadBalancerAddresses, Protocol, TrafficPolicy};
+use warren_types::{HealthState, LoadBalancerAddresses, Protocol, Service, ServiceName, TrafficPolicy};
 
 const LIMIT: Duration = Duration::from_secs(3);
 
@@ -195,4 +196,35 @@ async fn nodes_give_their_addresses_but_not_with_a_port_that_a_program_holds() {
         message.starts_with("port 9/UDP on node n1 is held by ") && message.contains("(pid "),
         "{message}"
     );
+}
+
+#[tokio::test]
+async fn hundreds_of_addresses_find_one_holder_each() {
+    const ADDRESSES: u32 = 500;
+    let mode = Mode::Pool(Pool::new(vec!["10.9.0.0/20".parse().unwrap()]));
+    let lan = Lan::new(3, &mode).await;
+    let address = |n: u32| IpAddr::from((0x0a09_0001 + n).to_be_bytes());
+    let services: Vec<Service> = (0..ADDRESSES)
+        .map(|n| {
+            let mut service = service(TrafficPolicy::Cluster, &[]);
+            service.key.name = ServiceName::new(format!("s{n}")).unwrap();
+            service.load_balancer_ips = vec![address(n)];
+            service
+        })
+        .collect();
+    lan.tell(&services, &[]).await;
+    let begun = Instant::now();
+    let mut seen = lan.nodes[0].status.subscribe();
+    let all = async {
+        while !(0..ADDRESSES).all(|n| lan.holders(address(n)).len() == 1) {
+            // Mostly the first node's word comes with the others'.
+            let _ = tokio::time::timeout(Duration::from_millis(200), seen.changed()).await;
+        }
+    };
+    tokio::time::timeout(LIMIT * 3, all).await.unwrap();
+    let shares = lan.nodes.iter().map(|node| {
+        let addresses = node.status.get().addresses;
+        addresses.values().filter(|address| address.state == AddressState::Holder).count()
+    });
+    println!("shares {:?} after {:?}", shares.collect::<Vec<_>>(), begun.elapsed());
 }
