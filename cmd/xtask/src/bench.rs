@@ -13,6 +13,8 @@ pub(crate) enum What {
     Cni,
     /// TCP, UDP and ping through the tunnel, beside wireguard-go.
     Overlay,
+    /// Services: from a row to the kernel, memory, churn, connections, beside a full rewrite by nft.
+    Proxy,
 }
 
 /// How figures are printed.
@@ -24,24 +26,31 @@ pub(crate) enum Output {
     Json,
 }
 
-/// Runs one benchmark, which lives among the end-to-end programs because it starts the real binary.
+/// Runs one benchmark. Those that start the real binary live among the end-to-end programs.
 pub(crate) fn run(what: What, output: Output) -> Result<()> {
     needs::root()?;
     match what {
         What::Api => needs::for_api_benchmark()?,
         What::Cni => needs::for_cni_benchmark()?,
         What::Overlay => needs::for_overlay_benchmark()?,
+        What::Proxy => needs::for_proxy_benchmark()?,
     }
-    let binary = build::release()?;
-    let name = match what {
-        What::Api => "api",
-        What::Cni => "cni",
-        What::Overlay => "overlay",
-    };
     let output = match output {
         Output::Table => "table",
         Output::Json => "json",
     };
+    let name = match what {
+        What::Api => "api",
+        What::Cni => "cni",
+        What::Overlay => "overlay",
+        What::Proxy => {
+            // Its clock starts at a row in the store, inside the process.
+            let mut bench = crate::run::cargo();
+            bench.args(["run", "--release", "--package", "warren-proxy", "--example", "bench", "--", output]);
+            return crate::run::run("bench proxy", &mut bench);
+        }
+    };
+    let binary = build::release()?;
     let mut bench = Command::new(build::binary("build the benchmarks", "bench")?);
     crate::run::run(&format!("bench {name}"), bench.args([name, output]).env("WARREN_BIN", binary))
 }

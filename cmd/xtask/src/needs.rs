@@ -36,6 +36,8 @@ const OVERLAY_PEERS: &[(&str, &str)] = &[
     ("ping", "iputils-ping"),
 ];
 
+/// What the benchmark of Services compares with, and makes links by.
+const PROXY_PEERS: &[(&str, &str)] = &[("nft", "nftables"), ("ip", "iproute2")];
 /// Programs the benchmark of the API server uses.
 const API_PEERS: &[(&str, &str)] = &[("etcd", "etcd-server")];
 
@@ -80,6 +82,11 @@ pub(crate) fn for_machine() -> Result<()> {
 /// As [`for_all`], for the benchmark of the overlay.
 pub(crate) fn for_overlay_benchmark() -> Result<()> {
     missing(OVERLAY_PEERS)
+}
+
+/// As [`for_all`], for the benchmark of Services.
+pub(crate) fn for_proxy_benchmark() -> Result<()> {
+    missing(PROXY_PEERS)
 }
 
 /// As [`for_all`], for the benchmark of CNI.
