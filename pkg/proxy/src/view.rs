@@ -146,6 +146,8 @@ pub struct EndpointView {
     pub address: String,
     /// Its port.
     pub port: u16,
+    /// The Service's port that it stands for, as `80/TCP`.
+    pub service_port: String,
     /// Name of the Service's port; may be empty.
     pub port_name: String,
     /// The pod, when it is one.
@@ -401,6 +403,7 @@ fn endpoints(engine: &Engine, service: &Service, fronts: &[Front]) -> Vec<Endpoi
                 all.push(EndpointView {
                     address: at.ip().to_string(),
                     port: at.port(),
+                    service_port: format!("{}/{}", port.port, port.protocol),
                     port_name: port.name.clone(),
                     pod: candidate.endpoint.pod.as_ref().map(ToString::to_string),
                     node: candidate.endpoint.node.as_ref().map(ToString::to_string),
