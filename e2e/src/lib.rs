@@ -4,6 +4,7 @@
 //! Every test starts the real binary, named by `WARREN_BIN` (`cargo xtask e2e` sets it). Needs root, and fails
 //! without it.
 
+pub mod battery;
 pub mod capture;
 pub mod frame;
 pub mod lab;
@@ -16,6 +17,7 @@ pub mod state;
 pub mod station;
 pub mod transfer;
 
+pub use battery::Battery;
 pub use capture::Capture;
 pub use lab::Lab;
 

@@ -13,8 +13,8 @@ use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use warren_lab::{
-    CheckReport, Families, LabConfig, LabError, LabName, LabStatus, NodeStatus, PodStatus, Request, Role,
-    Topology, client,
+    CheckReport, Families, HostPort, LabConfig, LabError, LabName, LabStatus, NodeStatus, PodStatus, Request,
+    Role, Topology, client,
 };
 
 /// Arguments of `warren lab`.
@@ -191,6 +191,9 @@ struct RunArgs {
     /// Its labels.
     #[arg(long = "label", short = 'l', value_name = "KEY=VALUE", value_parser = label)]
     labels: Vec<(String, String)>,
+    /// A port of its node that leads to it (hostPort).
+    #[arg(long = "host-port", value_name = "[ADDRESS:]PORT:PORT[/PROTOCOL]")]
+    host_ports: Vec<HostPort>,
     /// The program and its arguments; none: the echo server.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
     command: Vec<String>,
@@ -311,9 +314,9 @@ async fn dispatch(args: LabArgs) -> anyhow::Result<ExitCode> {
             steps.finish();
             check_result(output, &report?)
         }
-        Verb::Run(RunArgs { pod, node, labels, command }) => {
+        Verb::Run(RunArgs { pod, node, labels, host_ports, command }) => {
             let labels: BTreeMap<String, String> = labels.into_iter().collect();
-            let request = Request::Run { name: pod, node, labels, command };
+            let request = Request::Run { name: pod, node, labels, host_ports, command };
             let pod: PodStatus = client::request(&name, &request, |_| {}).await?;
             show(output, &pod, |pod| {
                 let ips: Vec<String> = pod.ips.iter().map(ToString::to_string).collect();

@@ -6,6 +6,7 @@ mod connectivity;
 mod faults;
 mod leak;
 mod restart;
+pub mod services;
 mod writes;
 
 pub use cold_boot::cold_boot_without_the_api;

@@ -2,6 +2,7 @@
 
 use crate::reaper::Children;
 use crate::services::environment;
+use crate::wire::HostPort;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::fs;
@@ -24,6 +25,7 @@ pub(crate) struct Sandbox {
     pub(crate) pod: String,
     pub(crate) uid: String,
     pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) host_ports: Vec<HostPort>,
 }
 
 /// Why a plugin was not run to success.
@@ -84,6 +86,11 @@ fn request(
     let labels: Vec<Value> = sandbox.labels.iter().map(|(k, v)| json!({"key": k, "value": v})).collect();
     if !labels.is_empty() {
         config.insert("args".into(), json!({"cni": {"labels": labels}}));
+    }
+    // A runtime gives a plugin what that says it is capable of.
+    let capable = config.remove("capabilities");
+    if !sandbox.host_ports.is_empty() && capable.is_some_and(|c| c["portMappings"] == true) {
+        config.insert("runtimeConfig".into(), json!({"portMappings": sandbox.host_ports}));
     }
     if let Some(previous) = previous {
         config.insert("prevResult".into(), previous.clone());
@@ -177,6 +184,7 @@ mod tests {
             pod: "web".into(),
             uid: "u".into(),
             labels: BTreeMap::from([("app".into(), "web".into())]),
+            host_ports: Vec::new(),
         }
     }
 
@@ -191,6 +199,39 @@ mod tests {
             json!({"type": "warren", "socket": "/s", "cniVersion": "1.1.0", "name": "warren",
                    "args": {"cni": {"labels": [{"key": "app", "value": "web"}]}}, "prevResult": {"ips": []}})
         );
+    }
+
+    #[test]
+    fn host_ports_go_to_a_plugin_that_is_capable_of_them() {
+        let list = |capable: &str| {
+            let text = format!(
+                r#"{{"cniVersion":"1.1.0","name":"w","plugins":[{{"type":"w","capabilities":{{"portMappings":{capable}}}}}]}}"#
+            );
+            parse(text.as_bytes()).unwrap()
+        };
+        let host_ports = ["5080:80", "192.0.2.1:53:5353/UDP", "[2001:db8::1]:443:8443"];
+        let host_ports = host_ports.map(|p| p.parse().unwrap()).to_vec();
+        let sandbox = Sandbox { host_ports, ..sandbox() };
+        let config = |capable: &str| {
+            let network = list(capable);
+            request(&network, &network.plugins[0], &sandbox, None)
+        };
+        assert_eq!(
+            config("true")["runtimeConfig"],
+            json!({"portMappings": [
+                {"hostPort": 5080, "containerPort": 80, "protocol": "tcp"},
+                {"hostPort": 53, "containerPort": 5353, "protocol": "udp", "hostIP": "192.0.2.1"},
+                {"hostPort": 443, "containerPort": 8443, "protocol": "tcp", "hostIP": "2001:db8::1"}]})
+        );
+        assert_eq!(config("false").get("runtimeConfig"), None);
+        assert_eq!(config("true").get("capabilities"), None, "the runtime's, not the plugin's");
+    }
+
+    #[test]
+    fn bad_host_ports_are_refused() {
+        for bad in ["80", "0:80", "80:0", "80:80/icmp", "here:80:80", "70000:1", ":80:80", ""] {
+            assert!(bad.parse::<HostPort>().is_err(), "{bad:?}");
+        }
     }
 
     #[test]

@@ -45,7 +45,7 @@ pub use error::LabError;
 pub use exec::exec;
 pub use plan::{Families, LabConfig, Topology};
 pub use wire::{
-    CheckReport, CheckResult, Event, LabStatus, NodeStatus, PodState, PodStatus, Request, Service,
+    CheckReport, CheckResult, Event, HostPort, LabStatus, NodeStatus, PodState, PodStatus, Request, Service,
     ServiceAction, ServiceStatus,
 };
 

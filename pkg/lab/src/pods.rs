@@ -108,6 +108,7 @@ impl Pods {
             pod: spec.name.clone(),
             uid: id,
             labels: spec.labels.clone(),
+            host_ports: spec.host_ports.clone(),
         };
         let shell = self.furnish(&spec.name).await?;
         let attached = async {

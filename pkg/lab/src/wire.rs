@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::str::FromStr;
 
 /// A request to a lab, over its control socket.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +20,8 @@ pub enum Request {
         node: String,
         /// Its labels.
         labels: BTreeMap<String, String>,
+        /// Ports of its node that lead to it.
+        host_ports: Vec<HostPort>,
         /// Its program; empty for the echo server.
         command: Vec<String>,
     },
@@ -261,11 +264,49 @@ pub enum Method {
     Icmp,
 }
 
+/// A port of a node that leads to a pod, as CNI's capability `portMappings` has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HostPort {
+    /// The port of the node.
+    pub host_port: u16,
+    /// The port of the pod.
+    pub container_port: u16,
+    /// `tcp`, `udp` or `sctp`.
+    pub protocol: String,
+    /// The one address of the node that it is on; none: every one.
+    #[serde(rename = "hostIP", default, skip_serializing_if = "Option::is_none")]
+    pub host_ip: Option<IpAddr>,
+}
+
+impl FromStr for HostPort {
+    type Err = String;
+
+    /// Reads `[ADDRESS:]PORT:PORT[/PROTOCOL]`; an IPv6 address stands in brackets.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let form = || format!("{text:?} is not [ADDRESS:]PORT:PORT[/tcp|udp|sctp]");
+        let (ports, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+        let protocol = protocol.to_lowercase();
+        if !matches!(protocol.as_str(), "tcp" | "udp" | "sctp") {
+            return Err(form());
+        }
+        let number = |text: &str| text.parse::<u16>().ok().filter(|n| *n > 0).ok_or_else(form);
+        let (front, container_port) = ports.rsplit_once(':').ok_or_else(form)?;
+        let (address, host_port) = match front.rsplit_once(':') {
+            Some((address, port)) => (Some(address.trim_start_matches('[').trim_end_matches(']')), port),
+            None => (None, front),
+        };
+        let host_ip = address.map(|a| a.parse().map_err(|_| form())).transpose()?;
+        Ok(Self { host_port: number(host_port)?, container_port: number(container_port)?, protocol, host_ip })
+    }
+}
+
 /// A pod, as its node is told to run it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PodSpec {
     pub(crate) name: String,
     pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) host_ports: Vec<HostPort>,
     pub(crate) command: Vec<String>,
 }
 

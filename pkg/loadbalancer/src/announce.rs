@@ -107,11 +107,24 @@ struct Entry {
     better: Option<(Mac, Instant)>,
 }
 
+impl Entry {
+    /// When something is to be done, unless a frame comes first.
+    fn due(&self) -> Instant {
+        match self.state {
+            State::Listening { until } => until,
+            State::Backup { heard, .. } => heard + SILENCE + self.rank.spread(),
+            State::Holder { next, .. } => next,
+        }
+    }
+}
+
 /// The announcer of one link, for the addresses that this node can serve.
 #[derive(Debug)]
 pub struct Announcer {
     mac: Mac,
     entries: BTreeMap<IpAddr, Entry>,
+    /// The same in the order of [`Entry::due`]: there may be a thousand, and as many frames a second.
+    due: BTreeSet<(Instant, IpAddr)>,
     outbox: VecDeque<Frame>,
     changes: u64,
 }
@@ -120,19 +133,20 @@ impl Announcer {
     /// An announcer of the link with this hardware address, with no addresses yet.
     #[must_use]
     pub fn new(mac: Mac) -> Self {
-        Self { mac, entries: BTreeMap::new(), outbox: VecDeque::new(), changes: 0 }
+        Self { mac, entries: BTreeMap::new(), due: BTreeSet::new(), outbox: VecDeque::new(), changes: 0 }
     }
 
     /// The addresses that this node can serve from now on. It falls silent at once for those that are missing.
     pub fn set(&mut self, now: Instant, wanted: &BTreeSet<IpAddr>) {
-        self.entries.retain(|address, _| wanted.contains(address));
         self.changes += 1;
+        self.entries.retain(|address, _| wanted.contains(address));
         for address in wanted {
             let rank = Rank::of(*address, self.mac);
             let until = now + LISTEN + rank.spread();
             let fresh = Entry { state: State::Listening { until }, since: now, rank, better: None };
             self.entries.entry(*address).or_insert(fresh);
         }
+        self.due = self.entries.iter().map(|(address, entry)| (entry.due(), *address)).collect();
     }
 
     /// Takes in a frame that was heard.
@@ -153,6 +167,7 @@ impl Announcer {
     fn announced(&mut self, now: Instant, address: IpAddr, mac: Mac) {
         let Some(entry) = self.entries.get_mut(&address) else { return };
         let better = Rank::of(address, mac) < entry.rank;
+        self.due.remove(&(entry.due(), address));
         match &mut entry.state {
             State::Listening { .. } if better => entry.better = Some((mac, now)),
             State::Backup { holder, heard } if better => {
@@ -168,32 +183,30 @@ impl Announcer {
             State::Holder { next, last } if now >= *last + DEFEND => *next = now,
             _ => {}
         }
+        self.due.insert((entry.due(), address));
         self.tick(now);
     }
 
     /// Does what is due.
     pub fn tick(&mut self, now: Instant) {
-        for (address, entry) in &mut self.entries {
-            match entry.state {
-                State::Listening { until } if now >= until => {
-                    let better = entry.better.filter(|(_, heard)| now < *heard + SILENCE);
-                    entry.since = now;
-                    self.changes += 1;
-                    match better {
-                        Some((holder, heard)) => entry.state = State::Backup { holder, heard },
-                        None => Self::announce(&mut self.outbox, now, *address, entry),
-                    }
-                }
-                State::Backup { heard, .. } if now >= heard + SILENCE + entry.rank.spread() => {
-                    entry.since = now;
-                    self.changes += 1;
-                    Self::announce(&mut self.outbox, now, *address, entry);
-                }
-                State::Holder { next, .. } if now >= next => {
-                    Self::announce(&mut self.outbox, now, *address, entry);
-                }
-                _ => {}
+        while let Some((at, address)) = self.due.first().copied()
+            && at <= now
+        {
+            self.due.pop_first();
+            let Some(entry) = self.entries.get_mut(&address) else { continue };
+            let better = match entry.state {
+                State::Listening { .. } => entry.better.filter(|(_, heard)| now < *heard + SILENCE),
+                _ => None,
+            };
+            if !matches!(entry.state, State::Holder { .. }) {
+                entry.since = now;
+                self.changes += 1;
             }
+            match better {
+                Some((holder, heard)) => entry.state = State::Backup { holder, heard },
+                None => Self::announce(&mut self.outbox, now, address, entry),
+            }
+            self.due.insert((entry.due(), address));
         }
     }
 
@@ -209,12 +222,7 @@ impl Announcer {
     /// When [`Announcer::tick`] has something to do next.
     #[must_use]
     pub fn wake(&self) -> Option<Instant> {
-        let due = |entry: &Entry| match entry.state {
-            State::Listening { until } => until,
-            State::Backup { heard, .. } => heard + SILENCE + entry.rank.spread(),
-            State::Holder { next, .. } => next,
-        };
-        self.entries.values().map(due).min()
+        self.due.first().map(|(at, _)| *at)
     }
 
     /// The next frame to send.

@@ -3,14 +3,16 @@
 use crate::addresses::{HeldPorts, is_ours};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use warren_netlink::listeners::{self, Listener};
+use warren_netlink::listeners::{self, Listener, Process};
 use warren_netlink::{NetNs, NetlinkError};
 use warren_types::{Protocol, Service};
 
 /// Listeners below this port are told whether or not a Service wants it: the node that gives addresses is to know them
-/// before such a Service comes, or a Service on port 22 would cut off everyone's shell. From here on are the ports that
-/// clients are given.
-pub(crate) const CLIENT_PORTS: u16 = 32_768;
+/// before such a Service comes, or a Service on port 22 would cut off everyone's shell. From here on are the ports of
+/// nodes and of clients, which come and go.
+const ALWAYS_BELOW: u16 = 30_000;
+/// Ports that are told at most. What Services want comes first.
+const MOST: usize = 256;
 /// What holds a port that no process has open.
 const KERNEL: &str = "the kernel";
 
@@ -53,12 +55,25 @@ pub(crate) fn held<'a>(
     for listener in listeners.iter().filter(|listener| own.iter().any(|ip| listener.takes(*ip))) {
         let Some(protocol) = Protocol::from_number(listener.protocol) else { continue };
         let port = (protocol, listener.address.port());
-        let matters = port.1 < CLIENT_PORTS || ports.wanted.contains(&port);
+        let matters = port.1 < ALWAYS_BELOW || ports.wanted.contains(&port);
         if matters && (before.contains_key(&port) || !ports.served.contains(&port)) {
             held.entry(port).or_insert(listener);
         }
     }
+    let more = held.len().saturating_sub(MOST);
+    let others = held.keys().rev().filter(|port| !ports.wanted.contains(port));
+    for port in others.take(more).copied().collect::<Vec<_>>() {
+        held.remove(&port);
+    }
     held
+}
+
+/// The holder's name as one word and its number, without what separates the entries of a list.
+fn name(process: &Process) -> String {
+    let Process { pid, name } = process;
+    let word: String =
+        name.chars().map(|c| if c.is_ascii_graphic() && !",=".contains(c) { c } else { '_' }).collect();
+    format!("{word} (pid {pid})")
 }
 
 /// Asks the kernel who listens, and names the holders. Names of ports whose listener has not changed are kept.
@@ -95,14 +110,14 @@ impl Holders {
                 .await
                 .unwrap_or_default(),
         };
-        let name = |(port, inode): (&Port, &u64)| {
-            let name = match before.get(port).filter(|_| named(port, inode)) {
-                Some(name) => name.clone(),
-                None => found.get(inode).map_or_else(|| KERNEL.to_owned(), ToString::to_string),
+        let entry = |(port, inode): (&Port, &u64)| {
+            let holder = match before.get(port).filter(|_| named(port, inode)) {
+                Some(holder) => holder.clone(),
+                None => found.get(inode).map_or_else(|| KERNEL.to_owned(), name),
             };
-            (*port, name)
+            (*port, holder)
         };
-        let result = inodes.iter().map(name).collect();
+        let result = inodes.iter().map(entry).collect();
         self.known = inodes;
         Ok(result)
     }
@@ -154,6 +169,22 @@ mod tests {
         assert_eq!(ports(&held(&all, &own, &served, &before)), [port]);
         // The program has gone.
         assert!(held(&[], &own, &served, &before).is_empty());
+    }
+
+    #[test]
+    fn what_services_want_is_told_however_many_ports_are_held() {
+        let own: [IpAddr; 1] = ["192.0.2.1".parse().unwrap()];
+        let all: Vec<Listener> = (1..=1000).map(|port| listener(TCP, &format!("0.0.0.0:{port}"))).collect();
+        let wanted = WantedPorts { wanted: [(Protocol::Tcp, 900)].into(), served: BTreeSet::new() };
+        let found = ports(&held(&all, &own, &wanted, &HeldPorts::new()));
+        assert_eq!(found.len(), MOST);
+        assert_eq!(found[MOST - 2..], [(Protocol::Tcp, 255), (Protocol::Tcp, 900)]);
+    }
+
+    #[test]
+    fn a_strange_name_does_not_break_the_list() {
+        let process = Process { pid: 7, name: "a,b=c d\u{e9}".into() };
+        assert_eq!(name(&process), "a_b_c_d_ (pid 7)");
     }
 
     #[test]

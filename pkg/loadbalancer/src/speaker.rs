@@ -17,6 +17,9 @@ use warren_netlink::{NetNs, NetlinkError};
 /// After a socket failed.
 const RETRY: Duration = Duration::from_millis(200);
 
+/// Between two tellings of states: a thousand addresses may change theirs within a second.
+const TELL: Duration = Duration::from_millis(100);
+
 /// States of addresses on one link.
 pub(crate) type States = BTreeMap<IpAddr, AddressStatus>;
 
@@ -35,7 +38,8 @@ pub(crate) async fn speak(
     let mut announcer = Announcer::new(link.mac);
     announcer.set(Instant::now(), &wanted.borrow_and_update().clone());
     let (mut arp, mut ndp) = ([0; MAX_FRAME], [0; MAX_FRAME]);
-    let mut told: Option<(u64, States)> = None;
+    let mut told = States::new();
+    let (mut changes, mut tell_at) = (0, Some(Instant::now()));
     let mut open = true;
     loop {
         announcer.tick(Instant::now());
@@ -46,13 +50,18 @@ pub(crate) async fn speak(
                 tracing::debug!(%error, link = link.name, address = %frame.address, "could not announce");
             }
         }
-        if told.as_ref().is_none_or(|(changes, _)| *changes != announcer.changes()) {
-            let states = states(&announcer);
-            log(&link, told.as_ref().map(|(_, states)| states), &states);
-            tell(states.clone());
-            told = Some((announcer.changes(), states));
+        let now = Instant::now();
+        if announcer.changes() != changes {
+            changes = announcer.changes();
+            tell_at = tell_at.or(Some(now + TELL));
         }
-        let wake = announcer.wake();
+        if tell_at.is_some_and(|at| at <= now) {
+            let states = states(&announcer);
+            log(&link, &told, &states);
+            tell(states.clone());
+            (told, tell_at) = (states, None);
+        }
+        let wake = announcer.wake().into_iter().chain(tell_at).min();
         let heard = tokio::select! {
             () = stop.cancelled() => return Ok(()),
             length = sockets.arp.receive(&mut arp) => received(length, &arp, &link).await,
@@ -113,9 +122,9 @@ fn states(announcer: &Announcer) -> States {
     announcer.states().map(status).collect()
 }
 
-fn log(link: &LanLink, before: Option<&States>, now: &States) {
+fn log(link: &LanLink, before: &States, now: &States) {
     for (address, status) in now {
-        let old = before.and_then(|before| before.get(address)).map(|old| old.state);
+        let old = before.get(address).map(|old| old.state);
         match (old, status.state) {
             (Some(old), new) if old == new => {}
             (_, AddressState::Holder) => tracing::info!(%address, link = link.name, "answering for address"),

@@ -69,9 +69,11 @@ pub struct Flow {
     pub reply: Tuple,
     /// The connection mark.
     pub mark: u32,
-    /// The zone, of the original direction when each has its own.
+    /// The zone of the original direction.
     pub zone: u16,
-    /// Tells it from a later flow between the same ends.
+    /// The zone of the answers; mostly the same.
+    pub reply_zone: u16,
+    /// The kernel's number for it. A later flow whose ends are all the same may get the same number.
     pub id: u32,
 }
 
@@ -146,7 +148,8 @@ impl Conntrack {
         .await
     }
 
-    /// Ends a flow: this one, not a later one between the same ends. False when there is no such flow any more.
+    /// Ends a flow. False when there is no such flow any more. A later flow that begins alike but is answered from
+    /// elsewhere is spared; one that is the same in both directions may be taken for it.
     ///
     /// # Errors
     /// When the kernel refuses.
@@ -211,11 +214,23 @@ fn filter(protocol: u8) -> Writer {
 }
 
 /// The family and the attributes that name one flow. Without a tuple the kernel would delete them all.
+///
+/// The tuple is the reply's: the number is a hash of the original direction and of the place in memory, which a later flow
+/// may get too, so it does not tell where the packets go.
 fn deletion(flow: &Flow) -> (u8, Writer) {
-    let Tuple { source, destination } = flow.original;
     let mut request = Writer::default();
-    request.nest(attribute::ORIGINAL, |tuple| {
-        tuple.nest(part::IP, |w| {
+    encode_tuple(&mut request, attribute::REPLY, flow.protocol, &flow.reply);
+    if flow.reply_zone != 0 {
+        request.bytes(attribute::ZONE, &flow.reply_zone.to_be_bytes());
+    }
+    request.u32(attribute::ID, flow.id);
+    (if flow.reply.source.is_ipv4() { V4 } else { V6 }, request)
+}
+
+fn encode_tuple(request: &mut Writer, kind: u16, protocol: u8, tuple: &Tuple) {
+    let Tuple { source, destination } = tuple;
+    request.nest(kind, |w| {
+        w.nest(part::IP, |w| {
             let kinds = match source {
                 SocketAddr::V4(_) => [part::SOURCE_V4, part::DESTINATION_V4],
                 SocketAddr::V6(_) => [part::SOURCE_V6, part::DESTINATION_V6],
@@ -227,17 +242,12 @@ fn deletion(flow: &Flow) -> (u8, Writer) {
                 }
             }
         });
-        tuple.nest(part::PROTOCOL, |w| {
-            w.bytes(part::NUMBER, &[flow.protocol]);
+        w.nest(part::PROTOCOL, |w| {
+            w.bytes(part::NUMBER, &[protocol]);
             w.bytes(part::SOURCE_PORT, &source.port().to_be_bytes());
             w.bytes(part::DESTINATION_PORT, &destination.port().to_be_bytes());
         });
     });
-    if flow.zone != 0 {
-        request.bytes(attribute::ZONE, &flow.zone.to_be_bytes());
-    }
-    request.u32(attribute::ID, flow.id);
-    (if source.is_ipv4() { V4 } else { V6 }, request)
 }
 
 /// A flow from its attributes; `None` when it has no ports, or lacks what a flow has.
@@ -255,13 +265,15 @@ fn decode(attributes: &[u8]) -> Option<Flow> {
         slot.get_or_insert(value);
     }
     let (protocol, original, own_zone) = decode_tuple(original?)?;
-    let (_, reply, _) = decode_tuple(reply?)?;
+    let (_, reply, reply_zone) = decode_tuple(reply?)?;
+    let zone = zone.and_then(as_u16);
     Some(Flow {
         protocol,
         original,
         reply,
         mark: mark.and_then(wire::as_u32).unwrap_or(0),
-        zone: zone.and_then(as_u16).or(own_zone).unwrap_or(0),
+        zone: zone.or(own_zone).unwrap_or(0),
+        reply_zone: zone.or(reply_zone).unwrap_or(0),
         id: wire::as_u32(id?)?,
     })
 }
@@ -296,6 +308,14 @@ fn as_u16(value: &[u8]) -> Option<u16> {
     Some(u16::from_be_bytes(value.try_into().ok()?))
 }
 
+/// How many IPv4 flows the kernel sends when asked for those of a protocol.
+#[cfg(test)]
+pub(crate) fn sent_by_kernel(protocol: u8) -> usize {
+    let mut sent = 0;
+    open().unwrap().dump_of(GET, V4, filter(protocol), |_| sent += 1).unwrap();
+    sent
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -312,20 +332,20 @@ mod tests {
             reply: tuple("[fd00::3]:5353", "[fd00::1]:4000"),
             mark: 0x5700_0000,
             zone: 7,
+            reply_zone: 7,
             id: 0x0102_0304,
         }
     }
 
-    /// A flow as the kernel sends it: what a deletion says, and the rest.
+    /// A flow as the kernel sends it.
     fn encode(flow: &Flow) -> Vec<u8> {
-        let (_, mut request) = deletion(flow);
-        request.u32(attribute::MARK, flow.mark);
-        let turned = Flow { original: flow.reply, ..*flow };
-        let (mut bytes, _) = request.finish();
-        let (mut reply, _) = deletion(&turned).1.finish();
-        reply[2..4].copy_from_slice(&(attribute::REPLY | 0x8000).to_ne_bytes());
-        bytes.extend(reply);
-        bytes
+        let mut message = Writer::default();
+        encode_tuple(&mut message, attribute::ORIGINAL, flow.protocol, &flow.original);
+        encode_tuple(&mut message, attribute::REPLY, flow.protocol, &flow.reply);
+        message.u32(attribute::MARK, flow.mark);
+        message.bytes(attribute::ZONE, &flow.zone.to_be_bytes());
+        message.u32(attribute::ID, flow.id);
+        message.finish().0
     }
 
     #[test]

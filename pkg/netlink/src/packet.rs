@@ -8,6 +8,7 @@
 
 use crate::{NetNs, NetlinkError};
 use nix::libc;
+use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, SockAddr, SockAddrStorage, SockFilter, Socket, Type};
 use std::io::{self, Read};
 use std::os::fd::AsRawFd;
@@ -17,8 +18,8 @@ use tokio::runtime::Handle;
 
 /// Bytes of the largest frame of these kinds that is taken whole; neighbour discovery of sane hosts is far smaller.
 pub const MAX_FRAME: usize = 2048;
-/// Frames that may wait: a burst of requests from a whole LAN.
-const RECEIVE_BUFFER: usize = 1024 * 1024;
+/// Bytes of frames that may wait, with the kernel's own for each: a burst of some thousand, from a whole LAN.
+const RECEIVE_BUFFER: usize = 2 * 1024 * 1024;
 
 /// Which frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -92,7 +93,9 @@ fn open(link: u32, frames: Frames) -> io::Result<Socket> {
     // Without a protocol nothing is received yet: first the filter, then the link, then the frames.
     let socket = Socket::new(Domain::PACKET, Type::RAW, None)?;
     socket.set_nonblocking(true)?;
-    socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
+    // Beyond the limit for everyone, where that is allowed.
+    setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER)
+        .or_else(|_| setsockopt(&socket, sockopt::RcvBuf, &RECEIVE_BUFFER))?;
     if frames == Frames::NeighbourDiscovery {
         socket.attach_filter(&NEIGHBOUR_DISCOVERY)?;
         // The link gives up frames to groups that nobody here has joined; the kernel counts these memberships.

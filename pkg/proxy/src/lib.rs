@@ -35,3 +35,6 @@ pub use config::{Deps, ProxyConfig, Tables};
 pub use error::ProxyError;
 pub use runner::run;
 pub use status::{Figures, ProxyStatus};
+
+#[cfg(test)]
+mod tests;

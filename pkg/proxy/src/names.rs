@@ -44,6 +44,8 @@ pub struct Names {
     pub host_ports_any: &'static str,
     /// Set: where pods' addresses come from.
     pub pod_ranges: &'static str,
+    /// Set: where this node's pods' addresses come from.
+    pub local_pods: &'static str,
     /// Set: where Services' addresses come from.
     pub service_ranges: &'static str,
     /// Chain: what comes from links.
@@ -76,6 +78,7 @@ pub const V4: Names = Names {
     host_ports: "svc_host_ports4",
     host_ports_any: "svc_host_ports_any4",
     pod_ranges: "svc_pod_ranges4",
+    local_pods: "svc_local_pods4",
     service_ranges: "svc_service_ranges4",
     arriving: "svc_arriving4",
     leaving: "svc_leaving4",
@@ -103,6 +106,7 @@ pub const V6: Names = Names {
     host_ports: "svc_host_ports6",
     host_ports_any: "svc_host_ports_any6",
     pod_ranges: "svc_pod_ranges6",
+    local_pods: "svc_local_pods6",
     service_ranges: "svc_service_ranges6",
     arriving: "svc_arriving6",
     leaving: "svc_leaving6",

@@ -6,7 +6,8 @@
 //! of one endpoint is a few elements.
 //!
 //! Translated connections carry [`SERVICE_MARK`]; only they get a new source, and only where answers would else miss this
-//! node: a pod that reaches itself, a client from outside whose endpoint is on another node, and what leaves the cluster.
+//! node: a pod that reaches itself, a client from elsewhere (outside, or another node's pod) whose endpoint is on another
+//! node, and what leaves the cluster.
 
 use crate::names::{DROP, Names, Pick, REJECT, V4, V6};
 use crate::node::NodeContext;
@@ -95,8 +96,11 @@ fn sets(names: &Names, node: &NodeContext, all: &mut Ruleset) {
     }
     let affinity = Set::of_tuples(&with(&[address])).mapping_to(&end).filled_by_packets(CLIENTS);
     all.sets.insert(names.affinity.into(), affinity);
-    for (name, ranges) in [(names.pod_ranges, &node.pod_ranges), (names.service_ranges, &node.service_ranges)]
-    {
+    for (name, ranges) in [
+        (names.pod_ranges, &node.pod_ranges),
+        (names.local_pods, &node.local_pod_cidrs),
+        (names.service_ranges, &node.service_ranges),
+    ] {
         let (set, elements) = address_ranges(ranges, names.family == Family::V4);
         all.sets.insert(name.into(), set);
         all.elements.insert(name.into(), elements);
@@ -296,11 +300,11 @@ fn sticky(names: &Names, seconds: u32, random: &[Expr], ends: &str) -> [Rule; 2]
     let kept = 15 - address;
     let client = || load_address(names, names.source, W[front]);
     let lookup = |into: usize| Expr::Map { map: names.affinity.into(), from: W[0], into: W[into] };
-    let change = |change, value: Option<usize>| Expr::ChangeSet {
+    let change = |change| Expr::ChangeSet {
         set: names.affinity.into(),
         change,
         key: W[0],
-        value: value.map(|at| W[at]),
+        value: Some(W[kept]),
         timeout: if change == SetChange::Update { u64::from(seconds) * 1000 } else { 0 },
     };
     let to_kept = || translate(names, Translation::Destination, W[kept], Some(W[kept + address]), 0);
@@ -310,14 +314,15 @@ fn sticky(names: &Names, seconds: u32, random: &[Expr], ends: &str) -> [Rule; 2]
         Expr::Lookup { set: names.alive.into(), from: W[0], inverted: false },
         client(),
         lookup(kept),
-        change(SetChange::Update, Some(kept)),
+        change(SetChange::Update),
         to_kept(),
     ];
     let anew = vec![
         Expr::Map { map: ends.into(), from: W[0], into: W[kept] },
         client(),
-        change(SetChange::Delete, None),
-        change(SetChange::Update, Some(kept)),
+        // The kernel wants the value named for either change.
+        change(SetChange::Delete),
+        change(SetChange::Update),
         to_kept(),
     ];
     [rule([load_front(names), again]), rule([random.to_vec(), anew])]
@@ -362,10 +367,10 @@ fn postrouting(node: &NodeContext) -> Vec<Rule> {
             rule([
                 is_family(names),
                 exact_link(Meta::OutName, TUNNEL_LINK),
-                in_set(names, names.source, names.pod_ranges, true),
+                in_set(names, names.source, names.local_pods, true),
                 come_back(),
             ]),
-            "a client from outside, an endpoint on another node",
+            "a client from elsewhere, an endpoint on another node",
         ));
     }
     rules.push(rule([link(Meta::OutName, LINK_PREFIX), go(Verdict::Return)]));

@@ -1,6 +1,7 @@
 //! Faults of Services, shown as Events, so that `kubectl describe service` tells them.
 //!
-//! Desired: the faults in tables `service_faults` and `load_balancer_addresses`. One fault is one Event, whose name
+//! Desired: the faults in tables `service_faults` and `load_balancer_addresses`, and, on one node of the cluster, what the
+//! door refused of Services and their slices, since each node refuses the same. One fault is one Event, whose name
 //! follows from it: it is made when the fault appears, and renewed now and then while it stays. Best effort: what
 //! cannot be written is tried again and never stops anything.
 
@@ -8,7 +9,7 @@ use crate::backoff::Backoff;
 use crate::client::chain;
 use crate::services::settled;
 use crate::work::MIN_GAP;
-use crate::{Object, SourceError, resource, status_code};
+use crate::{Object, Refusal, SourceError, SourceStatus, resource, status_code};
 use futures::StreamExt as _;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
@@ -18,7 +19,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use warren_store::{Snapshot, Store, StoreError, Table};
-use warren_types::{Fault, LoadBalancerAddresses, NodeName, ServiceFaults, ServiceKey};
+use warren_types::{
+    EndpointSlice, Fault, LoadBalancerAddresses, Node, NodeName, Service, ServiceFaults, ServiceKey,
+};
 
 /// Writes under way at once.
 const CONCURRENCY: usize = 4;
@@ -26,6 +29,10 @@ const CONCURRENCY: usize = 4;
 const MAX_FAULTS: usize = 1000;
 /// How often the Event of a fault that stays is renewed.
 const RENEW: Duration = Duration::from_secs(300);
+/// How often what the door refused is looked at.
+const LOOK: Duration = Duration::from_secs(10);
+/// The reason of Events of what the door refused.
+const REFUSED: &str = "FieldRefused";
 /// Longest reason and message that the API takes.
 const MAX_REASON: usize = 128;
 const MAX_MESSAGE: usize = 1024;
@@ -121,10 +128,10 @@ impl Memory {
         }
     }
 
-    /// When something is due next.
+    /// When to look again at the latest.
     fn next(&self, now: Instant) -> Duration {
         let next = self.0.values().map(|t| t.due).min();
-        next.map_or(RENEW, |t| t.saturating_duration_since(now).max(MIN_GAP))
+        next.map_or(LOOK, |t| t.saturating_duration_since(now).clamp(MIN_GAP, LOOK))
     }
 }
 
@@ -134,7 +141,11 @@ pub(crate) struct Publisher {
     node: NodeName,
     proxy: Table<ServiceFaults>,
     balancer: Table<LoadBalancerAddresses>,
+    nodes: Table<Node>,
+    services: Table<Service>,
+    slices: Table<EndpointSlice>,
     listed: watch::Receiver<bool>,
+    status: SourceStatus,
 }
 
 impl Publisher {
@@ -143,8 +154,11 @@ impl Publisher {
         node: NodeName,
         store: &Store,
         listed: watch::Receiver<bool>,
+        status: SourceStatus,
     ) -> Self {
-        Self { client, node, proxy: store.table(), balancer: store.table(), listed }
+        let (proxy, balancer) = (store.table(), store.table());
+        let (nodes, services, slices) = (store.table(), store.table(), store.table());
+        Self { client, node, proxy, balancer, nodes, services, slices, listed, status }
     }
 
     /// Publishes until `stop`.
@@ -156,7 +170,10 @@ impl Publisher {
         let mut memory = Memory::default();
         let this = &self;
         loop {
-            let faults = faults(&self.proxy.snapshot(), &self.balancer.snapshot());
+            let mut faults = faults(&self.proxy.snapshot(), &self.balancer.snapshot());
+            if self.speaks() {
+                faults.extend(self.refusals());
+            }
             let due = memory.take(faults, Instant::now());
             let results: Vec<_> = tokio::select! {
                 () = stop.cancelled() => return Ok(()),
@@ -185,6 +202,29 @@ impl Publisher {
                 () = tokio::time::sleep(MIN_GAP) => {}
             }
         }
+    }
+
+    /// Whether this node is the one that tells what all nodes see: the first that is ready, by name.
+    fn speaks(&self) -> bool {
+        self.nodes.snapshot().rows.values().find(|n| n.ready).is_some_and(|n| n.name == self.node)
+    }
+
+    /// What the door refused of Services, and of slices of Services.
+    fn refusals(&self) -> Vec<Subject> {
+        let fault = |r: Refusal| {
+            let (service, of) = match r.kind.as_str() {
+                "Service" => (r.object, String::new()),
+                "EndpointSlice" => {
+                    let slice = self.slices.get(&r.object)?;
+                    (slice.service.to_string(), format!("EndpointSlice {}: ", slice.key.name))
+                }
+                _ => return None,
+            };
+            let service = self.services.get(&service)?;
+            let message = format!("{of}{}: {}; the rest of the object is used", r.field, r.reason);
+            Some(Subject::new(&service.key, &service.uid, &Fault { reason: REFUSED.into(), message }))
+        };
+        self.status.report().refused.into_iter().filter_map(fault).collect()
     }
 
     /// Makes or renews an Event; returns its count.

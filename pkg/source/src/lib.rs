@@ -150,7 +150,13 @@ fn tasks_of(
     };
     let listed = tokio::sync::watch::Sender::new(false);
     let balancers = services::Publisher::new(client.clone(), store, listed.subscribe(), status.clone());
-    let events = events::Publisher::new(client.clone(), config.node_name.clone(), store, listed.subscribe());
+    let events = events::Publisher::new(
+        client.clone(),
+        config.node_name.clone(),
+        store,
+        listed.subscribe(),
+        status.clone(),
+    );
     let services = Follow::<Service, _> {
         kind: "Service",
         api: Api::all_with(client.clone(), &resource::<k8s_openapi::api::core::v1::Service>()),

@@ -22,16 +22,20 @@ fn refuse(kind: &'static str, value: &str, rule: &'static str) -> InvalidName {
 
 /// RFC 1123 label as Kubernetes reads it: lower-case letters, digits and `-`, at most 63, no `-` at an end.
 fn is_dns_label(s: &str) -> bool {
+    s.len() <= 63 && is_label_of_any_length(s)
+}
+
+fn is_label_of_any_length(s: &str) -> bool {
     !s.is_empty()
-        && s.len() <= 63
         && s.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
         && !s.starts_with('-')
         && !s.ends_with('-')
 }
 
-/// RFC 1123 subdomain as Kubernetes reads it: labels joined by dots, at most 253 characters.
+/// RFC 1123 subdomain as Kubernetes reads it: labels joined by dots, at most 253 characters in all. Unlike the RFC it does
+/// not limit a single label, and its own controllers make names with longer ones.
 fn is_dns_subdomain(s: &str) -> bool {
-    s.len() <= 253 && s.split('.').all(is_dns_label)
+    s.len() <= 253 && s.split('.').all(is_label_of_any_length)
 }
 
 /// Container id of the CNI specification 1.1: a letter or digit, then letters, digits, `_`, `.`, `-`.
@@ -228,6 +232,8 @@ mod tests {
         for ok in ["a", "node-1", "n1.example.org", "0"] {
             assert!(NodeName::new(ok).is_ok(), "{ok}");
         }
+        assert!(SliceName::new("s".repeat(70)).is_ok());
+        assert!(ServiceName::new("s".repeat(64)).is_err());
         assert!(ContainerId::new("A_b.c-1").is_ok());
         assert!(IfName::new("eth0").is_ok());
     }

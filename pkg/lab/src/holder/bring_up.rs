@@ -47,7 +47,7 @@ impl Lab {
             try_join_all(samples.map(|(node, k)| {
                 let labels = BTreeMap::from([("app".to_owned(), "sample".to_owned())]);
                 let name = format!("pod-{}-{k}", node.index);
-                self.run(node, PodSpec { name, labels, command: Vec::new() })
+                self.run(node, PodSpec { name, labels, host_ports: Vec::new(), command: Vec::new() })
             }))
             .await?;
         }

@@ -154,10 +154,10 @@ impl Handler<Request> for Lab {
         Box::pin(async move {
             match request {
                 Request::Status => to_value(&self.status().await),
-                Request::Run { name, node, labels, command } => {
+                Request::Run { name, node, labels, host_ports, command } => {
                     check_pod_name(&name)?;
                     let node = self.node(&node)?;
-                    to_value(&self.run(&node, PodSpec { name, labels, command }).await?)
+                    to_value(&self.run(&node, PodSpec { name, labels, host_ports, command }).await?)
                 }
                 Request::Rm { name } => to_value(&self.rm(&name).await?),
                 Request::Kill { node, process: None } => to_value(&self.cut(&*self.node(&node)?).await?),

@@ -369,6 +369,36 @@ fn the_first_ready_node_by_name_writes() {
     assert!(!is_writer(&node_name("n1"), []));
 }
 
+#[test]
+fn ten_thousand_services_are_no_burden() {
+    const SERVICES: i64 = 10_000;
+    let services: Vec<_> = (0..SERVICES)
+        .map(|n| {
+            let mut service = service(&format!("s{n}"), n, &[(n % 60_000) as u16 + 1]);
+            service.sharing_key = (n % 2 == 0).then(|| format!("key{}", n % 500));
+            service
+        })
+        .collect();
+    let slices: Vec<_> = (0..SERVICES).map(|n| slice(&format!("s{n}"), &[("n1", true)])).collect();
+    let mut cluster = of_pool(&["198.18.0.0/15", "192.0.2.0/24"], services);
+    for given in ["fresh", "kept"] {
+        let begun = std::time::Instant::now();
+        let rows = cluster.compile();
+        println!("pool, {given}: {:?}", begun.elapsed());
+        assert!(rows.iter().all(|row| row.addresses.len() == 1 && row.faults.is_empty()));
+        assert!(begun.elapsed().as_secs() < 2);
+        let addresses: BTreeMap<_, _> = rows.into_iter().map(|row| (row.service, row.addresses)).collect();
+        for service in &mut cluster.services {
+            service.load_balancer_ips.clone_from(&addresses[&service.key]);
+        }
+    }
+    cluster = Cluster { slices, ..of_nodes(cluster.services, vec![]) };
+    let begun = std::time::Instant::now();
+    assert!(cluster.compile().iter().all(|row| row.addresses.len() == 3));
+    println!("nodes: {:?}", begun.elapsed());
+    assert!(begun.elapsed().as_secs() < 2);
+}
+
 /// A Service of few ports, keys and requests, so that they collide.
 fn any_service() -> impl Strategy<Value = Service> {
     let sharing = prop::option::weighted(0.4, prop_oneof![Just("x"), Just("y")]);

@@ -113,3 +113,45 @@ async fn a_fault_becomes_one_event_also_over_a_restart() {
     assert_eq!(e["message"], "NodePortTaken: choose another");
     assert_eq!(event("NoAddress")["metadata"]["namespace"], "shop");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_door_refuses_of_services_is_told_by_one_node() {
+    for (first, tells) in [("n1", true), ("n0", false)] {
+        let api = FakeApi::start().await;
+        for name in [first, "n1", "n2"] {
+            let mut ready = node(name, "10.42.0.0/24");
+            ready["status"] = json!({"conditions": [{"type": "Ready", "status": "True"}]});
+            api.put("nodes", ready);
+        }
+        let mut service = balancer(json!({}));
+        service["spec"]["externalIPs"] = json!(["127.0.0.1"]);
+        api.put("services", service);
+        api.put(
+            "endpointslices",
+            json!({"metadata": {"name": "web-1", "namespace": "shop", "labels": {"kubernetes.io/service-name": "web"}},
+                "addressType": "IPv4", "endpoints": [{"addresses": ["169.254.169.254"]}]}),
+        );
+        let bench = Bench::start(&api, false).await;
+        // A fault of this node's own is told by each; it shows that the rest had its turn.
+        let proxy = bench.store.table::<ServiceFaults>();
+        let row = ServiceFaults { service: web(), uid: "u".into(), faults: vec![fault("NodePortTaken")] };
+        proxy.put(row, Cached).await.unwrap();
+        proxy.mark_loaded().await.unwrap();
+        let wanted = if tells { 3 } else { 1 };
+        soon("the Events", || api.keys("events").len() >= wanted).await;
+        let mut messages: Vec<String> = api
+            .keys("events")
+            .iter()
+            .map(|n| api.get("events", n).unwrap()["message"].as_str().unwrap().to_owned())
+            .collect();
+        messages.sort();
+        assert_eq!(messages.len(), wanted, "{messages:?}");
+        if tells {
+            let part =
+                "EndpointSlice web-1: endpoints.addresses: 169.254.169.254 cannot be another host's address";
+            assert!(messages[0].starts_with(part), "{messages:?}");
+            assert!(messages[2].starts_with("spec.externalIPs: 127.0.0.1 cannot be"), "{messages:?}");
+        }
+        bench.end().await;
+    }
+}
