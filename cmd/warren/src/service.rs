@@ -4,12 +4,13 @@ use crate::failure::UsageError;
 use crate::output;
 use crate::status::{Target, print_json, query};
 use clap::{Args, Subcommand};
+use serde::de::DeserializeOwned;
 use std::net::IpAddr;
 use std::process::ExitCode;
-use warren_agent::services::{render_explanation, render_list, render_show};
+use warren_agent::services::{Told, render_explanation, render_list, render_show};
 use warren_proxy::explain::{Explanation, Outcome};
 use warren_proxy::view::{ServiceSummary, ServiceView};
-use warren_types::{Namespace, PodName, ServiceName};
+use warren_types::{Namespace, PodName, Protocol, ServiceName};
 
 /// Arguments of `warren service`.
 #[derive(Debug, Args)]
@@ -52,8 +53,9 @@ pub(crate) struct ExplainArgs {
     /// Who sends: a pod of this node, `node` for the node itself, or `outside:ADDRESS` for a host outside of the cluster.
     #[arg(value_name = "[NAMESPACE/]POD")]
     from: String,
-    /// To which Service: its name, and a port by number or name. Without a namespace, the pod's is meant.
-    #[arg(value_name = "svc/[NAMESPACE/]NAME:PORT")]
+    /// To which Service: its name, and a port by number or name, such as `80`, `53/udp`, `http`. Without a namespace, the
+    /// pod's is meant.
+    #[arg(value_name = "svc/[NAMESPACE/]NAME:PORT[/PROTOCOL]")]
     to: String,
     /// To which of its addresses [default: its cluster addresses; from outside all others].
     #[arg(long, value_name = "ADDRESS")]
@@ -69,7 +71,7 @@ pub(crate) struct ExplainArgs {
 pub(crate) fn run(args: ServiceArgs) -> anyhow::Result<ExitCode> {
     match args.command {
         ServiceCommand::List { namespace, target } => {
-            let mut all: Vec<ServiceSummary> = query(&target.socket(), "/services")?;
+            let mut all: Vec<ServiceSummary> = told(&target, "/services")?;
             if let Some(namespace) = namespace {
                 all.retain(|service| service.namespace == namespace);
             }
@@ -81,7 +83,7 @@ pub(crate) fn run(args: ServiceArgs) -> anyhow::Result<ExitCode> {
         }
         ServiceCommand::Show { name, namespace, target } => {
             let service = service(&name, &namespace)?;
-            let view: ServiceView = query(&target.socket(), &format!("/services/{service}"))?;
+            let view: ServiceView = told(&target, &format!("/services/{service}"))?;
             if target.json() {
                 print_json(&view)?;
             } else {
@@ -95,7 +97,7 @@ pub(crate) fn run(args: ServiceArgs) -> anyhow::Result<ExitCode> {
 /// Asks the agent and prints. Exit code 1 when the packet comes to no endpoint.
 pub(crate) fn explain(args: ExplainArgs) -> anyhow::Result<ExitCode> {
     let (path, target) = (path(&args)?, args.target);
-    let answer: Explanation = query(&target.socket(), &path)?;
+    let answer: Explanation = told(&target, &path)?;
     if target.json() {
         print_json(&answer)?;
     } else {
@@ -103,6 +105,15 @@ pub(crate) fn explain(args: ExplainArgs) -> anyhow::Result<ExitCode> {
     }
     let delivered = answer.paths.iter().any(|path| path.outcome == Outcome::Delivered);
     Ok(if delivered { ExitCode::SUCCESS } else { ExitCode::from(crate::failure::EXIT_FAILURE) })
+}
+
+/// Asks, and says on stderr when the kernel may not do yet what the answer says.
+fn told<T: DeserializeOwned>(target: &Target, path: &str) -> anyhow::Result<T> {
+    let Told { behind, answer } = query(&target.socket(), path)?;
+    if !behind.is_empty() {
+        output::stderr(&format!("warning: the kernel may not have this yet: {behind}\n"));
+    }
+    Ok(answer)
 }
 
 /// The question, as the agent takes it. Every part is checked here: it becomes part of a request.
@@ -113,7 +124,9 @@ fn path(args: &ExplainArgs) -> anyhow::Result<String> {
     };
     let (name, port) = args.to.strip_prefix("svc/").and_then(|to| to.rsplit_once(':')).ok_or_else(wrong)?;
     let known = |c: char| c.is_ascii_alphanumeric() || c == '-';
-    if port.is_empty() || port.len() > 15 || !port.chars().all(known) {
+    let (number, protocol) = port.split_once('/').map_or((port, None), |(n, p)| (n, Some(p)));
+    let is_port = (1..=63).contains(&number.len()) && number.chars().all(known);
+    if !is_port || protocol.is_some_and(|protocol| Protocol::from_name(protocol).is_none()) {
         return Err(wrong().into());
     }
     let service = service(name, &namespace)?;
@@ -171,6 +184,7 @@ mod tests {
             (&["a", "svc/web:80"][..], "/explain?from=default/a&service=default/web&port=80"),
             (&["-n", "s", "a", "svc/web:80"], "/explain?from=s/a&service=s/web&port=80"),
             (&["s/a", "svc/web:http"], "/explain?from=s/a&service=s/web&port=http"),
+            (&["a", "svc/dns:53/udp"], "/explain?from=default/a&service=default/dns&port=53/udp"),
             (&["s/a", "svc/t/web:1"], "/explain?from=s/a&service=t/web&port=1"),
             (
                 &["node", "svc/web:1", "--via", "fd00::1"],
@@ -190,6 +204,7 @@ mod tests {
             ["a", "svc/web:"],
             ["a", "svc/web:8&from=b"],
             ["a", "svc/a/b/c:80"],
+            ["a", "svc/web:80/icmp"],
             ["A", "svc/web:80"],
             ["outside:here", "svc/web:80"],
             ["a?", "svc/web:80"],

@@ -4,7 +4,7 @@
 //! `/ipam/check`, `/services`, `/services/NAMESPACE/NAME`, `/explain`, JSON, read-only. On loopback TCP: `/livez`, `/readyz`, `/metrics`. Both answer from the [`Board`].
 
 use crate::board::Board;
-use crate::services::{ExplainQuery, NoAnswer};
+use crate::services::{ExplainQuery, NoAnswer, Told};
 use crate::{files, metrics};
 use axum::extract::{Path as UrlPath, Query, State};
 use axum::http::{StatusCode, header};
@@ -222,9 +222,11 @@ async fn check(State(board): State<Board>) -> Response {
 }
 
 /// An answer about Services, or why there is none.
-fn answer<T: serde::Serialize>(answer: Result<T, NoAnswer>) -> Response {
+fn tell<T: serde::Serialize>(board: &Board, answer: Result<T, NoAnswer>) -> Response {
     match answer {
-        Ok(value) => Json(value).into_response(),
+        Ok(answer) => {
+            Json(Told { behind: board.trouble_of("proxy").unwrap_or_default(), answer }).into_response()
+        }
         Err(error @ NoAnswer::NotLoaded) => {
             (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response()
         }
@@ -233,24 +235,23 @@ fn answer<T: serde::Serialize>(answer: Result<T, NoAnswer>) -> Response {
 }
 
 async fn services(State(board): State<Board>) -> Response {
-    match board.desk() {
-        Some(desk) => answer(desk.list().await),
-        None => answer::<()>(Err(NoAnswer::NotLoaded)),
-    }
+    let answer = match board.desk() {
+        Some(desk) => desk.list().await,
+        None => Err(NoAnswer::NotLoaded),
+    };
+    tell(&board, answer)
 }
 
-async fn service(
-    State(board): State<Board>,
-    UrlPath((namespace, name)): UrlPath<(String, String)>,
-) -> Response {
-    match board.desk() {
-        Some(desk) => answer(desk.show(&namespace, &name).await),
-        None => answer::<()>(Err(NoAnswer::NotLoaded)),
-    }
+async fn service(State(board): State<Board>, UrlPath(name): UrlPath<(String, String)>) -> Response {
+    let answer = match board.desk() {
+        Some(desk) => desk.show(&name.0, &name.1).await,
+        None => Err(NoAnswer::NotLoaded),
+    };
+    tell(&board, answer)
 }
 
 async fn explain(State(board): State<Board>, Query(query): Query<ExplainQuery>) -> Response {
-    answer(board.desk().ok_or(NoAnswer::NotLoaded).and_then(|desk| desk.explain(&query)))
+    tell(&board, board.desk().ok_or(NoAnswer::NotLoaded).and_then(|desk| desk.explain(&query)))
 }
 
 async fn readyz(State(board): State<Board>) -> Response {

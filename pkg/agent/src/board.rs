@@ -137,6 +137,13 @@ impl Board {
         };
         down.then_some(health.message)
     }
+    /// Why a subsystem is not as it should be, while it is not.
+    #[must_use]
+    pub fn trouble_of(&self, name: &str) -> Option<String> {
+        let watched = copy(&self.0.watched).into_iter().find(|w| w.name == name)?;
+        let health = watched.health.get();
+        (health.state != HealthState::Ready).then_some(health.message)
+    }
     /// Runs the check; none before the pool is open, or when it takes longer than `limit`.
     pub async fn check(&self, limit: Duration) -> Option<CheckReport> {
         let checker = copy(&self.0.checker)?;

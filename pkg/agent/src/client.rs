@@ -44,7 +44,9 @@ impl AskError {
                 "start it with `warren agent` (or `systemctl start warren-agent`); --run-dir names another agent's directory"
             }
             Self::Denied(_) => "run this as root, for example with sudo",
-            Self::NotThere(_) => "names are written NAMESPACE/NAME; without a namespace, `default` is meant",
+            Self::NotThere(_) => {
+                "`warren service list` names all Services, `warren ipam status` this node's pods; --namespace says where names are looked up"
+            }
             Self::Failed { .. } => "look at the agent's log; `warren status` again shows whether it lasts",
         }
     }

@@ -79,10 +79,10 @@ pub enum NoAnswer {
     )]
     NotLoaded,
     /// No such Service.
-    #[error("there is no Service {0}; `warren service list` names them all")]
+    #[error("there is no Service {0}")]
     NoService(String),
     /// No such pod.
-    #[error("there is no pod {0}; `warren ipam status` names those of this node")]
+    #[error("there is no pod {0}")]
     NoPod(String),
     /// Not to be understood.
     #[error("{0:?} is no sender: a pod as NAMESPACE/NAME, `node`, or `outside:ADDRESS` is needed")]
@@ -90,6 +90,16 @@ pub enum NoAnswer {
     /// As the proxy says.
     #[error(transparent)]
     Question(#[from] explain::ExplainError),
+}
+
+/// An answer, with what is to be known beside it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Told<T> {
+    /// Why the kernel may not do yet what the answer says; empty when it does.
+    pub behind: String,
+    /// The answer.
+    pub answer: T,
 }
 
 /// What is asked of `/explain`.
@@ -190,7 +200,10 @@ impl Desk {
         let no_service = || NoAnswer::NoService(query.service.clone());
         let service = ServiceKey::parse(&query.service).ok_or_else(no_service)?;
         let source = self.source(&query.from)?;
-        let question = Question { source, service, port: query.port.clone(), at: query.at };
+        let nodes = self.store.table::<Node>().snapshot().rows;
+        let others = nodes.values().filter(|node| node.name != self.node);
+        let others = others.flat_map(|node| node.internal_ips.iter().copied()).collect();
+        let question = Question { source, service, port: query.port.clone(), at: query.at, others };
         let proxy = self.proxy.as_ref().ok_or(NoAnswer::NotLoaded)?;
         Ok(proxy.look(|engine| explain::explain(engine, &question)).ok_or(NoAnswer::NotLoaded)??)
     }
@@ -239,8 +252,8 @@ impl Desk {
         let of = |address: &IpAddr| {
             let node = nodes.values().find(|node| node.internal_ips.contains(address));
             let holder = match node {
-                Some(node) if node.name == self.node => format!("node {}, which is this one", node.name),
-                Some(node) => format!("node {}", node.name),
+                Some(node) if node.name == self.node => format!("{} (this node)", node.name),
+                Some(node) => node.name.to_string(),
                 None => holder(*address, &status),
             };
             HolderView { address: address.to_string(), holder }

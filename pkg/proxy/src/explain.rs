@@ -35,11 +35,22 @@ pub fn explain(engine: &Engine, question: &Question) -> Result<Explanation, Expl
     if let Some(note) = view::note(service) {
         let mut trail = Trail::default();
         trail.step("service", note);
-        let advice = service.is_headless().then(|| "what DNS answers is to be asked of DNS".to_owned());
+        if service.is_headless() && !service.foreign_proxy {
+            let all = view::slices(engine, service).into_iter().flat_map(|slice| &slice.endpoints);
+            let ready: BTreeSet<String> = all.filter(|e| e.ready).map(|e| e.address.to_string()).collect();
+            let ready: Vec<String> = ready.into_iter().collect();
+            trail.step(
+                "endpoints",
+                match ready.is_empty() {
+                    true => "none is ready".to_owned(),
+                    false => format!("ready, and what its name stands for: {}", ready.join(", ")),
+                },
+            );
+        }
         answer.paths.push(trail.end(
             Outcome::Untouched,
-            "Warren's proxy does nothing with such packets",
-            advice,
+            "the proxy has nothing to do with such packets",
+            None,
         ));
         return Ok(answer);
     }
@@ -49,17 +60,21 @@ pub fn explain(engine: &Engine, question: &Question) -> Result<Explanation, Expl
         return Ok(answer);
     }
     for port in ports {
-        for (address, origin) in addresses(engine, service, port, question)? {
-            answer.paths.push(Teller { engine, service, port, address, origin }.tell(&question.source));
+        for place in places(engine, service, port, question)? {
+            answer.paths.push(Teller { engine, service, port, place }.tell(&question.source));
         }
     }
     if answer.paths.is_empty() {
         let mut trail = Trail::default();
-        trail.step("address", format!("Service {} has no address that is known outside", service.key));
+        let text = format!("Service {} has no such address and port that leads to this node", service.key);
+        trail.step("address", text);
+        for fault in engine.faults(&service.key) {
+            trail.step("fault", fault.message);
+        }
         answer.paths.push(trail.end(
             Outcome::Untouched,
             "clients outside cannot reach it by this node",
-            Some("make it a Service of type NodePort or LoadBalancer; `warren service show` names what was refused".into()),
+            Some("give it the type NodePort or LoadBalancer, or ask on the node that has its address".into()),
         ));
     }
     Ok(answer)
@@ -80,11 +95,8 @@ fn elsewhere(source: &Source, node: &NodeContext) -> Option<Path> {
     match &pod.node {
         Some(on) if *on == node.name => None,
         Some(on) => {
-            trail.step(
-                "source",
-                format!("pod {} runs on node {on}; its packets are translated there", pod.name),
-            );
-            let advice = format!("run the same command on node {on}");
+            trail.step("source", format!("pod {} runs on {on}; its packets are translated there", pod.name));
+            let advice = format!("run the same command on {on}");
             Some(trail.end(Outcome::Elsewhere, "another node decides", Some(advice)))
         }
         None => {
@@ -96,12 +108,13 @@ fn elsewhere(source: &Source, node: &NodeContext) -> Option<Path> {
 
 /// The ports that may be meant: by name, by number, and from outside by node port.
 fn ports(service: &Service, question: &Question) -> Vec<usize> {
-    let number = question.port.parse::<u16>().ok();
-    let by_node_port = question.at.is_some() || matches!(question.source, Source::Outside(_));
+    let (text, protocol) = question.port_and_protocol();
+    let number = text.parse::<u16>().ok();
     let meant = |port: &warren_types::ServicePort| {
-        (!port.name.is_empty() && port.name == question.port)
-            || number == Some(port.port)
-            || (by_node_port && number.is_some() && number == port.node_port)
+        let by_node_port = question.at.is_some() || matches!(question.source, Source::Outside(_));
+        let numbered = number == Some(port.port) || (by_node_port && number == port.node_port);
+        (if number.is_some() { numbered } else { port.name == text })
+            && protocol.is_none_or(|protocol| protocol == port.protocol)
     };
     let all = service.ports.iter().enumerate();
     all.filter(|(_, port)| meant(port)).map(|(index, _)| index).collect()
@@ -113,7 +126,7 @@ fn no_port(service: &Service, question: &Question) -> Result<Path, ExplainError>
     let inside = !matches!(question.source, Source::Outside(_));
     let to =
         question.at.or(service.cluster_ips.first().copied()).filter(|at| service.cluster_ips.contains(at));
-    let (Some(address), Ok(port), true) = (to, question.port.parse::<u16>(), inside) else {
+    let (Some(address), Ok(port), true) = (to, question.port_and_protocol().0.parse::<u16>(), inside) else {
         let (service, port) = (service.key.clone(), question.port.clone());
         return Err(ExplainError::NoPort { service, port, ports: has });
     };
@@ -122,7 +135,7 @@ fn no_port(service: &Service, question: &Question) -> Result<Path, ExplainError>
     trail.step("front", format!("the Service has no port {port}; it has {has}"));
     Ok(trail.end(
         Outcome::Refused,
-        "unknown ports of a ClusterIP are refused at once: a TCP reset, or ICMP port unreachable",
+        "unknown ports of a ClusterIP are; the sender gets a TCP reset, or ICMP port unreachable",
         Some("use one of its ports, or add this one to spec.ports".into()),
     ))
 }
@@ -138,28 +151,53 @@ fn dns_name(service: &Service) -> String {
     format!("{}.{}.svc", service.key.name, service.key.namespace)
 }
 
+/// An address that may be meant, and what is there, if anything is.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    address: IpAddr,
+    origin: Origin,
+    front: Option<&'a Front>,
+}
+
 /// The addresses that may be meant.
-fn addresses(
-    engine: &Engine,
+fn places<'a>(
+    engine: &'a Engine,
     service: &Service,
     port: usize,
     question: &Question,
-) -> Result<Vec<(IpAddr, Origin)>, ExplainError> {
+) -> Result<Vec<Place<'a>>, ExplainError> {
     let plan = engine.service(&service.key).map(|(_, plan, _)| plan);
     let fronts = plan.into_iter().flat_map(|plan| &plan.fronts).filter(|front| front.port == port);
-    let fronts: BTreeMap<IpAddr, Origin> = fronts.map(|f| (f.key.address, f.origin)).collect();
-    let cluster = service.cluster_ips.iter().map(|ip| (*ip, Origin::ClusterIp));
+    let fronts =
+        fronts.map(|front| Place { address: front.key.address, origin: front.origin, front: Some(front) });
+    let fronts: Vec<Place<'_>> = fronts.collect();
+    let number = question.port_and_protocol().0.parse::<u16>().ok();
+    // An address may have the port and the node port of a Service: the one that was asked for is meant.
+    let exact = |places: Vec<Place<'a>>| {
+        let is_meant = |place: &&Place<'_>| place.front.map(|front| front.key.port) == number;
+        let meant: Vec<Place<'_>> = places.iter().filter(is_meant).copied().collect();
+        if meant.is_empty() { places } else { meant }
+    };
+    let cluster = service.cluster_ips.iter().map(|ip| {
+        let there = fronts.iter().find(|place| place.address == *ip).copied();
+        there.unwrap_or(Place { address: *ip, origin: Origin::ClusterIp, front: None })
+    });
     if let Some(at) = question.at {
-        let found =
-            fronts.get(&at).map(|origin| (at, *origin)).or_else(|| cluster.clone().find(|(ip, _)| *ip == at));
+        let found: Vec<_> =
+            fronts.iter().copied().chain(cluster).filter(|place| place.address == at).collect();
+        let found = exact(found).into_iter().next();
         let none = || ExplainError::NoAddress { service: service.key.clone(), address: at };
         return Ok(vec![found.ok_or_else(none)?]);
     }
     Ok(match question.source {
-        Source::Outside(from) => fronts
-            .into_iter()
-            .filter(|(ip, origin)| *origin != Origin::ClusterIp && ip.is_ipv4() == from.is_ipv4())
-            .collect(),
+        Source::Outside(from) => {
+            let leads_here = |place: &&Place<'_>| {
+                place.origin != Origin::ClusterIp
+                    && place.address.is_ipv4() == from.is_ipv4()
+                    && !question.others.contains(&place.address)
+            };
+            exact(fronts.iter().filter(leads_here).copied().collect())
+        }
         Source::Pod(_) | Source::Node => cluster.collect(),
     })
 }
@@ -195,34 +233,33 @@ struct Teller<'a> {
     engine: &'a Engine,
     service: &'a Service,
     port: usize,
-    address: IpAddr,
-    origin: Origin,
+    place: Place<'a>,
 }
 
 impl Teller<'_> {
     fn tell(&self, source: &Source) -> Path {
-        let fronts = self.engine.service(&self.service.key).map(|(_, plan, _)| &plan.fronts);
-        let front = fronts
-            .into_iter()
-            .flatten()
-            .find(|front| front.port == self.port && front.key.address == self.address);
+        let Place { address, origin, front } = self.place;
         let mut trail = match front {
             Some(front) => Trail::to(front.key),
-            None => Trail::to(self.address),
+            None => Trail::to(address),
         };
         let from = match self.source(source, &mut trail) {
             Ok(from) => from,
             Err(end) => return trail.end(Outcome::Untouched, end, None),
         };
-        let what = view::origin(self.origin);
-        match self.origin {
-            Origin::ClusterIp => {
-                trail.step(
-                    "address",
-                    format!("{} stands for {}, its {what}", dns_name(self.service), self.address),
-                );
-            }
-            _ => trail.step("address", format!("{} is an address of the Service: {what}", self.address)),
+        let what = view::origin(origin);
+        trail.step(
+            "address",
+            match origin {
+                Origin::ClusterIp => format!("{} stands for {address}, its {what}", dns_name(self.service)),
+                _ => format!("{address} is an address of the Service: {what}"),
+            },
+        );
+        if let Client::Outside(ip) = from
+            && self.engine.node().pod_ranges.iter().any(|range| range.contains(&ip))
+        {
+            let end = "what comes by such a link with a pod's address is false";
+            return trail.end(Outcome::Dropped, end, Some(format!("name the pod instead of {ip}")));
         }
         let Some(front) = front else { return self.no_front(trail) };
         match self.engine.front(&front.key) {
@@ -240,7 +277,7 @@ impl Teller<'_> {
 
     /// Who sends, or why nobody does.
     fn source(&self, source: &Source, trail: &mut Trail) -> Result<Client, String> {
-        let family = if self.address.is_ipv4() { "IPv4" } else { "IPv6" };
+        let family = if self.place.address.is_ipv4() { "IPv4" } else { "IPv6" };
         match source {
             Source::Pod(pod) if pod.host_network => {
                 let text = format!("pod {} is on the host's network: it sends as this node itself", pod.name);
@@ -248,7 +285,7 @@ impl Teller<'_> {
                 Ok(Client::Node)
             }
             Source::Pod(pod) => {
-                let own = pod.addresses.iter().find(|ip| ip.is_ipv4() == self.address.is_ipv4());
+                let own = pod.addresses.iter().find(|ip| ip.is_ipv4() == self.place.address.is_ipv4());
                 let Some(own) = own else {
                     trail.step("source", format!("pod {} has no {family} address", pod.name));
                     return Err(format!("the pod sends nothing by {family}"));
@@ -260,7 +297,7 @@ impl Teller<'_> {
                 trail.step("source", format!("a process of this node ({}) sends", self.engine.node().name));
                 Ok(Client::Node)
             }
-            Source::Outside(ip) if ip.is_ipv4() != self.address.is_ipv4() => {
+            Source::Outside(ip) if ip.is_ipv4() != self.place.address.is_ipv4() => {
                 Err(format!("{ip} sends nothing by {family}"))
             }
             Source::Outside(ip) => {
@@ -275,7 +312,7 @@ impl Teller<'_> {
 
     fn no_front(&self, mut trail: Trail) -> Path {
         let faults = self.engine.faults(&self.service.key);
-        let address = self.address.to_string();
+        let address = self.place.address.to_string();
         let about: Vec<String> =
             faults.into_iter().map(|f| f.message).filter(|message| message.contains(&address)).collect();
         trail.step(
@@ -285,7 +322,8 @@ impl Teller<'_> {
                 false => about.join("; "),
             },
         );
-        let in_range = self.engine.node().service_ranges.iter().any(|range| range.contains(&self.address));
+        let in_range =
+            self.engine.node().service_ranges.iter().any(|range| range.contains(&self.place.address));
         match in_range {
             true => trail.end(Outcome::Dropped, "nothing serves this address of the service range", None),
             false => trail.end(Outcome::Untouched, "the packet goes where routes lead it", None),
@@ -295,7 +333,7 @@ impl Teller<'_> {
     /// What a front of this Service does.
     fn through(&self, front: &Front, from: Client, mut trail: Trail) -> Path {
         let port = self.service.ports.get(self.port).map(port_text).unwrap_or_default();
-        let map = Names::of(self.address);
+        let map = Names::of(self.place.address);
         let inside = front.inside.as_ref().filter(|_| !matches!(from, Client::Outside(_)));
         let map = if inside.is_some() { map.inside_fronts } else { map.fronts };
         trail.step("front", format!("{} is port {port} of the Service (an element of {map})", front.key));
@@ -311,8 +349,8 @@ impl Teller<'_> {
             }
         });
         let route = inside.unwrap_or(&front.route);
-        let family = Family::of(self.address);
-        let slices = view::slices(self.engine, &self.service.key);
+        let family = Family::of(self.place.address);
+        let slices = view::slices(self.engine, self.service);
         let candidates = view::candidates(self.engine, self.service, self.port, family, &slices);
         let judged = if inside.is_some() { TrafficPolicy::Cluster } else { policy };
         for (at, candidate) in &candidates {
@@ -324,13 +362,12 @@ impl Teller<'_> {
                 let known: usize =
                     slices.iter().filter(|s| s.family == family).map(|s| s.endpoints.len()).sum();
                 let advice = self.nothing_ready(&candidates, known);
-                let end =
-                    "nothing serves it anywhere: refused at once, by a TCP reset or ICMP port unreachable";
+                let end = "nothing serves it anywhere; the sender gets a TCP reset, or ICMP port unreachable";
                 trail.end(Outcome::Refused, end, Some(advice))
             }
             Route::Drop => trail.end(
                 Outcome::Dropped,
-                "no endpoint on this node, but others elsewhere: dropped without an answer",
+                "there is no endpoint on this node, but elsewhere; the sender gets no answer",
                 Some(format!("run an endpoint on this node, or set {field}: Cluster")),
             ),
         }
@@ -343,7 +380,9 @@ impl Teller<'_> {
         let shown = if shown.is_empty() { "none of this family".into() } else { shown.join(", ") };
         let sender = match from {
             Client::Pod(ip) | Client::Outside(ip) => ip,
-            Client::Node if self.engine.node().node_addresses.contains(&self.address) => self.address,
+            Client::Node if self.engine.node().node_addresses.contains(&self.place.address) => {
+                self.place.address
+            }
             Client::Node => {
                 let text = format!(
                     "only sources in loadBalancerSourceRanges may connect ({shown}); this node's address on its way there has to be among them"
@@ -358,7 +397,7 @@ impl Teller<'_> {
         }
         trail.step("ranges", format!("{sender} is not in loadBalancerSourceRanges ({shown})"));
         Some(Stopped {
-            end: "the source may not connect: dropped without an answer",
+            end: "the source may not connect; the sender gets no answer",
             advice: format!("add a range with {sender} to spec.loadBalancerSourceRanges"),
         })
     }
@@ -385,15 +424,15 @@ impl Teller<'_> {
     }
 
     fn who(&self, at: SocketAddr, candidate: &Candidate<'_>) -> String {
-        let what = candidate.endpoint.pod.as_ref().map(|pod| format!("pod {pod}, ")).unwrap_or_default();
-        format!("{at} ({what}{})", self.place(candidate))
+        let what = candidate.endpoint.pod.as_ref().map(|pod| format!("pod {pod} on ")).unwrap_or_default();
+        format!("{at} ({what}{})", self.at(candidate))
     }
 
-    fn place(&self, candidate: &Candidate<'_>) -> String {
+    fn at(&self, candidate: &Candidate<'_>) -> String {
         match &candidate.endpoint.node {
             _ if candidate.on_this_node => "this node".into(),
-            Some(node) => format!("node {node}"),
-            None => "on no node".into(),
+            Some(node) => node.to_string(),
+            None => "no node".into(),
         }
     }
 
@@ -440,9 +479,9 @@ impl Teller<'_> {
             targets.iter().map(|t| SocketAddr::new(t.address, t.port).to_string()).collect();
         let ends: Vec<String> = ends.into_iter().collect();
         let end = match ends.as_slice() {
-            [one] => format!("delivered to {one}"),
-            [first, second] => format!("delivered to {first} or {second}"),
-            many => format!("delivered to one of {} endpoints", many.len()),
+            [one] => format!("to {one}"),
+            [first, second] => format!("to {first} or {second}"),
+            many => format!("to one of {} endpoints", many.len()),
         };
         trail.end(Outcome::Delivered, end, None)
     }
@@ -460,7 +499,7 @@ impl Teller<'_> {
             Client::Pod(ip) | Client::Outside(ip) => format!("the source stays {ip}"),
             Client::Node => "the source stays this node's".into(),
         };
-        let place = self.place(candidate);
+        let place = self.at(candidate);
         if target.local_pod {
             return match from {
                 Client::Pod(ip) if ip == target.address => {
@@ -487,9 +526,7 @@ impl Teller<'_> {
         if node.node_addresses.contains(&target.address) && matches!(from, Client::Pod(_)) {
             return format!("through the tunnel to {place}, to its own network; {stays}");
         }
-        format!(
-            "{place}, by the host's routes and in clear; the source becomes this node's address on that link"
-        )
+        "by the host's routes and in clear; the source becomes this node's address on that link".into()
     }
 }
 

@@ -32,11 +32,11 @@ pub struct ServiceSummary {
     pub external: Vec<String>,
     /// Ports, as `80/TCP` or `80:30080/TCP`.
     pub ports: Vec<String>,
-    /// Endpoints that are ready, by address.
+    /// Endpoints that are ready.
     pub ready: usize,
-    /// All endpoints, by address.
+    /// All endpoints.
     pub endpoints: usize,
-    /// New connections; none when the kernel could not be asked.
+    /// New connections since its endpoints last changed in number; none when nothing is counted.
     pub hits: Option<u64>,
     /// How many things are wrong with it.
     pub faults: usize,
@@ -201,11 +201,11 @@ pub struct NoLocal {
 #[must_use]
 pub fn list(engine: &Engine, hits: Option<&Hits>) -> Vec<ServiceSummary> {
     let summary = |(service, plan, refused): (&std::sync::Arc<Service>, &plan::ServicePlan, &BTreeSet<_>)| {
-        let mut all: BTreeMap<IpAddr, bool> = BTreeMap::new();
-        for slice in slices(engine, &service.key) {
-            for endpoint in &slice.endpoints {
-                *all.entry(endpoint.address).or_default() |= endpoint.ready;
-            }
+        // A pod with addresses of both families is one endpoint.
+        let mut all: BTreeMap<String, bool> = BTreeMap::new();
+        for endpoint in slices(engine, service).into_iter().flat_map(|slice| &slice.endpoints) {
+            let pod = endpoint.pod.as_ref().map(ToString::to_string);
+            *all.entry(pod.unwrap_or_else(|| endpoint.address.to_string())).or_default() |= endpoint.ready;
         }
         let external: BTreeSet<IpAddr> = plan
             .fronts
@@ -230,7 +230,9 @@ pub fn list(engine: &Engine, hits: Option<&Hits>) -> Vec<ServiceSummary> {
                 .collect(),
             ready: all.values().filter(|ready| **ready).count(),
             endpoints: all.len(),
-            hits: hits.map(|hits| own.filter_map(|front| hits.get(&front_bytes(&front.key))).sum()),
+            hits: hits
+                .filter(|_| !plan.fronts.is_empty())
+                .map(|hits| own.filter_map(|front| hits.get(&front_bytes(&front.key))).sum()),
             faults: engine.faults(&service.key).len(),
         }
     };
@@ -363,9 +365,10 @@ fn front_view(
     }
 }
 
-/// The slices of a Service that are this proxy's.
-pub(crate) fn slices<'a>(engine: &'a Engine, key: &ServiceKey) -> Vec<&'a EndpointSlice> {
-    engine.slices_of(key).map(AsRef::as_ref).filter(|slice| !slice.foreign_proxy).collect()
+/// The slices of a Service that are this proxy's; those of a headless one carry a label that says so to proxies.
+pub(crate) fn slices<'a>(engine: &'a Engine, service: &Service) -> Vec<&'a EndpointSlice> {
+    let all = engine.slices_of(&service.key).map(AsRef::as_ref);
+    all.filter(|slice| !slice.foreign_proxy || service.is_headless()).collect()
 }
 
 /// The endpoints of one port of a Service, by address and port.
@@ -382,7 +385,7 @@ pub(crate) fn candidates<'a>(
 }
 
 fn endpoints(engine: &Engine, service: &Service, fronts: &[Front]) -> Vec<EndpointView> {
-    let slices = slices(engine, &service.key);
+    let slices = slices(engine, service);
     let mut all = Vec::new();
     for (index, port) in service.ports.iter().enumerate() {
         for family in [Family::V4, Family::V6] {

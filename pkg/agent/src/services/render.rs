@@ -26,7 +26,10 @@ pub fn render_list(all: &[ServiceSummary], colour: bool) -> String {
     let rows = all
         .iter()
         .map(|s| {
-            let endpoints = format!("{}/{}", s.ready, s.endpoints);
+            let endpoints = match s.kind.as_str() {
+                "ExternalName" => "-".to_owned(),
+                _ => format!("{}/{}", s.ready, s.endpoints),
+            };
             let none_ready = s.ready == 0 && !s.cluster_ips.is_empty();
             vec![
                 s.namespace.as_str().into(),

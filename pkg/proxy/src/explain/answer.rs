@@ -1,8 +1,9 @@
 //! What is asked, and what is answered.
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
-use warren_types::{NodeName, ServiceKey};
+use warren_types::{NodeName, Protocol, ServiceKey};
 
 /// A pod, as far as packets from it are concerned.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,10 +36,20 @@ pub struct Question {
     pub source: Source,
     /// To which Service.
     pub service: ServiceKey,
-    /// To which of its ports: a number or a name.
+    /// To which of its ports: a number or a name, with a protocol or not: `53`, `53/udp`, `http`.
     pub port: String,
     /// To which of its addresses; none: its cluster addresses, or from outside all others.
     pub at: Option<IpAddr>,
+    /// Addresses of other nodes: what comes from outside for these does not come to this one.
+    pub others: BTreeSet<IpAddr>,
+}
+
+impl Question {
+    /// The port as it was asked for, and the protocol where one was.
+    pub(super) fn port_and_protocol(&self) -> (&str, Option<Protocol>) {
+        let (port, protocol) = self.port.split_once('/').unwrap_or((&self.port, ""));
+        (port, Protocol::from_name(protocol))
+    }
 }
 
 /// Why there is no answer.
@@ -46,7 +57,7 @@ pub struct Question {
 #[non_exhaustive]
 pub enum ExplainError {
     /// No such Service.
-    #[error("there is no Service {0}; `warren service list` names them all")]
+    #[error("there is no Service {0}")]
     NoService(ServiceKey),
     /// No such port.
     #[error("Service {service} has no port {port}; it has {ports}")]

@@ -26,7 +26,13 @@ fn ask_for(
     port: &str,
     at: Option<&str>,
 ) -> Result<Explanation, ExplainError> {
-    let question = Question { source, service: key("default/web"), port: port.into(), at: at.map(ip) };
+    let question = Question {
+        source,
+        service: key("default/web"),
+        port: port.into(),
+        at: at.map(ip),
+        others: BTreeSet::new(),
+    };
     explain(&engine(vec![service], endpoints.to_vec()), &question)
 }
 
@@ -45,10 +51,10 @@ fn a_pod_reaches_endpoints_here_and_there_with_its_own_address() {
         said(path, "way"),
         [
             "to 10.42.0.5:8080: on this node, by the pod's link; the source stays 10.42.0.9",
-            "to 10.42.1.5:8080: through the tunnel to node b; the source stays 10.42.0.9",
+            "to 10.42.1.5:8080: through the tunnel to b; the source stays 10.42.0.9",
         ]
     );
-    assert_eq!(path.end, "delivered to 10.42.0.5:8080 or 10.42.1.5:8080");
+    assert_eq!(path.end, "to 10.42.0.5:8080 or 10.42.1.5:8080");
 }
 
 #[test]
@@ -68,13 +74,24 @@ fn the_node_sends_from_its_own_pod_network_address() {
 fn a_client_from_outside_keeps_its_address_where_the_endpoint_is_here() {
     let mut service = balancer();
     service.external_policy = TrafficPolicy::Cluster;
-    let paths = ask(service, &[ready("10.42.0.5", "a"), ready("10.42.1.5", "b")], outside());
-    let destinations: Vec<_> = paths.iter().map(|path| path.destination.as_str()).collect();
-    assert_eq!(destinations, ["192.168.0.1:30080 TCP", "192.168.0.240:80 TCP"]);
+    let paths = ask(service.clone(), &[ready("10.42.0.5", "a"), ready("10.42.1.5", "b")], outside());
+    let destinations = |paths: &[Path]| paths.iter().map(|path| path.destination.clone()).collect::<Vec<_>>();
+    assert_eq!(destinations(&paths), ["192.168.0.240:80 TCP"], "the one with this number");
+    let by_name = ask_for(service.clone(), &[], outside(), "http", None).unwrap().paths;
+    assert_eq!(destinations(&by_name), ["192.168.0.1:30080 TCP", "192.168.0.240:80 TCP"]);
+    // A node's address with both the port and the node port.
+    service.load_balancer_ips = vec![ip("192.168.0.1")];
+    let both = ask_for(service.clone(), &[], outside(), "80/tcp", None).unwrap().paths;
+    assert_eq!(said(&both[0], "address"), ["192.168.0.1 is an address of the Service: LoadBalancer"]);
+    let others = [ip("192.168.0.1")].into();
+    let question =
+        Question { source: outside(), service: key("default/web"), port: "80".into(), at: None, others };
+    let path = explain(&engine(vec![service], Vec::new()), &question).unwrap().paths.remove(0);
+    assert!(path.advice.unwrap().contains("on the node that has its address"));
     for path in &paths {
         let ways = said(path, "way");
         assert!(ways[0].ends_with("the source stays 203.0.113.9"), "{ways:?}");
-        assert!(ways[1].contains("tunnel to node b; the source becomes 10.42.0.1"), "{ways:?}");
+        assert!(ways[1].contains("tunnel to b; the source becomes 10.42.0.1"), "{ways:?}");
     }
 }
 
@@ -149,7 +166,10 @@ fn ports_go_by_name_number_and_node_port() {
             .map(|e| e.paths.iter().map(|p| p.outcome).collect::<Vec<_>>())
     };
     assert_eq!(outcome(pod("10.42.0.9"), "http", None).unwrap(), [Outcome::Delivered]);
-    assert_eq!(outcome(outside(), "30080", None).unwrap(), [Outcome::Delivered; 2]);
+    assert_eq!(outcome(outside(), "30080", None).unwrap(), [Outcome::Delivered]);
+    assert_eq!(outcome(outside(), "http/TCP", None).unwrap(), [Outcome::Delivered; 2]);
+    assert_eq!(outcome(pod("10.42.0.9"), "80/udp", None).unwrap(), [Outcome::Refused]);
+    assert_eq!(outcome(Source::Outside(ip("10.42.7.7")), "80", None).unwrap(), [Outcome::Dropped]);
     assert_eq!(outcome(pod("10.42.0.9"), "81", None).unwrap(), [Outcome::Refused]);
     let no_port = |port: &str| ExplainError::NoPort {
         service: key("default/web"),
@@ -172,8 +192,8 @@ fn endpoints_on_hosts_and_outside_of_the_cluster_are_told_apart() {
         said(&path, "way"),
         [
             "to 192.168.0.1:8080: to a process on this node's own network; the source stays 10.42.0.9",
-            "to 192.168.0.2:8080: through the tunnel to node b, to its own network; the source stays 10.42.0.9",
-            "to 198.51.100.1:8080: on no node, by the host's routes and in clear; the source becomes this node's address on that link",
+            "to 192.168.0.2:8080: through the tunnel to b, to its own network; the source stays 10.42.0.9",
+            "to 198.51.100.1:8080: by the host's routes and in clear; the source becomes this node's address on that link",
         ]
     );
 }
@@ -204,7 +224,7 @@ fn who_decides_elsewhere_and_what_is_not_translated() {
     let path = of(Some(name("b")), false);
     assert_eq!(
         (path.outcome, path.advice.as_deref()),
-        (Outcome::Elsewhere, Some("run the same command on node b"))
+        (Outcome::Elsewhere, Some("run the same command on b"))
     );
     assert_eq!(of(None, false).outcome, Outcome::Elsewhere);
     let path = of(Some(name("a")), true);
@@ -213,7 +233,9 @@ fn who_decides_elsewhere_and_what_is_not_translated() {
 
     let mut headless = service();
     headless.cluster_ips = Vec::new();
-    assert_eq!(ask(headless, &[], Source::Node)[0].outcome, Outcome::Untouched);
+    let path = ask(headless, &[ready("10.42.0.5", "a")], Source::Node).remove(0);
+    assert_eq!(path.outcome, Outcome::Untouched);
+    assert!(said(&path, "endpoints")[0].ends_with("10.42.0.5"));
     assert_eq!(ask(service(), &[], outside())[0].outcome, Outcome::Untouched);
     let six = ask(service(), &[ready("10.42.0.5", "a")], pod("fd42::9")).remove(0);
     assert!(six.end.contains("IPv4"), "{}", six.end);
@@ -225,8 +247,13 @@ fn an_older_service_gets_the_packet() {
     younger.key = key("default/thief");
     younger.created = 2;
     let engine = engine(vec![service(), younger], vec![ready("10.42.0.5", "a")]);
-    let question =
-        Question { source: Source::Node, service: key("default/thief"), port: "80".into(), at: None };
+    let question = Question {
+        source: Source::Node,
+        service: key("default/thief"),
+        port: "80".into(),
+        at: None,
+        others: BTreeSet::new(),
+    };
     let path = explain(&engine, &question).unwrap().paths.remove(0);
     assert_eq!(
         (path.outcome, path.end.as_str()),
