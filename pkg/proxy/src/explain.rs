@@ -497,7 +497,11 @@ impl Teller<'_> {
         };
         let stays = match from {
             Client::Pod(ip) | Client::Outside(ip) => format!("the source stays {ip}"),
-            Client::Node => "the source stays this node's".into(),
+            // The route of the service range names it.
+            Client::Node => match own.filter(|_| self.place.origin == Origin::ClusterIp) {
+                Some(own) => format!("the source is {own}, this node's own pod-network address"),
+                None => "the source is this node's".into(),
+            },
         };
         let place = self.at(candidate);
         if target.local_pod {
@@ -512,10 +516,8 @@ impl Teller<'_> {
         if node.pod_ranges.iter().any(|range| range.contains(&target.address)) {
             let source = match from {
                 Client::Pod(_) => stays,
-                Client::Node => match own {
-                    Some(own) => format!("the source is {own}, this node's own pod-network address"),
-                    None => stays,
-                },
+                Client::Node if self.place.origin == Origin::ClusterIp => stays,
+                Client::Node => become_own("because the answer has to come back by the tunnel"),
                 Client::Outside(_) => become_own("because the answer has to come back by this node"),
             };
             return format!("through the tunnel to {place}; {source}");
