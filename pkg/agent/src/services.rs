@@ -181,8 +181,7 @@ impl Desk {
             let addresses = engine.service(&key).map(|(row, ..)| row.load_balancer_ips.clone());
             Some((view::show(engine, &key, hits.as_ref())?, addresses?))
         });
-        let (mut view, addresses) =
-            found.ok_or(NoAnswer::NotLoaded)?.ok_or_else(|| NoAnswer::NoService(text))?;
+        let (mut view, addresses) = found.ok_or(NoAnswer::NotLoaded)?.ok_or(NoAnswer::NoService(text))?;
         view.load_balancer = self.holders(&addresses);
         // Only the node that writes addresses knows why some are missing.
         let row = self.store.table::<LoadBalancerAddresses>().get(&service_key(&key));
