@@ -16,6 +16,7 @@ mod logging;
 mod objects;
 mod output;
 mod server;
+mod service;
 mod status;
 mod token;
 mod uninstall;
@@ -57,6 +58,10 @@ enum Command {
     Delete(objects::DeleteArgs),
     /// Show how this node is: subsystems, nodes, tunnels, addresses, store.
     Status(status::StatusArgs),
+    /// Look at Services: where packets arrive, where this node sends them, and why.
+    Service(service::ServiceArgs),
+    /// Say step by step what would happen to a packet to a Service, and why.
+    Explain(service::ExplainArgs),
     /// Look at the addresses of this node's pods.
     Ipam(ipam::IpamArgs),
     /// Bring up and take apart whole clusters inside this machine.
@@ -91,6 +96,8 @@ impl Command {
             Command::Get(args) => objects::get(args),
             Command::Delete(args) => objects::delete(args),
             Command::Status(args) => status::run(args),
+            Command::Service(args) => service::run(args),
+            Command::Explain(args) => service::explain(args),
             Command::Ipam(args) => ipam::run(args),
             Command::Lab(args) => lab::run(args),
             Command::Wireguard(args) => wireguard::run(args),

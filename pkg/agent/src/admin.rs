@@ -1,11 +1,12 @@
 //! The admin socket and the health endpoint, on a thread and a runtime of their own.
 //!
 //! `RUN_DIR/admin.sock` (0600 in a 0700 directory; peers must be root or the agent's own user): `/status`, `/ipam`,
-//! `/ipam/check`, JSON, read-only. On loopback TCP: `/livez`, `/readyz`, `/metrics`. Both answer from the [`Board`].
+//! `/ipam/check`, `/services`, `/services/NAMESPACE/NAME`, `/explain`, JSON, read-only. On loopback TCP: `/livez`, `/readyz`, `/metrics`. Both answer from the [`Board`].
 
 use crate::board::Board;
+use crate::services::{ExplainQuery, NoAnswer, Told};
 use crate::{files, metrics};
-use axum::extract::State;
+use axum::extract::{Path as UrlPath, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -69,6 +70,9 @@ async fn admin(path: PathBuf, board: Board, stop: CancellationToken) {
         .route("/status", get(|State(b): State<Board>| async move { Json(b.report()) }))
         .route("/ipam", get(|State(b): State<Board>| async move { Json(b.ipam()) }))
         .route("/ipam/check", get(check))
+        .route("/services", get(services))
+        .route("/services/{namespace}/{name}", get(service))
+        .route("/explain", get(explain))
         .with_state(board);
     keep_open(Place::Admin(path), router, stop).await;
 }
@@ -215,6 +219,39 @@ async fn check(State(board): State<Board>) -> Response {
         None => (StatusCode::SERVICE_UNAVAILABLE, "the address pool is not open yet, or does not answer\n")
             .into_response(),
     }
+}
+
+/// An answer about Services, or why there is none.
+fn tell<T: serde::Serialize>(board: &Board, answer: Result<T, NoAnswer>) -> Response {
+    match answer {
+        Ok(answer) => {
+            Json(Told { behind: board.trouble_of("proxy").unwrap_or_default(), answer }).into_response()
+        }
+        Err(error @ NoAnswer::NotLoaded) => {
+            (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response()
+        }
+        Err(error) => (StatusCode::NOT_FOUND, format!("{error}\n")).into_response(),
+    }
+}
+
+async fn services(State(board): State<Board>) -> Response {
+    let answer = match board.desk() {
+        Some(desk) => desk.list().await,
+        None => Err(NoAnswer::NotLoaded),
+    };
+    tell(&board, answer)
+}
+
+async fn service(State(board): State<Board>, UrlPath(name): UrlPath<(String, String)>) -> Response {
+    let answer = match board.desk() {
+        Some(desk) => desk.show(&name.0, &name.1).await,
+        None => Err(NoAnswer::NotLoaded),
+    };
+    tell(&board, answer)
+}
+
+async fn explain(State(board): State<Board>, Query(query): Query<ExplainQuery>) -> Response {
+    tell(&board, board.desk().ok_or(NoAnswer::NotLoaded).and_then(|desk| desk.explain(&query)))
 }
 
 async fn readyz(State(board): State<Board>) -> Response {

@@ -3,6 +3,7 @@
 //! Readers take short locks of their own and memory snapshots of the store; they never wait for a subsystem, so they
 //! answer while the data side is stuck.
 
+use crate::services::Desk;
 use crate::status::{
     AttachmentView, CallsView, CheckReport, ClusterNodeView, CniView, FailureView, IpamReport, NodeView,
     PoolView, StatusReport, StoreView, SubsystemView, TunnelView,
@@ -19,8 +20,8 @@ use warren_source::SourceStatus;
 use warren_store::tables::{ONLY, node_key};
 use warren_store::{Record, Store};
 use warren_types::{
-    Attachment, AttachmentPhase, ClusterConfig, HealthState, LocalNode, Node, NodeName, PeerEndpoint, Pod,
-    PodCidrs, PublicKey,
+    Attachment, AttachmentPhase, ClusterConfig, EndpointSlice, HealthState, LocalNode, Node, NodeName,
+    PeerEndpoint, Pod, PodCidrs, PublicKey, Service,
 };
 
 /// Subsystems without which no pod can be attached.
@@ -55,6 +56,7 @@ struct Inner {
     pools: Mutex<Vec<PoolView>>,
     checker: Mutex<Option<Checker>>,
     calls: CallStats,
+    desk: Mutex<Option<Desk>>,
 }
 
 fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -89,6 +91,7 @@ impl Board {
             pools: Mutex::default(),
             checker: Mutex::default(),
             calls: CallStats::default(),
+            desk: Mutex::default(),
         }))
     }
 
@@ -108,6 +111,15 @@ impl Board {
     pub fn set_checker(&self, checker: Checker) {
         *lock(&self.0.checker) = Some(checker);
     }
+    /// Says who tells of Services.
+    pub fn set_desk(&self, desk: Desk) {
+        *lock(&self.0.desk) = Some(desk);
+    }
+    /// Who tells of Services; none while the agent starts.
+    #[must_use]
+    pub fn desk(&self) -> Option<Desk> {
+        copy(&self.0.desk)
+    }
     /// Where CNI counts its calls.
     #[must_use]
     pub fn calls(&self) -> &CallStats {
@@ -124,6 +136,13 @@ impl Board {
             HealthState::Ready | HealthState::Degraded => false,
         };
         down.then_some(health.message)
+    }
+    /// Why a subsystem is not as it should be, while it is not.
+    #[must_use]
+    pub fn trouble_of(&self, name: &str) -> Option<String> {
+        let watched = copy(&self.0.watched).into_iter().find(|w| w.name == name)?;
+        let health = watched.health.get();
+        (health.state != HealthState::Ready).then_some(health.message)
     }
     /// Runs the check; none before the pool is open, or when it takes longer than `limit`.
     pub async fn check(&self, limit: Duration) -> Option<CheckReport> {
@@ -218,6 +237,8 @@ impl Board {
         self.count::<LocalNode>(&mut view);
         self.count::<Attachment>(&mut view);
         self.count::<PeerEndpoint>(&mut view);
+        self.count::<Service>(&mut view);
+        self.count::<EndpointSlice>(&mut view);
         view
     }
 
@@ -253,6 +274,7 @@ impl Board {
             pools: copy(&self.0.pools),
             store: self.store(),
             cni: self.cni(),
+            services: self.desk().map(|desk| desk.report()).unwrap_or_default(),
         }
     }
 

@@ -22,6 +22,9 @@ pub enum AskError {
     /// Only root may ask.
     #[error("{0}: permission denied")]
     Denied(PathBuf),
+    /// What was asked about is not there.
+    #[error("{0}")]
+    NotThere(String),
     /// Something else failed.
     #[error("{path}: {reason}")]
     Failed {
@@ -41,6 +44,9 @@ impl AskError {
                 "start it with `warren agent` (or `systemctl start warren-agent`); --run-dir names another agent's directory"
             }
             Self::Denied(_) => "run this as root, for example with sudo",
+            Self::NotThere(_) => {
+                "`warren service list` names all Services, `warren ipam status` this node's pods; --namespace says where names are looked up"
+            }
             Self::Failed { .. } => "look at the agent's log; `warren status` again shows whether it lasts",
         }
     }
@@ -83,6 +89,8 @@ async fn request(socket: &Path, path: &str) -> Result<Bytes, AskError> {
         let body = body.map_err(|e| failed(e.to_string()))?.to_bytes();
         if status.is_success() {
             Ok(body)
+        } else if status == http::StatusCode::NOT_FOUND && !body.is_empty() {
+            Err(AskError::NotThere(String::from_utf8_lossy(&body).trim().to_owned()))
         } else {
             Err(failed(format!("{status}: {}", String::from_utf8_lossy(&body).trim())))
         }

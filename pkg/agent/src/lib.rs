@@ -17,6 +17,7 @@ pub mod config;
 pub mod files;
 pub mod identity;
 pub mod metrics;
+pub mod services;
 pub mod status;
 pub mod supervisor;
 pub mod sysctls;

@@ -1,8 +1,9 @@
 //! Prometheus metrics, computed from a [`StatusReport`] when they are asked for.
 
+use crate::services::{ProxyView, ServicesReport};
 use crate::status::{CallsView, StatusReport};
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
@@ -96,9 +97,75 @@ pub fn text(report: &StatusReport) -> Result<String, fmt::Error> {
         report.cni.attachments.iter().map(|(phase, n)| (vec![("phase", phase.clone())], float(*n))),
     );
     r.register_collector(Box::new(Calls(report.cni.calls.clone())));
+    services(r, &report.services);
     let mut out = String::new();
-    encode(&mut out, &registry)?;
+    encode_registry(&mut out, &registry)?;
+    if let Some(proxy) = &report.services.proxy {
+        encode_registry(&mut out, &known_names(proxy))?;
+    }
+    encode_eof(&mut out)?;
     Ok(out)
+}
+
+fn services(r: &mut Registry, report: &ServicesReport) {
+    if let Some(proxy) = &report.proxy {
+        gauges(r, "proxy_services", "Services that are translated", [(vec![], float(proxy.services))]);
+        let last = Duration::from_micros(proxy.last_change_micros).as_secs_f64();
+        gauges(
+            r,
+            "proxy_last_change_seconds",
+            "How long the last change took, from its row to the kernel's word",
+            (proxy.changes > 0).then_some((vec![], last)),
+        );
+        for (name, help, value) in [
+            ("proxy_changes", "Changes of Services brought to the kernel", proxy.changes),
+            (
+                "proxy_comparisons",
+                "How often the kernel's rules of Services were compared",
+                proxy.comparisons,
+            ),
+            ("proxy_repairs", "How often these rules had to be mended", proxy.repairs),
+            ("proxy_udp_flows_ended", "UDP flows ended because they led nowhere", proxy.flows_ended),
+        ] {
+            counters(r, name, help, [(vec![], value)]);
+        }
+    }
+    if let Some(balancer) = &report.load_balancer {
+        let state =
+            |word: &str, list: &[String]| (vec![("state", word.to_owned())], float(list.len() as u64));
+        gauges(
+            r,
+            "loadbalancer_addresses",
+            "Addresses of the pool by what this node is to them",
+            [
+                state("held", &balancer.held),
+                state("backup", &balancer.backed_up),
+                state("listening", &balancer.listening),
+                state("refused", &balancer.refused),
+            ],
+        );
+        gauges(
+            r,
+            "loadbalancer_writer",
+            "Whether this node writes the addresses of Services",
+            [(vec![], f64::from(u8::from(balancer.writer)))],
+        );
+    }
+}
+
+/// What kube-proxy calls by another name and means the same by, so that its dashboards and alarms work.
+fn known_names(proxy: &ProxyView) -> Registry {
+    let mut registry = Registry::with_prefix("kubeproxy_sync_proxy_rules");
+    gauges(
+        &mut registry,
+        "no_local_endpoints_total",
+        "Ports of Services with a Local traffic policy and no endpoint on this node",
+        [
+            (vec![("traffic_policy", "internal".to_owned())], float(proxy.no_local_internal)),
+            (vec![("traffic_policy", "external".to_owned())], float(proxy.no_local_external)),
+        ],
+    );
+    registry
 }
 
 fn subsystems(r: &mut Registry, report: &StatusReport) {
@@ -194,6 +261,7 @@ impl Collector for Calls {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::services::BalancerView;
     use crate::status::{ClusterNodeView, CniView, PoolView, SubsystemView, TunnelView};
 
     #[test]
@@ -232,6 +300,20 @@ mod tests {
                     classes: [vec![0, 0, 2], vec![0; 11], vec![1]].concat(),
                 }],
             },
+            services: ServicesReport {
+                proxy: Some(ProxyView {
+                    services: 12,
+                    changes: 2,
+                    last_change_micros: 4_500,
+                    repairs: 1,
+                    no_local_external: 3,
+                    ..ProxyView::default()
+                }),
+                load_balancer: Some(BalancerView {
+                    held: vec!["192.0.2.1".into()],
+                    ..BalancerView::default()
+                }),
+            },
             ..StatusReport::default()
         };
         let text = text(&report).unwrap();
@@ -242,6 +324,12 @@ mod tests {
             "warren_tunnel_received_bytes_total{node=\"b\"} 10",
             "warren_ipam_addresses{prefix=\"10.0.0.0/24\",state=\"free\"} 250.0",
             "warren_cni_attachments{phase=\"live\"} 4.0",
+            "warren_proxy_services{} 12.0",
+            "warren_proxy_changes_total{} 2",
+            "warren_proxy_last_change_seconds{} 0.0045",
+            "warren_proxy_repairs_total{} 1",
+            "kubeproxy_sync_proxy_rules_no_local_endpoints_total{traffic_policy=\"external\"} 3.0",
+            "warren_loadbalancer_addresses{state=\"held\"} 1.0",
             "warren_cni_call_seconds_sum{verb=\"ADD\",result=\"success\"} 0.007",
             "warren_cni_call_seconds_count{verb=\"ADD\",result=\"success\"} 3",
             "warren_cni_call_seconds_bucket{le=\"0.002\",verb=\"ADD\",result=\"success\"} 0",

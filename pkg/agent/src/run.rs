@@ -133,6 +133,7 @@ pub async fn run(config: AgentConfig) -> Result<(), AgentError> {
         pool: Arc::default(),
         sysctls,
     };
+    shared.board.set_desk(shared.desk()?);
     subsystems::start_all(&mut supervisor, &shared);
     let signal = signals.wait().await;
     tracing::info!(signal, "stopping; pods keep their network");

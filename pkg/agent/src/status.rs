@@ -1,5 +1,6 @@
 //! What `warren status` shows: the records that cross the admin socket, and how they read.
 
+use crate::services::ServicesReport;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -32,6 +33,8 @@ pub struct StatusReport {
     pub store: StoreView,
     /// Attachments and calls of the plugin.
     pub cni: CniView,
+    /// Proxy and load balancer.
+    pub services: ServicesReport,
 }
 
 /// What CNI did.
@@ -202,10 +205,10 @@ pub fn bytes(n: u64) -> String {
 
 /// Colours of a terminal, or none.
 #[derive(Clone, Copy)]
-struct Paint(bool);
+pub(crate) struct Paint(pub(crate) bool);
 
 impl Paint {
-    fn wrap(self, code: &str, text: &str) -> String {
+    pub(crate) fn wrap(self, code: &str, text: &str) -> String {
         if self.0 { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
     fn state(self, state: HealthState) -> (String, String) {
@@ -220,7 +223,13 @@ impl Paint {
 }
 
 /// A cell: its text, and its colour when it has one.
-struct Cell(String, Option<String>);
+pub(crate) struct Cell(String, Option<String>);
+
+impl Cell {
+    pub(crate) fn coloured(text: String, code: Option<&str>) -> Self {
+        Self(text, code.map(str::to_owned))
+    }
+}
 
 impl From<String> for Cell {
     fn from(s: String) -> Self {
@@ -234,7 +243,7 @@ impl From<&str> for Cell {
 }
 
 /// Aligned columns under a header, two spaces between; the last column is not padded.
-fn table(out: &mut String, paint: Paint, header: &[&str], rows: Vec<Vec<Cell>>) {
+pub(crate) fn table(out: &mut String, paint: Paint, header: &[&str], rows: Vec<Vec<Cell>>) {
     let mut widths: Vec<usize> = header.iter().map(|h| h.chars().count()).collect();
     for row in &rows {
         for (w, cell) in widths.iter_mut().zip(row) {
@@ -258,7 +267,7 @@ fn table(out: &mut String, paint: Paint, header: &[&str], rows: Vec<Vec<Cell>>) 
     }
 }
 
-fn or_dash(list: &[String]) -> String {
+pub(crate) fn or_dash(list: &[String]) -> String {
     if list.is_empty() { "-".into() } else { list.join(",") }
 }
 
@@ -292,6 +301,8 @@ pub fn render(r: &StatusReport, colour: bool) -> String {
         out.push('\n');
         out.push_str(&render_pools(&r.pools, colour));
     }
+    out.push('\n');
+    crate::services::lines(&mut out, paint, &r.services);
     out.push('\n');
     let rows: Vec<String> = r.store.rows.iter().map(|(t, n)| format!("{t} {n}")).collect();
     let _ = writeln!(

@@ -11,6 +11,7 @@ mod source;
 
 use crate::board::Board;
 use crate::config::AgentConfig;
+use crate::services::Desk;
 use crate::supervisor::{Factory, SubsystemError, Supervisor};
 use crate::sysctls::SysctlRecord;
 use std::future::Future;
@@ -19,7 +20,8 @@ use tokio::sync::{OnceCell, watch};
 use tokio_util::sync::CancellationToken;
 use warren_ipam::Pool;
 use warren_loadbalancer::{HeldPorts, LoadBalancerStatus, Mode};
-use warren_netlink::Netlink;
+use warren_netlink::nft::Nft;
+use warren_netlink::{Netlink, NetlinkError};
 use warren_overlay::OverlayStatus;
 use warren_proxy::ProxyStatus;
 use warren_source::{ApiAccess, SourceStatus};
@@ -51,6 +53,20 @@ pub(crate) struct Shared {
     pub(crate) pool: Arc<OnceCell<Pool>>,
     /// Which sysctls were changed.
     pub(crate) sysctls: SysctlRecord,
+}
+
+impl Shared {
+    /// Who tells of Services.
+    pub(crate) fn desk(&self) -> Result<Desk, NetlinkError> {
+        Ok(Desk {
+            proxy: self.config.services.proxy.then(|| self.proxy.clone()),
+            load_balancer: self.load_balancer.clone(),
+            mode: self.config.services.load_balancer.clone(),
+            nft: Nft::current()?,
+            store: self.store.clone(),
+            node: self.config.node_name.clone(),
+        })
+    }
 }
 
 /// Starts everything, in order.

@@ -11,8 +11,14 @@ use tokio_util::sync::CancellationToken;
 use warren_agent::admin::{AdminConfig, start};
 use warren_agent::board::Board;
 use warren_agent::client::{AskError, ask};
+use warren_agent::services::{Desk, Told};
 use warren_agent::status::{CheckReport, IpamReport, StatusReport};
 use warren_agent::supervisor::Watched;
+use warren_loadbalancer::{LoadBalancerStatus, Mode};
+use warren_netlink::nft::Nft;
+use warren_proxy::ProxyStatus;
+use warren_proxy::explain::Explanation;
+use warren_proxy::view::ServiceSummary;
 use warren_source::SourceStatus;
 use warren_store::Store;
 use warren_types::NodeName;
@@ -37,6 +43,7 @@ async fn status_health_and_metrics_answer_from_a_thread_of_their_own() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(&dir.path().join("store")).unwrap().store;
     let name = NodeName::new("a").unwrap();
+    let shared = store.clone();
     let board = Board::new(name, store, "/s".into(), String::new(), SourceStatus::default());
     let (overlay, ipam, cni) = (Watched::new("overlay"), Watched::new("ipam"), Watched::new("cni"));
     for w in [&overlay, &ipam, &cni] {
@@ -67,6 +74,31 @@ async fn status_health_and_metrics_answer_from_a_thread_of_their_own() {
     );
     board.set_checker(Arc::new(|| Box::pin(async { CheckReport { findings: vec!["x".into()] } })));
     assert_eq!(ask::<CheckReport>(&socket, "/ipam/check").await.unwrap().findings, ["x"]);
+    let unloaded = ask::<Told<Vec<ServiceSummary>>>(&socket, "/services").await.unwrap_err();
+    assert!(unloaded.to_string().contains("--proxy=off"), "{unloaded}");
+    board.set_desk(Desk {
+        proxy: Some(ProxyStatus::default()),
+        load_balancer: LoadBalancerStatus::default(),
+        mode: Mode::Nodes,
+        nft: Nft::current().unwrap(),
+        store: shared.clone(),
+        node: NodeName::new("a").unwrap(),
+    });
+    for (path, says) in [
+        ("/services", "has not loaded Services yet"),
+        ("/services/default/web", "has not loaded Services yet"),
+        ("/services/default/WEB", "there is no Service default/WEB"),
+        ("/explain?from=node&service=default/web&port=80", "has not loaded Services yet"),
+        ("/explain?from=default/x&service=default/web&port=80", "there is no pod default/x"),
+        ("/explain?from=outside:x&service=default/web&port=80", "is no sender"),
+        ("/explain?from=node&service=web&port=80", "there is no Service web"),
+        ("/explain?from=node", "400"),
+    ] {
+        let error = ask::<Told<Explanation>>(&socket, path).await.unwrap_err();
+        assert!(error.to_string().contains(says), "{path}: {error}");
+    }
+    let services = ask::<StatusReport>(&socket, "/status").await.unwrap().services;
+    assert_eq!(services.load_balancer.map(|view| view.mode).as_deref(), Some("nodes"));
     for w in [&overlay, &ipam, &cni] {
         w.health.ready();
     }

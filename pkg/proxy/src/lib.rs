@@ -13,12 +13,13 @@
 //! A reviewer asks: can a packet meet a mixture of old and new? Does a change cost more than what changed?
 //!
 //! [`plan`] says what should happen, for one Service; [`elements`] and [`ruleset`] how the kernel is told; [`engine`] keeps
-//! all of it and finds differences. These do no I/O.
+//! all of it and finds differences. [`view`] and [`explain`] tell people what they say. These do no I/O.
 
 pub mod config;
 pub mod elements;
 pub mod engine;
 mod error;
+pub mod explain;
 pub mod flows;
 mod host_ports;
 mod local;
@@ -28,6 +29,7 @@ pub mod plan;
 pub mod ruleset;
 mod runner;
 mod status;
+pub mod view;
 
 pub use config::{Deps, ProxyConfig, Tables};
 pub use error::ProxyError;

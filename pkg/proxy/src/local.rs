@@ -91,10 +91,12 @@ impl LocalServers {
 
     /// Serves this, and nothing else. Connections of what goes on being served stay.
     pub(crate) fn ensure(&mut self, wanted: BTreeMap<SocketAddr, Server>) {
-        self.running.retain(|at, running| match (wanted.get(at), &*running.server.borrow()) {
-            (Some(Server::Health { .. }), Server::Health { .. })
-            | (Some(Server::Relay(_)), Server::Relay(_)) => true,
-            _ => false,
+        self.running.retain(|at, running| {
+            matches!(
+                (wanted.get(at), &*running.server.borrow()),
+                (Some(Server::Health { .. }), Server::Health { .. })
+                    | (Some(Server::Relay(_)), Server::Relay(_))
+            )
         });
         for (at, server) in wanted {
             match self.running.get(&at) {

@@ -121,10 +121,10 @@ pub struct ServicePlan {
 }
 
 /// An endpoint of one port, from all slices.
-struct Candidate<'a> {
-    endpoint: &'a Endpoint,
-    target: Target,
-    on_this_node: bool,
+pub(crate) struct Candidate<'a> {
+    pub(crate) endpoint: &'a Endpoint,
+    pub(crate) target: Target,
+    pub(crate) on_this_node: bool,
 }
 
 /// What the endpoints of one port of a Service come to, for one family.
@@ -267,7 +267,7 @@ fn route(targets: &Arc<[Target]>, elsewhere: bool) -> Route {
 }
 
 /// The endpoints of one port. What several slices say of one endpoint adds up: it is ready when one says so.
-fn candidates<'a>(
+pub(crate) fn candidates<'a>(
     port: &ServicePort,
     family: Family,
     slices: &[&'a EndpointSlice],

@@ -75,6 +75,10 @@ fn report() -> StatusReport {
             ..StoreView::default()
         },
         cni: CniView::default(),
+        services: ServicesReport {
+            proxy: Some(crate::services::ProxyView { services: 4, ..Default::default() }),
+            load_balancer: None,
+        },
     }
 }
 
