@@ -113,7 +113,7 @@ impl Got {
     #[must_use]
     pub fn is_rejection(&self) -> bool {
         let at_once = u128::from(self.ms) < patient(Duration::from_millis(AT_ONCE)).as_millis();
-        at_once && matches!(self.result.as_str(), "refused" | "reset" | "unreachable" | "denied")
+        at_once && matches!(self.result.as_str(), "refused" | "reset" | "denied")
     }
 }
 

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 /// A table of somebody else, with what tables have.
 const FOREIGN: &str = "table inet foreign {\n set addresses { type ipv4_addr; elements = { 192.0.2.1, 192.0.2.2 } }\n \
-    chain input { type filter hook input priority 10; policy accept; ip saddr @addresses counter drop; } }\n\
-    table ip nat { chain post { type nat hook postrouting priority 100; policy accept; ip saddr 192.0.2.9 masquerade; } }\n";
+    chain input { type filter hook input priority 10; policy accept; ip saddr @addresses counter drop; }\n}\n\
+    table ip nat {\n chain post { type nat hook postrouting priority 100; policy accept; ip saddr 192.0.2.9 masquerade; }\n}\n";
 const REPAIRED: Duration = Duration::from_secs(1);
 
 fn rules(b: &Battery, node: &str, table: &[&str]) -> Result<String> {
