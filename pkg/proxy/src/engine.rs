@@ -36,6 +36,8 @@ pub struct Engine {
     host_ports: Elements,
     dirty: BTreeSet<ServiceKey>,
     dirty_pods: bool,
+    /// Services that are left out because the kernel refuses them, until they change.
+    quarantined: BTreeSet<ServiceKey>,
 }
 
 #[derive(Default)]
@@ -73,6 +75,7 @@ impl Engine {
             host_ports: Elements::default(),
             dirty: BTreeSet::new(),
             dirty_pods: false,
+            quarantined: BTreeSet::new(),
         }
     }
 
@@ -87,6 +90,7 @@ impl Engine {
         let entry = self.services.entry(key.clone()).or_default();
         if entry.row != row {
             entry.row = row;
+            self.quarantined.remove(key);
             self.dirty.insert(key.clone());
         }
     }
@@ -111,7 +115,21 @@ impl Engine {
             if of_service.is_empty() {
                 self.by_service.remove(&slice.service);
             }
+            self.quarantined.remove(&slice.service);
             self.dirty.insert(slice.service.clone());
+        }
+    }
+
+    /// Leaves these Services out, and of the suspects no others, until they change.
+    pub fn quarantine(&mut self, suspects: &BTreeSet<ServiceKey>, out: &BTreeSet<ServiceKey>) {
+        for key in suspects {
+            let changed = match out.contains(key) {
+                true => self.quarantined.insert(key.clone()),
+                false => self.quarantined.remove(key),
+            };
+            if changed {
+                self.dirty.insert(key.clone());
+            }
         }
     }
 
@@ -204,6 +222,7 @@ impl Engine {
             .collect();
         let Some(entry) = self.services.get(key) else { return };
         let plan = match &entry.row {
+            Some(_) if self.quarantined.contains(key) => plan::quarantined(),
             Some(row) => plan::compile(row, &slices, &self.node),
             None => ServicePlan::default(),
         };

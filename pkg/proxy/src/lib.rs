@@ -8,8 +8,8 @@
 //! of the connection mark; the listeners of `healthCheckNodePort` and, on loopback, of node ports.
 //! Ordering: nothing before all tables have been loaded once; each change is one transaction; flows end after the rules
 //! that they would meet are in place.
-//! Failure modes: a refused change leads to a comparison of the whole section; a refused comparison is tried again, and the
-//! rules that are there serve on. A bad Service or endpoint is left out and named in `service_faults`; others are unharmed.
+//! Failure modes: a refused change leads to a comparison of the whole section; when that is refused too, the Services to
+//! blame are found by halves and left out, each with a fault, until they change; the rules that are there serve on. A bad Service or endpoint is left out and named in `service_faults`; others are unharmed.
 //! A reviewer asks: can a packet meet a mixture of old and new? Does a change cost more than what changed?
 //!
 //! [`plan`] says what should happen, for one Service; [`elements`] and [`ruleset`] how the kernel is told; [`engine`] keeps
@@ -22,6 +22,7 @@ mod error;
 pub mod explain;
 pub mod flows;
 mod host_ports;
+mod isolate;
 mod local;
 pub mod names;
 pub mod node;

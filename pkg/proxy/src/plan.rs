@@ -375,3 +375,13 @@ pub fn taken(key: &FrontKey, by: &ServiceKey) -> Fault {
         message: format!("{key} belongs to Service {by}, which is older; change the address or the port"),
     }
 }
+
+/// The plan of a Service whose rules the kernel refuses.
+#[must_use]
+pub fn quarantined() -> ServicePlan {
+    let fault = Fault {
+        reason: "RulesRefused".into(),
+        message: "the kernel refuses the rules of this Service, so it is left out; see the agent's log, and report it".into(),
+    };
+    ServicePlan { faults: vec![fault], ..ServicePlan::default() }
+}

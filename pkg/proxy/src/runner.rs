@@ -8,6 +8,7 @@ use crate::config::{Deps, ProxyConfig};
 use crate::engine::{Committed, Engine};
 use crate::error::ProxyError;
 use crate::flows::Served;
+use crate::isolate::Isolation;
 use crate::local::LocalServers;
 use crate::node::{NodeContext, Rows};
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,6 +16,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
+use warren_netlink::NetlinkError;
 use warren_netlink::nft::{Applied, Section};
 use warren_store::tables::{ONLY, service_key};
 use warren_store::{Change, Durability, Record, Update, Watch};
@@ -52,17 +54,24 @@ pub async fn run(
     let mut local = deps.tables.local_node.watch();
     let mut links = deps.netlink.changes().await?;
     let mut rules = deps.nft.changes().await?;
-    let mut runner = Runner { config, deps, health, servers: LocalServers::default(), failures: 0 };
+    let mut runner = Runner {
+        config,
+        deps,
+        health,
+        servers: LocalServers::default(),
+        unproven: BTreeSet::new(),
+        failures: 0,
+    };
     tokio::select! {
         () = stop.cancelled() => return Ok(()),
         ready = runner.load(&mut follow) => ready?,
     }
-    let mut compare = true;
+    let mut compare = Some(Why::Own);
     let mut since = Instant::now();
     loop {
         let begun = tokio::time::Instant::now();
         let wait = runner.pass(compare, since).await?;
-        compare = false;
+        compare = None;
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
             () = tokio::time::sleep_until(begun + GAP) => {}
@@ -72,22 +81,22 @@ pub async fn run(
             rows = follow.services.next() => runner.take_services(rows.ok_or(ProxyError::StoreClosed)?),
             rows = follow.slices.next() => runner.take_slices(rows.ok_or(ProxyError::StoreClosed)?),
             rows = follow.attachments.next() => runner.take_attachments(rows.ok_or(ProxyError::StoreClosed)?),
-            row = nodes.next() => { row.ok_or(ProxyError::StoreClosed)?; compare = runner.renew().await?; }
-            row = cluster.next() => { row.ok_or(ProxyError::StoreClosed)?; compare = runner.renew().await?; }
-            row = local.next() => { row.ok_or(ProxyError::StoreClosed)?; compare = runner.renew().await?; }
+            row = nodes.next() => { row.ok_or(ProxyError::StoreClosed)?; compare = runner.renew().await?.then_some(Why::Own); }
+            row = cluster.next() => { row.ok_or(ProxyError::StoreClosed)?; compare = runner.renew().await?.then_some(Why::Own); }
+            row = local.next() => { row.ok_or(ProxyError::StoreClosed)?; compare = runner.renew().await?.then_some(Why::Own); }
             change = links.changed(), if !runner.config.node_port_addresses.is_empty() => {
                 if change.is_err() {
                     links = runner.deps.netlink.changes().await?;
                 }
-                compare = runner.renew().await?;
+                compare = runner.renew().await?.then_some(Why::Own);
             }
             change = rules.changed() => {
                 if change.is_err() {
                     rules = runner.deps.nft.changes().await?;
                 }
-                compare = true;
+                compare = Some(Why::Others);
             }
-            () = tokio::time::sleep(wait) => compare = true,
+            () = tokio::time::sleep(wait) => compare = Some(Why::Others),
         }
         since = Instant::now();
         // What came together goes into one transaction.
@@ -120,7 +129,18 @@ struct Runner {
     deps: Deps,
     health: HealthCell,
     servers: LocalServers,
+    /// Services that changed since the kernel last accepted everything.
+    unproven: BTreeSet<ServiceKey>,
     failures: u32,
+}
+
+/// Why the kernel is compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Why {
+    /// The node, or what was known to be there, has changed.
+    Own,
+    /// Somebody may have touched the table.
+    Others,
 }
 
 impl Runner {
@@ -207,11 +227,24 @@ impl Runner {
     }
 
     /// Brings the kernel up to date; returns when to compare at the latest.
-    async fn pass(&mut self, compare: bool, since: Instant) -> Result<Duration, ProxyError> {
+    async fn pass(&mut self, compare: Option<Why>, since: Instant) -> Result<Duration, ProxyError> {
         let Some(committed) = self.engine(Engine::commit) else { return Ok(RETRY) };
+        self.unproven.extend(committed.services.iter().cloned());
+        let (mut flows, mut all) = (committed.flows, false);
         let outcome = match compare {
-            true => self.compare().await,
-            false => self.change(&committed, since).await,
+            None if committed.change.is_empty() => Ok(()),
+            None => match self.change(&committed, since).await {
+                Ok(()) => Ok(()),
+                Err(error) => {
+                    tracing::debug!(%error, "the kernel has not what it was known to have; comparing");
+                    all = true;
+                    self.compare(Why::Own).await
+                }
+            },
+            Some(why) => {
+                all = true;
+                self.compare(why).await
+            }
         };
         if let Err(error) = outcome {
             self.failures += 1;
@@ -223,48 +256,78 @@ impl Runner {
             return Ok(RETRY);
         }
         self.failures = 0;
-        if compare || committed.flows {
+        self.unproven.clear();
+        flows |= all;
+        if flows {
             self.end_flows().await?;
         }
-        if compare || !committed.services.is_empty() {
-            self.tell(&committed, compare).await?;
+        if all || !committed.services.is_empty() {
+            self.tell(&committed, all).await?;
         }
         self.health.ready();
         Ok(COMPARE)
     }
 
     async fn change(&self, committed: &Committed, since: Instant) -> Result<(), ProxyError> {
-        if committed.change.is_empty() {
-            return Ok(());
-        }
-        match self.deps.nft.change_section(committed.change.clone()).await {
-            Ok(()) => {
-                self.deps.status.count(|figures| {
-                    figures.changes += 1;
-                    figures.last_change = since.elapsed();
-                });
-                Ok(())
-            }
-            Err(error) => {
-                tracing::debug!(%error, "the kernel has not what it was known to have; comparing");
-                self.compare().await
-            }
-        }
+        self.deps.nft.change_section(committed.change.clone()).await?;
+        self.deps.status.count(|figures| {
+            figures.changes += 1;
+            figures.last_change = since.elapsed();
+        });
+        Ok(())
     }
 
-    async fn compare(&self) -> Result<(), ProxyError> {
-        let Some(ruleset) = self.engine(|engine| engine.ruleset()) else { return Ok(()) };
-        let applied = self.deps.nft.ensure_section(Section::Services, Arc::new(ruleset)).await?;
+    /// Compares the whole section. When the kernel refuses it, the Services to blame are left out.
+    async fn compare(&self, why: Why) -> Result<(), ProxyError> {
+        let applied = match self.ensure().await {
+            Ok(applied) => applied,
+            Err(error @ ProxyError::Kernel(NetlinkError::Kernel { .. })) if !self.unproven.is_empty() => {
+                self.isolate(error).await?
+            }
+            Err(error) => return Err(error),
+        };
         self.deps.status.count(|figures| {
             figures.comparisons += 1;
-            if applied != Applied::Unchanged && figures.comparisons > 1 {
-                figures.repairs += 1;
-            }
+            figures.repairs += u64::from(applied != Applied::Unchanged && why == Why::Others);
         });
         if applied != Applied::Unchanged {
             tracing::info!(?applied, "rules of Services are in place");
         }
         Ok(())
+    }
+
+    /// Leaves out the Services that the kernel refuses, which are among those that changed.
+    async fn isolate(&self, error: ProxyError) -> Result<Applied, ProxyError> {
+        let suspects = &self.unproven;
+        let leave_out = |out: &BTreeSet<ServiceKey>| {
+            self.engine(|engine| {
+                engine.quarantine(suspects, out);
+                engine.commit();
+            });
+        };
+        let mut search = Isolation::new(suspects);
+        loop {
+            leave_out(search.attempt());
+            let accepted = self.ensure().await.is_ok();
+            if !search.tell(accepted) {
+                break;
+            }
+        }
+        let Some(guilty) = search.guilty() else {
+            leave_out(&BTreeSet::new());
+            return Err(error);
+        };
+        for service in &guilty {
+            tracing::error!(%service, %error, "the kernel refuses a Service; it is left out until it changes");
+        }
+        leave_out(&guilty);
+        self.ensure().await
+    }
+
+    /// Makes the section what the engine says.
+    async fn ensure(&self) -> Result<Applied, ProxyError> {
+        let Some(ruleset) = self.engine(|engine| engine.ruleset()) else { return Ok(Applied::Unchanged) };
+        Ok(self.deps.nft.ensure_section(Section::Services, Arc::new(ruleset)).await?)
     }
 
     /// Ends UDP flows that lead nowhere.

@@ -187,7 +187,7 @@ impl Cluster {
             if begun.elapsed() > PATIENCE {
                 bail!("still waiting after {PATIENCE:?}: {:?}", self.figures());
             }
-            std::thread::sleep(Duration::from_micros(50));
+            std::thread::park_timeout(Duration::from_micros(50));
         }
         Ok(())
     }

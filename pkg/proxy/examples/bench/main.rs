@@ -82,23 +82,23 @@ fn sized(size: usize) -> Result<Figures> {
     let loaded = resident()?;
     let mut endpoints = Vec::new();
     for turn in 0..REPEATS {
-        std::thread::sleep(PAUSE);
+        std::thread::park_timeout(PAUSE);
         endpoints.push(cluster.timed(|| cluster.move_endpoint(turn * 7 % size, turn))?);
     }
     let mut services = Vec::new();
     for turn in 0..REPEATS {
-        std::thread::sleep(PAUSE);
+        std::thread::park_timeout(PAUSE);
         cluster.put_slice(size + turn, turn)?;
         services.push(cluster.timed(|| cluster.put_service(size + turn))?);
     }
     let repairs = cluster.figures().comparisons;
     ensure!(repairs <= 2, "the kernel was compared {repairs} times: changes were refused");
-    let rewrite = peer::rewrite(size)?;
+    let rewrite = peer::write(size)?;
     Ok(vec![
         ("first full load, ms".into(), json!(ms(first))),
         ("one endpoint change".into(), spread(endpoints)),
         ("one Service added".into(), spread(services)),
-        ("full rewrite by nft -f, ms".into(), json!(ms(rewrite))),
+        ("full load by nft -f, ms".into(), json!(ms(rewrite))),
         ("memory of rows, MiB".into(), json!(rows.saturating_sub(before) / (1 << 20))),
         ("memory of the proxy besides, MiB".into(), json!(loaded.saturating_sub(rows) / (1 << 20))),
     ])
@@ -114,7 +114,7 @@ fn churn(seconds: u64) -> Result<Figures> {
     for turn in 0..RATE * seconds {
         let due = begun + Duration::from_micros(turn * 1_000_000 / RATE);
         if let Some(rest) = due.checked_duration_since(Instant::now()) {
-            std::thread::sleep(rest);
+            std::thread::park_timeout(rest);
         }
         let turn = usize::try_from(turn)?;
         cluster.move_endpoint(turn * 7 % 1_000, turn)?;

@@ -196,3 +196,24 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_service_that_the_kernel_refuses_is_left_out_until_it_changes() {
+    let mut engine = engine_of(&World::default());
+    let empty = engine.ruleset();
+    let (row, slice) = world::plain();
+    engine.set_service(&row.key, Some(row.clone()));
+    engine.set_slice(&slice.key, Some(slice.clone()));
+    engine.commit();
+    let served = engine.ruleset();
+    assert_ne!(served, empty);
+    let suspects = BTreeSet::from([row.key.clone()]);
+    engine.quarantine(&suspects, &suspects);
+    engine.commit();
+    assert_eq!(engine.ruleset(), empty);
+    assert_eq!(engine.faults(&row.key).first().map(|fault| fault.reason.as_str()), Some("RulesRefused"));
+    let changed = Arc::new(warren_types::Service { created: 7, ..(*row).clone() });
+    engine.set_service(&row.key, Some(changed));
+    engine.commit();
+    assert_eq!(engine.ruleset(), served);
+}

@@ -217,3 +217,61 @@ pub(crate) fn destinations() -> BTreeSet<IpAddr> {
     let named = CLUSTER.iter().chain(&EXTERNAL).map(|text| ip(text));
     named.chain(["2001:db8::1", "10.43.0.99", "8.8.8.8", "10.42.1.5"].map(ip)).collect()
 }
+
+/// A Service with one endpoint.
+pub(crate) fn plain() -> (Arc<Service>, Arc<EndpointSlice>) {
+    let key = service_key(0);
+    let row = Service {
+        key: key.clone(),
+        uid: String::new(),
+        created: 0,
+        labels: BTreeMap::new(),
+        kind: ServiceKind::ClusterIp,
+        selector: true,
+        cluster_ips: vec![ip("10.43.0.10")],
+        external_ips: Vec::new(),
+        external_name: None,
+        load_balancer_ips: Vec::new(),
+        load_balancer_class: None,
+        source_ranges: Vec::new(),
+        requested_addresses: Vec::new(),
+        sharing_key: None,
+        families: vec![Family::V4],
+        ports: vec![ServicePort {
+            name: String::new(),
+            protocol: Protocol::Tcp,
+            port: 80,
+            node_port: None,
+            target: String::new(),
+            app_protocol: None,
+        }],
+        affinity: None,
+        internal_policy: TrafficPolicy::Cluster,
+        external_policy: TrafficPolicy::Cluster,
+        health_check_node_port: None,
+        traffic_distribution: None,
+        publish_not_ready: false,
+        foreign_proxy: false,
+    };
+    let endpoint = Endpoint {
+        address: ip("10.42.1.5"),
+        ready: true,
+        serving: true,
+        terminating: false,
+        hostname: None,
+        node: None,
+        zone: None,
+        for_zones: BTreeSet::new(),
+        for_nodes: BTreeSet::new(),
+        pod: None,
+    };
+    let slice = EndpointSlice {
+        key: SliceKey::parse("default/s0-0").unwrap(),
+        service: key,
+        family: Family::V4,
+        ports: vec![EndpointPort { name: String::new(), protocol: Protocol::Tcp, port: 8080 }],
+        endpoints: vec![endpoint],
+        foreign_proxy: false,
+    };
+    (Arc::new(row), Arc::new(slice))
+}
