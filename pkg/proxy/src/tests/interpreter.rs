@@ -178,7 +178,7 @@ impl<'a> Run<'a> {
                 };
                 let at = *offset as usize;
                 match header.get(at..at + *length as usize) {
-                    Some(bytes) => self.load(*into, &bytes.to_vec()),
+                    Some(bytes) => self.load(*into, bytes),
                     None => return Step::Break,
                 }
             }

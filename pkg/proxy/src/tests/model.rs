@@ -106,7 +106,7 @@ proptest! {
         for event in events.into_iter().chain([Event::Commit]) {
             match event {
                 Event::Service(row) => {
-                    let row = Arc::new(row);
+                    let row = Arc::new(*row);
                     engine.set_service(&row.key, Some(row.clone()));
                     world.services.insert(row.key.clone(), row);
                 }

@@ -187,7 +187,7 @@ pub(crate) struct World {
 /// Something that changes.
 #[derive(Debug, Clone)]
 pub(crate) enum Event {
-    Service(Service),
+    Service(Box<Service>),
     NoService(ServiceKey),
     Slice(EndpointSlice),
     NoSlice(SliceKey),
@@ -197,7 +197,7 @@ pub(crate) enum Event {
 
 pub(crate) fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
-        3 => service(4).prop_map(Event::Service),
+        3 => service(4).prop_map(|row| Event::Service(Box::new(row))),
         1 => (0u8..4).prop_map(|n| Event::NoService(service_key(n))),
         4 => slice(4).prop_map(Event::Slice),
         1 => slice(4).prop_map(|slice| Event::NoSlice(slice.key)),
