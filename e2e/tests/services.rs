@@ -77,7 +77,12 @@ battery!(
         host_ports
     ]
 );
-battery!(load_balancers, "svc-lb", &[], [load_balancer_on_nodes, load_balancer_addresses, source_ranges]);
+battery!(
+    load_balancers,
+    "svc-lb",
+    &[],
+    [load_balancer_on_nodes, load_balancer_addresses, source_ranges, held_ports_are_refused]
+);
 battery!(
     lives_of_endpoints,
     "svc-life",
@@ -104,4 +109,10 @@ fn external_addresses() -> Result<()> {
     let scenarios: &[fn(&Battery) -> Result<()>] =
         &[services::external_ips, services::one_external_ip_two_services];
     run("svc-external", &[&allow], scenarios, &["external_ips", "one_external_ip_two_services"])
+}
+
+#[test]
+fn addresses_of_a_pool() -> Result<()> {
+    let pool = format!("--agent-arg=--loadbalancer-pool={}", services::POOL);
+    run("svc-pool", &[&pool], &[services::pool_addresses_move], &["pool_addresses_move"])
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 const ADDRESSES: [&str; 2] = ["198.51.100.77", "2001:db8:77::77"];
 
 /// The addresses in the status of a Service.
-fn ingress(scope: &Scope<'_>, service: &Svc) -> Result<BTreeSet<IpAddr>> {
+pub(super) fn ingress(scope: &Scope<'_>, service: &Svc) -> Result<BTreeSet<IpAddr>> {
     let object = scope.again(service)?.object;
     let all = object.pointer("/status/loadBalancer/ingress").and_then(Value::as_array).cloned();
     Ok(all.into_iter().flatten().filter_map(|i| i["ip"].as_str()?.parse().ok()).collect())

@@ -13,6 +13,7 @@ mod lifecycle;
 mod load_balancer;
 mod local;
 mod node_port;
+mod pool;
 mod repair;
 mod rolling;
 mod slices;
@@ -31,6 +32,7 @@ pub use lifecycle::{foreign_labels, not_ready_addresses, readiness, terminating_
 pub use load_balancer::{load_balancer_addresses, load_balancer_on_nodes, source_ranges};
 pub use local::{external_local, health_check_port, internal_local};
 pub use node_port::{node_port, node_port_on_loopback, node_port_on_primary_addresses};
+pub use pool::{POOL, held_ports_are_refused, pool_addresses_move};
 pub use repair::{foreign_changes_are_repaired, foreign_tables_are_left_alone};
 pub use rolling::{Rolling, rolling};
 pub use slices::{several_slices, slices_by_hand};
