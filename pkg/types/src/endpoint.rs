@@ -41,6 +41,25 @@ pub struct Endpoint {
     pub pod: Option<PodKey>,
 }
 
+impl Endpoint {
+    /// A ready endpoint of which nothing else is known.
+    #[must_use]
+    pub fn ready(address: IpAddr) -> Self {
+        Self {
+            address,
+            ready: true,
+            serving: true,
+            terminating: false,
+            hostname: None,
+            node: None,
+            zone: None,
+            for_zones: BTreeSet::new(),
+            for_nodes: BTreeSet::new(),
+            pod: None,
+        }
+    }
+}
+
 /// Some of a Service's endpoints, from an EndpointSlice object. Table `endpoint_slices`, written by `source`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndpointSlice {

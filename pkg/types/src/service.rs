@@ -174,7 +174,52 @@ pub struct Service {
     pub foreign_proxy: bool,
 }
 
+impl ServicePort {
+    /// A port without a name and without a port on nodes.
+    #[must_use]
+    pub fn new(protocol: Protocol, port: u16) -> Self {
+        Self {
+            name: String::new(),
+            protocol,
+            port,
+            node_port: None,
+            target: String::new(),
+            app_protocol: None,
+        }
+    }
+}
+
 impl Service {
+    /// A Service of type ClusterIP with a selector, as its defaults are: without addresses and ports yet.
+    #[must_use]
+    pub fn new(key: ServiceKey) -> Self {
+        Self {
+            key,
+            uid: String::new(),
+            created: 0,
+            labels: BTreeMap::new(),
+            kind: ServiceKind::ClusterIp,
+            selector: true,
+            cluster_ips: Vec::new(),
+            external_ips: Vec::new(),
+            external_name: None,
+            load_balancer_ips: Vec::new(),
+            load_balancer_class: None,
+            source_ranges: Vec::new(),
+            requested_addresses: Vec::new(),
+            sharing_key: None,
+            families: Vec::new(),
+            ports: Vec::new(),
+            affinity: None,
+            internal_policy: TrafficPolicy::Cluster,
+            external_policy: TrafficPolicy::Cluster,
+            health_check_node_port: None,
+            traffic_distribution: None,
+            publish_not_ready: false,
+            foreign_proxy: false,
+        }
+    }
+
     /// Whether it has no virtual address: only DNS knows it.
     #[must_use]
     pub fn is_headless(&self) -> bool {

@@ -34,54 +34,25 @@ fn node(number: u8) -> Node {
 }
 
 fn service(name: &str, created: i64, ports: &[u16]) -> Service {
-    let port = |port: &u16| ServicePort {
-        name: format!("p{port}"),
-        protocol: Protocol::Tcp,
-        port: *port,
-        node_port: None,
-        target: String::new(),
-        app_protocol: None,
-    };
+    let port =
+        |port: &u16| ServicePort { name: format!("p{port}"), ..ServicePort::new(Protocol::Tcp, *port) };
     Service {
-        key: key(name),
         uid: format!("uid-{name}"),
         created,
-        labels: BTreeMap::new(),
         kind: ServiceKind::LoadBalancer,
-        selector: true,
-        cluster_ips: vec![],
-        external_ips: vec![],
-        external_name: None,
-        load_balancer_ips: vec![],
-        load_balancer_class: None,
-        source_ranges: vec![],
-        requested_addresses: vec![],
-        sharing_key: None,
         families: vec![Family::V4],
         ports: ports.iter().map(port).collect(),
-        affinity: None,
-        internal_policy: TrafficPolicy::Cluster,
-        external_policy: TrafficPolicy::Cluster,
-        health_check_node_port: None,
-        traffic_distribution: None,
-        publish_not_ready: false,
-        foreign_proxy: false,
+        ..Service::new(key(name))
     }
 }
 
 /// A slice of IPv4 with an endpoint on each of these nodes, ready or only serving.
 fn slice(service: &str, endpoints: &[(&str, bool)]) -> EndpointSlice {
     let endpoint = |(node, ready): &(&str, bool)| Endpoint {
-        address: ip("10.42.0.9"),
         ready: *ready,
-        serving: true,
         terminating: !ready,
-        hostname: None,
         node: Some(node_name(node)),
-        zone: None,
-        for_zones: BTreeSet::new(),
-        for_nodes: BTreeSet::new(),
-        pod: None,
+        ..Endpoint::ready(ip("10.42.0.9"))
     };
     EndpointSlice {
         key: SliceKey {

@@ -344,58 +344,26 @@ fn local(number: u8) -> LocalNode {
 
 /// A Service of both families.
 pub(crate) fn service(policy: TrafficPolicy, status: &[&str]) -> Service {
-    let port = ServicePort {
-        name: String::new(),
-        protocol: Protocol::Udp,
-        port: PORT,
-        node_port: None,
-        target: String::new(),
-        app_protocol: None,
-    };
+    let port = ServicePort::new(Protocol::Udp, PORT);
     Service {
-        key: ServiceKey {
-            namespace: Namespace::new("default").unwrap(),
-            name: ServiceName::new("web").unwrap(),
-        },
         uid: "uid".into(),
         created: 1,
-        labels: BTreeMap::new(),
         kind: ServiceKind::LoadBalancer,
-        selector: true,
-        cluster_ips: vec![],
-        external_ips: vec![],
-        external_name: None,
         load_balancer_ips: status.iter().map(|text| ip(text)).collect(),
-        load_balancer_class: None,
-        source_ranges: vec![],
-        requested_addresses: vec![],
-        sharing_key: None,
         families: vec![Family::V4, Family::V6],
         ports: vec![port],
-        affinity: None,
-        internal_policy: TrafficPolicy::Cluster,
         external_policy: policy,
-        health_check_node_port: None,
-        traffic_distribution: None,
-        publish_not_ready: false,
-        foreign_proxy: false,
+        ..Service::new(ServiceKey {
+            namespace: Namespace::new("default").unwrap(),
+            name: ServiceName::new("web").unwrap(),
+        })
     }
 }
 
 /// Slices of both families with a ready endpoint on each of these nodes.
 pub(crate) fn slices(nodes: &[u8]) -> Vec<EndpointSlice> {
-    let endpoint = |number: &u8| Endpoint {
-        address: ip("10.42.0.9"),
-        ready: true,
-        serving: true,
-        terminating: false,
-        hostname: None,
-        node: Some(node_name(*number)),
-        zone: None,
-        for_zones: BTreeSet::new(),
-        for_nodes: BTreeSet::new(),
-        pod: None,
-    };
+    let endpoint =
+        |number: &u8| Endpoint { node: Some(node_name(*number)), ..Endpoint::ready(ip("10.42.0.9")) };
     let slice = |(family, name): (Family, &str)| EndpointSlice {
         key: SliceKey { namespace: Namespace::new("default").unwrap(), name: SliceName::new(name).unwrap() },
         service: service(TrafficPolicy::Cluster, &[]).key,

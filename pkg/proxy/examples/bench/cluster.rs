@@ -1,7 +1,7 @@
 //! A cluster of rows in a real store, and the runner on it.
 
 use anyhow::{Context as _, Result, bail};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
@@ -39,51 +39,17 @@ fn cluster_ip(number: usize) -> IpAddr {
 
 fn service(number: usize) -> Service {
     Service {
-        key: key(number),
-        uid: String::new(),
-        created: 0,
-        labels: BTreeMap::new(),
-        kind: ServiceKind::ClusterIp,
-        selector: true,
         cluster_ips: vec![cluster_ip(number)],
-        external_ips: Vec::new(),
-        external_name: None,
-        load_balancer_ips: Vec::new(),
-        load_balancer_class: None,
-        source_ranges: Vec::new(),
-        requested_addresses: Vec::new(),
-        sharing_key: None,
         families: vec![Family::V4],
-        ports: vec![ServicePort {
-            name: String::new(),
-            protocol: Protocol::Tcp,
-            port: 80,
-            node_port: None,
-            target: "8080".into(),
-            app_protocol: None,
-        }],
-        affinity: None,
-        internal_policy: TrafficPolicy::Cluster,
-        external_policy: TrafficPolicy::Cluster,
-        health_check_node_port: None,
-        traffic_distribution: None,
-        publish_not_ready: false,
-        foreign_proxy: false,
+        ports: vec![ServicePort { target: "8080".into(), ..ServicePort::new(Protocol::Tcp, 80) }],
+        ..Service::new(key(number))
     }
 }
 
 fn slice(number: usize, addresses: &[Ipv4Addr]) -> Result<EndpointSlice> {
     let endpoint = |address: &Ipv4Addr| Endpoint {
-        address: IpAddr::V4(*address),
-        ready: true,
-        serving: true,
-        terminating: false,
-        hostname: None,
         node: NodeName::new("node-1").ok(),
-        zone: None,
-        for_zones: BTreeSet::new(),
-        for_nodes: BTreeSet::new(),
-        pod: None,
+        ..Endpoint::ready(IpAddr::V4(*address))
     };
     Ok(EndpointSlice {
         key: SliceKey::parse(&format!("bench/service-{number}-x")).context("a valid name")?,

@@ -103,29 +103,18 @@ pub(crate) fn service(count: u8) -> impl Strategy<Value = Service> {
         .prop_map(|((number, created, kind, (cluster, external, balancer), ports), rest)| {
             let (internal, external_policy, affinity, foreign_proxy, ranges) = rest;
             Service {
-                key: service_key(number),
-                uid: String::new(),
                 created,
-                labels: BTreeMap::new(),
                 kind,
-                selector: true,
                 cluster_ips: cluster,
                 external_ips: external,
-                external_name: None,
                 load_balancer_ips: balancer,
-                load_balancer_class: None,
                 source_ranges: nets(&ranges),
-                requested_addresses: Vec::new(),
-                sharing_key: None,
-                families: Vec::new(),
                 ports,
                 affinity: affinity.map(|seconds| Affinity { seconds }),
                 internal_policy: internal,
                 external_policy,
-                health_check_node_port: None,
-                traffic_distribution: None,
-                publish_not_ready: false,
                 foreign_proxy,
+                ..Service::new(service_key(number))
             }
         })
 }
@@ -141,16 +130,13 @@ fn endpoint() -> impl Strategy<Value = Endpoint> {
         prop_oneof![Just(None), nodes()],
     )
         .prop_map(|(address, (ready, serving, terminating), node, for_zones, for_node)| Endpoint {
-            address: ip(address),
             ready,
             serving,
             terminating,
-            hostname: None,
             node: node.map(|name| NodeName::new(name).unwrap()),
-            zone: None,
             for_zones: for_zones.into_iter().map(str::to_owned).collect(),
             for_nodes: for_node.into_iter().map(|name| NodeName::new(name).unwrap()).collect(),
-            pod: None,
+            ..Endpoint::ready(ip(address))
         })
 }
 
@@ -222,49 +208,12 @@ pub(crate) fn destinations() -> BTreeSet<IpAddr> {
 pub(crate) fn plain() -> (Arc<Service>, Arc<EndpointSlice>) {
     let key = service_key(0);
     let row = Service {
-        key: key.clone(),
-        uid: String::new(),
-        created: 0,
-        labels: BTreeMap::new(),
-        kind: ServiceKind::ClusterIp,
-        selector: true,
         cluster_ips: vec![ip("10.43.0.10")],
-        external_ips: Vec::new(),
-        external_name: None,
-        load_balancer_ips: Vec::new(),
-        load_balancer_class: None,
-        source_ranges: Vec::new(),
-        requested_addresses: Vec::new(),
-        sharing_key: None,
         families: vec![Family::V4],
-        ports: vec![ServicePort {
-            name: String::new(),
-            protocol: Protocol::Tcp,
-            port: 80,
-            node_port: None,
-            target: String::new(),
-            app_protocol: None,
-        }],
-        affinity: None,
-        internal_policy: TrafficPolicy::Cluster,
-        external_policy: TrafficPolicy::Cluster,
-        health_check_node_port: None,
-        traffic_distribution: None,
-        publish_not_ready: false,
-        foreign_proxy: false,
+        ports: vec![ServicePort::new(Protocol::Tcp, 80)],
+        ..Service::new(key.clone())
     };
-    let endpoint = Endpoint {
-        address: ip("10.42.1.5"),
-        ready: true,
-        serving: true,
-        terminating: false,
-        hostname: None,
-        node: None,
-        zone: None,
-        for_zones: BTreeSet::new(),
-        for_nodes: BTreeSet::new(),
-        pod: None,
-    };
+    let endpoint = Endpoint::ready(ip("10.42.1.5"));
     let slice = EndpointSlice {
         key: SliceKey::parse("default/s0-0").unwrap(),
         service: key,

@@ -40,20 +40,9 @@ pub(crate) fn key(text: &str) -> ServiceKey {
 /// `default/web`: port 80 (`http`), to be changed.
 pub(crate) fn service() -> Service {
     Service {
-        key: key("default/web"),
         uid: "1".into(),
         created: 1,
-        labels: BTreeMap::new(),
-        kind: ServiceKind::ClusterIp,
-        selector: true,
         cluster_ips: vec![ip("10.43.0.10")],
-        external_ips: Vec::new(),
-        external_name: None,
-        load_balancer_ips: Vec::new(),
-        load_balancer_class: None,
-        source_ranges: Vec::new(),
-        requested_addresses: Vec::new(),
-        sharing_key: None,
         families: vec![Family::V4],
         ports: vec![ServicePort {
             name: "http".into(),
@@ -63,30 +52,13 @@ pub(crate) fn service() -> Service {
             target: "8080".into(),
             app_protocol: None,
         }],
-        affinity: None,
-        internal_policy: TrafficPolicy::Cluster,
-        external_policy: TrafficPolicy::Cluster,
-        health_check_node_port: None,
-        traffic_distribution: None,
-        publish_not_ready: false,
-        foreign_proxy: false,
+        ..Service::new(key("default/web"))
     }
 }
 
 /// A ready endpoint.
 pub(crate) fn ready(address: &str, node: &str) -> Endpoint {
-    Endpoint {
-        address: ip(address),
-        ready: true,
-        serving: true,
-        terminating: false,
-        hostname: None,
-        node: Some(name(node)),
-        zone: None,
-        for_zones: BTreeSet::new(),
-        for_nodes: BTreeSet::new(),
-        pod: None,
-    }
+    Endpoint { node: Some(name(node)), ..Endpoint::ready(ip(address)) }
 }
 
 pub(crate) fn engine(services: Vec<Service>, endpoints: Vec<Endpoint>) -> Engine {
