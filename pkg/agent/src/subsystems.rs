@@ -77,9 +77,7 @@ pub(crate) fn start_all(supervisor: &mut Supervisor, shared: &Shared) {
     start(supervisor, shared, "source", source::run);
     start(supervisor, shared, "node", node::run);
     start(supervisor, shared, "overlay", overlay::run);
-    if shared.config.services.proxy {
-        start(supervisor, shared, "proxy", proxy::run);
-    }
+    start(supervisor, shared, "proxy", proxy::run);
     if shared.config.services.load_balancer != Mode::Off {
         start(supervisor, shared, "loadbalancer", loadbalancer::run);
     }

@@ -63,6 +63,8 @@ pub(super) fn plan(desired: &Ruleset, observed: Option<&Ruleset>, kept: &Kept) -
         sweep.delete_chain(chain);
     }
     for set in observed.sets.keys().filter(|set| !desired.sets.contains_key(*set)) {
+        // Its elements may lead to chains that go too.
+        main.flush_set(set);
         sweep.delete_set(set);
     }
     for counter in observed.counters.difference(&desired.counters) {

@@ -3,4 +3,5 @@
 mod codec;
 mod kernel;
 mod packets;
+mod sections;
 mod support;
