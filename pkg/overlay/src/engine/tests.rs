@@ -96,6 +96,7 @@ fn a_peer_gets_routes_for_its_pods_and_for_itself() {
         routes,
         [
             ("10.42.2.0/24 dev wrn-wg table 254".into(), Some(ip("10.42.1.1"))),
+            ("10.43.0.0/16 dev wrn-wg table 254".into(), Some(ip("10.42.1.1"))),
             ("192.0.2.2/32 dev wrn-wg table 8700".into(), None),
             ("fd00:42:0:2::/64 dev wrn-wg table 254".into(), Some(ip("fd00:42:0:1::1"))),
         ]
@@ -123,7 +124,9 @@ fn a_node_without_key_or_pods_is_guarded_only() {
     let keyless = node("b", 0, &["10.42.2.0/24"], "192.0.2.2");
     let podless = node("c", 3, &[], "192.0.2.3");
     let out = run(&[own(), keyless, podless], &lan(), &cluster());
-    assert!(out.peers.is_empty() && out.routes.is_empty() && out.quarantined.is_empty());
+    let routed: Vec<IpNet> = out.routes.iter().map(|route| route.dst).collect();
+    assert_eq!(routed, [net("10.43.0.0/16")], "Services are this node's own business");
+    assert!(out.peers.is_empty() && out.quarantined.is_empty());
     assert!(out.guards.iter().any(|g| g.dst == net("10.42.2.0/24")));
 }
 
@@ -306,7 +309,8 @@ proptest! {
                 prop_assert!(peers == 1 || named || key_named || own_or_keyless, "{} {cidr} vanished", node.name);
             }
         }
-        for route in &out.routes {
+        // Services are translated before they are routed; what is not is kept from leaving by the rules.
+        for route in out.routes.iter().filter(|route| !out.service_ranges.contains(&route.dst)) {
             prop_assert!(out.guards.iter().any(|g| g.dst == route.dst && g.table == route.table), "{route} has no guard");
             prop_assert!(route.kernel_metric() < GUARD_METRIC);
         }
