@@ -203,7 +203,8 @@ impl Engine {
                 self.picks.insert(pick, after);
             }
             if before == 0 && after > 0 && !is_ready(&pick) {
-                changed.change.chains.insert(pick.chain(), (Chain::default(), ruleset::pick(&pick)));
+                // It may still be there from an earlier time.
+                changed.change.chains.insert(pick.chain(), ruleset::pick(&pick));
             }
         }
         done.change = changed.change;

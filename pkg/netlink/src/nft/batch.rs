@@ -171,6 +171,14 @@ impl Batch {
         });
     }
 
+    /// Adds a chain that is reached from others, unless it is there.
+    pub(super) fn ensure_chain(&mut self, name: &str) {
+        let table = self.table;
+        self.push(message::NEW_CHAIN, CREATE, format!("chain {name}"), |w| {
+            Chain::default().encode(table, name, w);
+        });
+    }
+
     /// Deletes all rules of a chain.
     pub(super) fn flush_chain(&mut self, name: &str) {
         let table = self.table;

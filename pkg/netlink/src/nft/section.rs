@@ -4,7 +4,7 @@
 //! to another's objects, so that each can be made anew while the others stay.
 
 use super::batch::Batch;
-use super::model::{Chain, Element, Rule, Ruleset, Set};
+use super::model::{Element, Rule, Ruleset, Set};
 use super::plan::{self, Kept, Plan};
 use super::socket::{Connection, Failure};
 use super::{ATTEMPTS, Applied, Nft, TABLE, TABLE_NAME, reader};
@@ -39,8 +39,8 @@ impl Section {
 /// A change of few things in a section, made from what is known to be in the kernel.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Change {
-    /// Chains to add, which must not be there, with their rules.
-    pub chains: BTreeMap<String, (Chain, Vec<Rule>)>,
+    /// Chains that others lead to, with all of their rules; they may be there.
+    pub chains: BTreeMap<String, Vec<Rule>>,
     /// Elements to delete, which must be there, by set.
     pub remove: BTreeMap<String, Vec<Element>>,
     /// Elements to add, by set. An element of the same key must not be there, unless it is being removed.
@@ -98,8 +98,9 @@ impl Nft {
         const OP: &str = "change";
         self.run(OP, move |connection| {
             let mut batch = Batch::new(TABLE);
-            for (name, (chain, rules)) in &change.chains {
-                batch.add_chain(name, chain);
+            for (name, rules) in &change.chains {
+                batch.ensure_chain(name);
+                batch.flush_chain(name);
                 batch.add_rules(name, rules);
             }
             for (set, elements) in &change.remove {
@@ -128,13 +129,36 @@ impl Nft {
     }
 }
 
-/// The section, with the elements that `desired` has a say in.
+/// The section, with the elements that `desired` has a say in. What differs is read twice: for a moment in each commit the
+/// kernel tells the new generation's number and still shows the old one's objects.
 fn observe(
     connection: &mut Connection,
     section: Section,
     desired: &Ruleset,
 ) -> Result<(u32, Option<Ruleset>), Failure> {
-    reader::observe(connection, TABLE, |name| section.owns(name), |set| desired.elements.contains_key(set))
+    let mut read = || {
+        reader::observe(
+            connection,
+            TABLE,
+            |name| section.owns(name),
+            |set| desired.elements.contains_key(set),
+        )
+    };
+    let mut last = read()?;
+    for _ in 0..ATTEMPTS {
+        let is_desired = |observed: &Ruleset| {
+            plan::plan(desired, Some(observed), &Kept::new()).applied == Applied::Unchanged
+        };
+        if last.1.as_ref().is_some_and(is_desired) {
+            return Ok(last);
+        }
+        let again = read()?;
+        if again == last {
+            return Ok(last);
+        }
+        last = again;
+    }
+    Err(Failure::Stale)
 }
 
 pub(super) fn ensure(

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use warren_netlink::nft::Change;
-use warren_netlink::nft::model::{Element, Ruleset};
+use warren_netlink::nft::model::{Chain, Element, Ruleset};
 use warren_types::marks::SERVICE_MARK;
 use warren_types::{Affinity, Protocol};
 
@@ -55,8 +55,8 @@ struct Kernel(Ruleset);
 
 impl Kernel {
     fn apply(&mut self, change: &Change) {
-        for (name, (chain, rules)) in &change.chains {
-            assert!(self.0.chains.insert(name.clone(), chain.clone()).is_none(), "chain {name} is there");
+        for (name, rules) in &change.chains {
+            self.0.chains.insert(name.clone(), Chain::default());
             self.0.rules.insert(name.clone(), rules.clone());
         }
         for (set, elements) in &change.remove {
