@@ -1,7 +1,7 @@
 //! Addresses of load balancers.
 
 use super::both;
-use crate::battery::{Battery, FAMILIES, NODES, Scope, Svc};
+use crate::battery::{Ask, Battery, FAMILIES, NODES, Scope, Svc};
 use crate::eventually;
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
@@ -62,6 +62,12 @@ pub fn load_balancer_on_nodes(b: &Battery) -> Result<()> {
         for (node, server) in [("node-1", "n1a"), ("node-2", "n2a")] {
             let at = SocketAddr::new(b.address(node, v6)?, 80);
             for expect in both(b, "outside", at) {
+                // The status may be there before this node's rules are, which chose this server by chance.
+                eventually(Duration::from_secs(2), || {
+                    let got = b.ask(&Ask { count: 8, ..Ask::tcp("outside", at) })?;
+                    ensure!(got.iter().all(|g| g.server == server), "not {server} alone: {got:?}");
+                    Ok(())
+                })?;
                 expect.seen_as_itself()?.reaches(&[server])?;
             }
             b.tcp("n3a", at).reaches(&servers)?;

@@ -19,8 +19,8 @@ const READ_BUFFER: usize = 64 * 1024;
 
 impl Nft {
     /// A stream of "somebody else changed `inet warren`"; carries no content and is never the truth. Changes through
-    /// handles of this process do not count, but the removal of the table by another one; else each pod would set off a
-    /// check of the whole table. Lost messages (ENOBUFS) count as a change.
+    /// handles of this process do not count, unless the table or a set comes or goes by another one; else each pod would set
+    /// off a check of the whole table. Lost messages (ENOBUFS) count as a change.
     ///
     /// The receiver ends when the last clone of this handle is dropped.
     ///
@@ -81,7 +81,13 @@ pub(super) fn is_change(datagram: &[u8], own: Socket) -> bool {
             && message.port != own.1
             // In every kind of message the table's name is attribute 1.
             && wire::find(attributes, 1).is_some_and(|name| wire::as_text(name) == TABLE)
-            // The other handles of this process keep to their own sections, but one may have to begin anew.
-            && (kind == message::DEL_TABLE || !own_sockets().contains(&(own.0, message.port)))
+            // The other handles of this process keep to their own sections. But one may begin anew, or make the set that
+            // another waits for.
+            && (is_shape(kind) || !own_sockets().contains(&(own.0, message.port)))
     })
+}
+
+/// Whether a message tells that the table, or a set of it, came or went.
+fn is_shape(kind: u8) -> bool {
+    matches!(kind, message::NEW_TABLE | message::DEL_TABLE | message::NEW_SET | message::DEL_SET)
 }
