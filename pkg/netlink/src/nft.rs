@@ -30,7 +30,7 @@ mod watch;
 pub(crate) mod wire;
 
 pub use base::{BaseRules, address_ranges, masquerade_rules};
-pub use section::{Change, SERVICES_PREFIX, Section};
+pub use section::{Change, Section};
 
 use crate::{NetNs, NetlinkError};
 use batch::Batch;

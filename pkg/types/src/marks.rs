@@ -28,5 +28,3 @@ pub const TUNNEL_FWMARK: u32 = 0x5700_0000;
 pub const MARK_MASK: u32 = 0xff00_0000;
 /// Bit of the packet and conntrack mark of connections that Warren's proxy translated.
 pub const SERVICE_MARK: u32 = 0x0100_0000;
-/// What the names of the proxy's objects in [`NFT_TABLE`] begin with.
-pub const NFT_SERVICES: &str = "svc_";

@@ -4,7 +4,7 @@
 //! to another's objects, so that each can be made anew while the others stay.
 
 use super::batch::Batch;
-use super::model::{Element, Rule, Ruleset, Set};
+use super::model::{Element, Rule, Ruleset};
 use super::plan::{self, Kept, Plan};
 use super::socket::{Connection, Failure};
 use super::{ATTEMPTS, Applied, Nft, TABLE, TABLE_NAME, reader};
@@ -23,7 +23,7 @@ pub enum Section {
 }
 
 /// What the names in [`Section::Services`] begin with.
-pub const SERVICES_PREFIX: &str = "svc_";
+const SERVICES_PREFIX: &str = "svc_";
 
 impl Section {
     /// Whether an object of this name is part of it.
@@ -81,10 +81,7 @@ impl Nft {
         self.run("read", move |connection| {
             let (_, observed) = observe(connection, section, &desired)
                 .map_err(|failure| failure.named("read", TABLE_NAME, None))?;
-            let matches = |observed: &Ruleset| {
-                plan::plan(&desired, Some(observed), &Kept::new()).applied == Applied::Unchanged
-            };
-            Ok(observed.as_ref().is_some_and(matches))
+            Ok(is_as(&desired, observed.as_ref()))
         })
         .await
     }
@@ -146,10 +143,7 @@ fn observe(
     };
     let mut last = read()?;
     for _ in 0..ATTEMPTS {
-        let is_desired = |observed: &Ruleset| {
-            plan::plan(desired, Some(observed), &Kept::new()).applied == Applied::Unchanged
-        };
-        if last.1.as_ref().is_some_and(is_desired) {
+        if is_as(desired, last.1.as_ref()) {
             return Ok(last);
         }
         let again = read()?;
@@ -161,11 +155,14 @@ fn observe(
     Err(Failure::Stale)
 }
 
-pub(super) fn ensure(
-    connection: &mut Connection,
-    section: Section,
-    desired: &Ruleset,
-) -> Result<Applied, NetlinkError> {
+/// Whether there is nothing to do.
+fn is_as(desired: &Ruleset, observed: Option<&Ruleset>) -> bool {
+    observed.is_some_and(|observed| {
+        plan::plan(desired, Some(observed), &Kept::new()).applied == Applied::Unchanged
+    })
+}
+
+fn ensure(connection: &mut Connection, section: Section, desired: &Ruleset) -> Result<Applied, NetlinkError> {
     for _ in 0..ATTEMPTS {
         let (generation, Plan { main, sweep, applied }) = match prepare(connection, section, desired) {
             Ok(prepared) => prepared,
@@ -204,12 +201,11 @@ fn begin_anew(connection: &mut Connection, desired: &Ruleset) -> Result<(), Netl
 fn prepare(connection: &mut Connection, section: Section, desired: &Ruleset) -> Result<(u32, Plan), Failure> {
     let (generation, observed) = observe(connection, section, desired)?;
     let mut kept = Kept::new();
-    for (name, set) in desired.sets.iter().filter(|(name, set)| {
+    for (name, _) in desired.sets.iter().filter(|(name, set)| {
         !desired.elements.contains_key(*name)
             && !set.is_filled_by_packets()
             && observed.as_ref().is_some_and(|observed| observed.sets.get(*name) == Some(*set))
     }) {
-        let _: &Set = set;
         kept.insert(name.clone(), reader::elements(connection, TABLE, name)?);
     }
     Ok((generation, plan::plan(desired, observed.as_ref(), &kept)))
