@@ -17,6 +17,7 @@
 
 mod base;
 mod batch;
+pub mod build;
 pub mod expr;
 pub mod model;
 mod plan;

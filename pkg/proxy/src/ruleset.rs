@@ -13,12 +13,13 @@ use crate::names::{DROP, Names, Pick, REJECT, V4, V6};
 use crate::node::NodeContext;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use warren_netlink::nft::build::{base, equals, go, link_begins, link_is, rule};
 use warren_netlink::nft::expr::{
     Comparison, Connection, Expr, Header, Meta, NAT_FULLY_RANDOM, ROUTE_LOCAL, Refusal, Register,
     STATE_INVALID, SetChange, Translation, Verdict,
 };
 use warren_netlink::nft::model::{
-    Base, Chain, FORWARD, Field, OUTPUT, POLICY_ACCEPT, POSTROUTING, PREROUTING, Rule, Ruleset, Set,
+    Base, Chain, FORWARD, Field, OUTPUT, POSTROUTING, PREROUTING, Rule, Ruleset, Set,
 };
 use warren_netlink::nft::{address_ranges, masquerade_rules};
 use warren_types::Family;
@@ -60,10 +61,6 @@ pub fn compile(node: &NodeContext) -> Ruleset {
     add(&mut all, REJECT, None, vec![rule(reset), rule([vec![Expr::Reject(Refusal::PortUnreachable)]])]);
     add(&mut all, DROP, None, vec![rule([go(Verdict::Drop)])]);
     all
-}
-
-fn base(kind: &str, hook: u32, priority: i32) -> Option<Base> {
-    Some(Base { kind: kind.into(), hook, priority, policy: POLICY_ACCEPT })
 }
 
 fn add(all: &mut Ruleset, name: &str, base: Option<Base>, rules: Vec<Rule>) {
@@ -123,18 +120,6 @@ const W: [Register; 16] = {
 fn words(names: &Names) -> (usize, usize) {
     let address = usize::from(names.length()) / 4;
     (address + 2, address)
-}
-
-fn rule<const N: usize>(parts: [Vec<Expr>; N]) -> Rule {
-    Rule { exprs: parts.into_iter().flatten().collect(), comment: None }
-}
-
-fn go(verdict: Verdict) -> Vec<Expr> {
-    vec![Expr::Verdict(verdict)]
-}
-
-fn equals(load: Meta, value: Vec<u8>) -> Vec<Expr> {
-    vec![Expr::Meta { load, into: W[0] }, Expr::Compare { from: W[0], is: Comparison::Equal, value }]
 }
 
 fn is_family(names: &Names) -> Vec<Expr> {
@@ -328,16 +313,6 @@ fn sticky(names: &Names, seconds: u32, random: &[Expr], ends: &str) -> [Rule; 2]
     [rule([load_front(names), again]), rule([random.to_vec(), anew])]
 }
 
-fn link(load: Meta, prefix: &str) -> Vec<Expr> {
-    equals(load, prefix.as_bytes().to_vec())
-}
-
-fn exact_link(load: Meta, name: &str) -> Vec<Expr> {
-    let mut value = name.as_bytes().to_vec();
-    value.resize(16, 0);
-    equals(load, value)
-}
-
 fn postrouting(node: &NodeContext) -> Vec<Rule> {
     let masked =
         |from| Expr::Mask { from, into: from, mask: SERVICE_MARK.to_ne_bytes().to_vec(), toggle: vec![0; 4] };
@@ -362,26 +337,21 @@ fn postrouting(node: &NodeContext) -> Vec<Rule> {
             load_address(names, names.destination, W[address]),
             Expr::Lookup { set: names.hairpin.into(), from: W[0], inverted: false },
         ];
-        rules.push(about(rule([is_family(names), itself, come_back()]), "a pod that reaches itself"));
-        rules.push(about(
+        rules.push(rule([is_family(names), itself, come_back()]).about("a pod that reaches itself"));
+        rules.push(
             rule([
                 is_family(names),
-                exact_link(Meta::OutName, TUNNEL_LINK),
+                link_is(Meta::OutName, TUNNEL_LINK),
                 in_set(names, names.source, names.local_pods, true),
                 come_back(),
-            ]),
-            "a client from elsewhere, an endpoint on another node",
-        ));
+            ])
+            .about("a client from elsewhere, an endpoint on another node"),
+        );
     }
-    rules.push(rule([link(Meta::OutName, LINK_PREFIX), go(Verdict::Return)]));
-    rules.push(rule([exact_link(Meta::OutName, "lo"), go(Verdict::Return)]));
-    rules.push(about(rule([go(Verdict::Goto("svc_as_node".into()))]), "out of the cluster"));
+    rules.push(rule([link_begins(Meta::OutName, LINK_PREFIX), go(Verdict::Return)]));
+    rules.push(rule([link_is(Meta::OutName, "lo"), go(Verdict::Return)]));
+    rules.push(rule([go(Verdict::Goto("svc_as_node".into()))]).about("out of the cluster"));
     rules
-}
-
-fn about(mut rule: Rule, comment: &str) -> Rule {
-    rule.comment = Some(comment.into());
-    rule
 }
 
 /// A packet that connection tracking cannot place is not translated: it would meet the wrong end, which answers with a
@@ -400,6 +370,6 @@ fn forward() -> Vec<Rule> {
         ]
     };
     [Meta::InName, Meta::OutName]
-        .map(|load| rule([invalid(), link(load, LINK_PREFIX), go(Verdict::Drop)]))
+        .map(|load| rule([invalid(), link_begins(load, LINK_PREFIX), go(Verdict::Drop)]))
         .to_vec()
 }

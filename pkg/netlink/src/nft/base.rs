@@ -13,12 +13,11 @@
 //! The tunnel's packets are not tracked: no entry that a pod can cause shadows its port, and a full table does not stop
 //! it. Masquerading picks no port of the tunnel's for UDP, since answers to such a flow would be lost.
 
+use super::build::{base, equals, go, link_begins, link_is, rule};
 use super::expr::{
     Comparison, Expr, Header, Meta, NAT_FULLY_RANDOM, NAT_PORTS, ROUTE_LOCAL, Register, Verdict,
 };
-use super::model::{
-    Base, Chain, Element, Field, OUTPUT, POLICY_ACCEPT, POSTROUTING, PREROUTING, Rule, Ruleset, Set,
-};
+use super::model::{Base, Chain, Element, Field, OUTPUT, POSTROUTING, PREROUTING, Rule, Ruleset, Set};
 use super::ranges::{self, Family};
 use super::{CLEAR_IN, CLEAR_OUT, DISCOVERY, POD_SOURCES_V4, POD_SOURCES_V6, SPOOFED};
 use ipnet::IpNet;
@@ -119,10 +118,6 @@ pub(super) fn compile(rules: &BaseRules) -> Ruleset {
     ruleset
 }
 
-fn base(kind: &str, hook: u32, priority: i32) -> Option<Base> {
-    Some(Base { kind: kind.into(), hook, priority, policy: POLICY_ACCEPT })
-}
-
 fn prerouting(tunnel_port: u16) -> Vec<Rule> {
     let to_this_node = {
         let compare = Expr::Compare {
@@ -133,9 +128,9 @@ fn prerouting(tunnel_port: u16) -> Vec<Rule> {
         vec![Expr::DestinationType { into: Register::FIRST }, compare]
     };
     let mut rules = vec![
-        rule([link(Meta::InName, Name::Prefix(POD_LINKS)), go(Verdict::Goto(FROM_POD.into()))]),
-        rule([link(Meta::InName, Name::Prefix(OURS)), go(Verdict::Accept)]),
-        rule([link(Meta::InName, Name::Exact("lo")), go(Verdict::Accept)]),
+        rule([link_begins(Meta::InName, POD_LINKS), go(Verdict::Goto(FROM_POD.into()))]),
+        rule([link_begins(Meta::InName, OURS), go(Verdict::Accept)]),
+        rule([link_is(Meta::InName, "lo"), go(Verdict::Accept)]),
         rule([udp_port(UDP_DESTINATION, tunnel_port), to_this_node, vec![Expr::NoTrack]])
             .about("the tunnel's own packets"),
     ];
@@ -194,8 +189,8 @@ fn output(tunnel_port: u16) -> Vec<Rule> {
 
 fn guard() -> Vec<Rule> {
     let mut rules = vec![
-        rule([link(Meta::OutName, Name::Prefix(OURS)), go(Verdict::Accept)]),
-        rule([link(Meta::OutName, Name::Exact("lo")), go(Verdict::Accept)]),
+        rule([link_begins(Meta::OutName, OURS), go(Verdict::Accept)]),
+        rule([link_is(Meta::OutName, "lo"), go(Verdict::Accept)]),
     ];
     for layout in [V4, V6] {
         for (offset, set) in [
@@ -211,8 +206,8 @@ fn guard() -> Vec<Rule> {
 
 fn masquerade() -> Vec<Rule> {
     let mut rules = vec![
-        rule([link(Meta::OutName, Name::Prefix(OURS)), go(Verdict::Return)]),
-        rule([link(Meta::OutName, Name::Exact("lo")), go(Verdict::Return)]),
+        rule([link_begins(Meta::OutName, OURS), go(Verdict::Return)]),
+        rule([link_is(Meta::OutName, "lo"), go(Verdict::Return)]),
     ];
     for (layout, multicast, bits) in [(V4, [0xe0u8], 4), (V6, [0xffu8], 8)] {
         rules.push(rule([
@@ -266,43 +261,8 @@ fn masquerade_ports(tunnel_port: u16) -> (u16, u16) {
 const UDP_SOURCE: u32 = 0;
 const UDP_DESTINATION: u32 = 2;
 
-enum Name {
-    Exact(&'static str),
-    Prefix(&'static str),
-}
-
-fn rule<const N: usize>(parts: [Vec<Expr>; N]) -> Rule {
-    Rule { exprs: parts.into_iter().flatten().collect(), comment: None }
-}
-
-impl Rule {
-    fn about(mut self, comment: &str) -> Self {
-        self.comment = Some(comment.into());
-        self
-    }
-}
-
-fn go(verdict: Verdict) -> Vec<Expr> {
-    vec![Expr::Verdict(verdict)]
-}
-
 fn count(counter: &str) -> Vec<Expr> {
     vec![Expr::CountIn(counter.into())]
-}
-
-fn equals(load: Meta, value: Vec<u8>) -> Vec<Expr> {
-    vec![
-        Expr::Meta { load, into: Register::FIRST },
-        Expr::Compare { from: Register::FIRST, is: Comparison::Equal, value },
-    ]
-}
-
-/// The name of a link. Comparing fewer bytes than a name has, without its NUL, compares a prefix.
-fn link(load: Meta, name: Name) -> Vec<Expr> {
-    match name {
-        Name::Prefix(prefix) => equals(load, prefix.as_bytes().to_vec()),
-        Name::Exact(name) => equals(load, super::link_key(name)),
-    }
 }
 
 fn is_family(layout: &Layout) -> Vec<Expr> {
