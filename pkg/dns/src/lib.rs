@@ -1,0 +1,12 @@
+//! Cluster DNS: the records that Kubernetes promises, and everything else from upstream resolvers.
+//!
+//! Job: answer questions on the cluster's DNS address, from the agent of the node where they are asked.
+//!
+//! Inputs: the tables `services`, `endpoint_slices`, `pods`, `nodes`, `attachments` and `cluster` of the store; the node's
+//! resolver configuration. Outputs: answers. It writes no table and owns no object of the kernel but its sockets and the
+//! local route of its address.
+//!
+//! The way of a question: [`wire`] reads the packet, the zone answers what lies in the cluster's domain, and the forwarder
+//! asks upstream for the rest. Zone and answers are pure; they take time and randomness as arguments.
+
+pub mod wire;
