@@ -168,6 +168,12 @@ impl Battery {
         &self.lab
     }
 
+    /// The program that asks and serves.
+    #[must_use]
+    pub fn whoami(&self) -> &str {
+        &self.whoami
+    }
+
     /// The objects of its API.
     #[must_use]
     pub fn objects(&self) -> &Objects {

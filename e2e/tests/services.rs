@@ -47,6 +47,7 @@ battery!(
         host_network_endpoints,
         several_slices,
         slices_by_hand,
+        strays_end_no_connection,
         no_default_route
     ]
 );

@@ -3,6 +3,7 @@
 
 mod ask;
 mod serve;
+mod stray;
 
 use clap::{Args, Parser, Subcommand};
 use std::io::{Read as _, Write as _};
@@ -37,6 +38,15 @@ enum Verb {
     Ask(Ask),
     /// Prints the addresses of this place.
     Addresses,
+    /// Answers segments of TCP, beside the connection that they belong to, with ones far outside of its window.
+    Stray {
+        /// An address of this place, and a port.
+        from: SocketAddr,
+        /// Where to.
+        to: SocketAddr,
+        /// How many.
+        count: u32,
+    },
     /// Asks over HTTP; prints status and body as a line of JSON.
     Get {
         /// Whom.
@@ -101,6 +111,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().verb {
         Verb::Serve { name, tcp, udp, on } => serve::run(&name, &tcp, &udp, on),
         Verb::Ask(order) => ask::run(&order),
+        Verb::Stray { from, to, count } => stray::send(from, to, count),
         Verb::Addresses => serve::own_addresses().map(|all| println!("{}", serde_json::json!(all))),
         Verb::Get { target, path } => get(target, &path),
     };

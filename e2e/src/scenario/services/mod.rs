@@ -17,6 +17,7 @@ mod pool;
 mod repair;
 mod rolling;
 mod slices;
+mod stray;
 mod topology;
 mod udp;
 
@@ -36,13 +37,23 @@ pub use pool::{POOL, held_ports_are_refused, pool_addresses_move};
 pub use repair::{foreign_changes_are_repaired, foreign_tables_are_left_alone};
 pub use rolling::{Rolling, rolling};
 pub use slices::{several_slices, slices_by_hand};
+pub use stray::strays_end_no_connection;
 pub use topology::{node_hints, traffic_distribution, zone_hints};
 pub use udp::{udp_flow_survives_the_agent, udp_follows_its_endpoints};
 
 use crate::battery::{Ask, Battery, Expect};
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 /// The same of connections and of datagrams.
 fn both<'a>(b: &'a Battery, from: &str, target: SocketAddr) -> [Expect<'a>; 2] {
     [b.expect(Ask::tcp(from, target)), b.expect(Ask::udp(from, target))]
+}
+
+/// Time that only clients use.
+fn let_pass(time: Duration) {
+    let end = Instant::now() + time;
+    while let Some(rest) = end.checked_duration_since(Instant::now()) {
+        std::thread::park_timeout(rest);
+    }
 }

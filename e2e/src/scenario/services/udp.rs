@@ -1,10 +1,11 @@
 //! Flows of UDP, which nobody closes.
 
+use super::let_pass;
 use crate::battery::{Ask, Battery};
 use anyhow::{Context as _, Result, ensure};
 use serde::Deserialize;
 use serde_json::json;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// How long datagrams may go where nobody is any more.
 const BLACK_HOLE: u128 = 1000;
@@ -23,13 +24,6 @@ struct Line {
 
 fn now() -> Result<u128> {
     Ok(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis())
-}
-
-fn let_pass(time: Duration) {
-    let end = Instant::now() + time;
-    while let Some(rest) = end.checked_duration_since(Instant::now()) {
-        std::thread::park_timeout(rest);
-    }
 }
 
 fn asking_all_the_time(b: &Battery, from: &str, target: std::net::SocketAddr, port: u16) -> Ask {
