@@ -166,7 +166,14 @@ impl Pods {
         loop {
             match cni::add(&self.children, sandbox).await {
                 Ok(attached) => return Ok(attached),
-                Err(CniError::TryAgain(_)) if Instant::now() < deadline => tokio::time::sleep(RETRY).await,
+                Err(CniError::TryAgain(_)) if Instant::now() < deadline => {
+                    // A failed ADD may have come to its end unheard: the agent died before it could answer. The
+                    // specification has runtimes DEL what failed.
+                    if let Err(error) = cni::del(&self.children, sandbox, None).await {
+                        tracing::info!(pod = sandbox.pod, %error, "detach what failed to attach");
+                    }
+                    tokio::time::sleep(RETRY).await;
+                }
                 Err(error) => {
                     let log = self.logs.join(format!("{}-agent.log", self.node));
                     return Err(LabError::Refused(format!("{}: {error}; see {}", self.node, log.display())));
