@@ -9,6 +9,7 @@ mod agent;
 mod api;
 mod backup;
 mod completion;
+mod dns;
 mod failure;
 mod ipam;
 mod lab;
@@ -69,6 +70,9 @@ enum Command {
     /// Run a userspace WireGuard tunnel (the agent starts this where the kernel has none).
     #[command(hide = true)]
     Wireguard(wireguard::WireguardArgs),
+    /// Keep the DNS sockets while no agent runs (the agent starts this).
+    #[command(hide = true, name = warren_dns::keeper::NAME)]
+    DnsSockets(dns::SocketsArgs),
     /// Remove everything that Warren put on this node, and prove it.
     Uninstall(uninstall::UninstallArgs),
     /// Print a shell's completion script.
@@ -82,7 +86,7 @@ impl Command {
     fn is_daemon(&self) -> bool {
         match self {
             Command::Server(args) => args.is_daemon(),
-            Command::Agent(_) | Command::Wireguard(_) => true,
+            Command::Agent(_) | Command::Wireguard(_) | Command::DnsSockets(_) => true,
             _ => false,
         }
     }
@@ -101,6 +105,7 @@ impl Command {
             Command::Ipam(args) => ipam::run(args),
             Command::Lab(args) => lab::run(args),
             Command::Wireguard(args) => wireguard::run(args),
+            Command::DnsSockets(args) => dns::sockets(args),
             Command::Uninstall(args) => uninstall::run(args),
             Command::Completion(args) => completion::run(args, Cli::command()),
             Command::Version => {

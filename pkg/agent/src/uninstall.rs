@@ -10,6 +10,7 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
+use warren_netlink::detached::Detached;
 use warren_netlink::nft::Nft;
 use warren_netlink::route::{Route, Rule};
 use warren_netlink::{Netlink, NetlinkError, sysctl};
@@ -79,8 +80,8 @@ pub struct UninstallReport {
 enum Found {
     /// The CNI configuration, first: no pod may be started any more.
     File(PathBuf),
-    /// The userspace tunnel.
-    Process(i32),
+    /// One that outlives the agent, and its pid.
+    Process(Detached, i32),
     Link(String),
     Rule(Rule),
     Route(Box<Route>),
@@ -96,7 +97,7 @@ impl fmt::Display for Found {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Found::File(p) => write!(f, "file {}", p.display()),
-            Found::Process(pid) => write!(f, "tunnel process {pid}"),
+            Found::Process(process, pid) => write!(f, "process {pid} ({})", process.name()),
             Found::Link(name) => write!(f, "link {name}"),
             Found::Rule(r) => write!(f, "rule from {} lookup {}", r.from, r.table),
             Found::Route(r) => write!(f, "route {} table {}", r.dst, r.table),
@@ -164,7 +165,10 @@ async fn observe(places: &Places, netlink: &Netlink) -> Result<Vec<Found>, Unins
     if fs::read_to_string(&conflist).is_ok_and(|text| is_our_conflist(&text)) {
         out.push(Found::File(conflist));
     }
-    out.extend(warren_overlay::process::running(&places.run_dir, marks::TUNNEL_LINK).map(Found::Process));
+    for name in [marks::TUNNEL_LINK, warren_dns::keeper::NAME] {
+        let process = Detached::new(name, &places.run_dir);
+        out.extend(process.running().map(|pid| Found::Process(process, pid)));
+    }
     for link in netlink.list_links().await? {
         if link.name.starts_with(marks::LINK_PREFIX) && link.alias.starts_with(marks::LINK_ALIAS_PREFIX) {
             out.push(Found::Link(link.name));
@@ -172,7 +176,8 @@ async fn observe(places: &Places, netlink: &Netlink) -> Result<Vec<Found>, Unins
     }
     out.extend(netlink.list_rules(marks::ROUTE_PROTOCOL).await?.into_iter().map(Found::Rule));
     let routes = netlink.list_routes(Some(marks::ROUTE_PROTOCOL)).await?;
-    out.extend(routes.into_iter().map(|r| Found::Route(Box::new(r))));
+    let local = netlink.list_local_routes(marks::ROUTE_PROTOCOL).await?;
+    out.extend(routes.into_iter().chain(local).map(|r| Found::Route(Box::new(r))));
     if Nft::current()?.table_exists().await? {
         out.push(Found::Table);
     }
@@ -220,7 +225,11 @@ fn is_our_conflist(text: &str) -> bool {
 async fn remove(thing: &Found, places: &Places, netlink: &Netlink) -> Result<(), String> {
     match thing {
         Found::File(path) => gone(fs::remove_file(path)),
-        Found::Process(_) => warren_overlay::stop_process(&places.run_dir).await.map_err(|e| e.to_string()),
+        Found::Process(process, _) => {
+            let process = process.clone();
+            let ended = tokio::task::spawn_blocking(move || process.end()).await.map_err(io::Error::other);
+            ended.flatten().map_err(|e| e.to_string())
+        }
         Found::Link(name) => netlink.remove_link(name).await.map(drop).map_err(|e| e.to_string()),
         Found::Rule(rule) => netlink.remove_rule(rule).await.map_err(|e| e.to_string()),
         Found::Route(route) => netlink.remove_route(route).await.map_err(|e| e.to_string()),

@@ -32,6 +32,7 @@
 
 mod address;
 pub mod conntrack;
+pub mod detached;
 pub mod error;
 pub mod handover;
 pub mod host;

@@ -16,8 +16,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Both families that routes and rules have.
 pub(crate) const FAMILIES: [AddressFamily; 2] = [AddressFamily::Inet, AddressFamily::Inet6];
-/// The kernel's table of its own addresses, which is not ours to look at.
-const TABLE_LOCAL: u32 = 255;
+/// The kernel's table of the host's own addresses.
+pub const TABLE_LOCAL: u32 = 255;
+/// The link of what stays on the host.
+const LOOPBACK: &str = "lo";
 /// What the kernel makes of an unset metric of an IPv6 route.
 const IPV6_DEFAULT_METRIC: u32 = 1024;
 /// Up to so many links are asked for one by one; for more, all are listed.
@@ -35,6 +37,8 @@ pub enum RouteTarget {
         /// The gateway need not be in a connected prefix (`RTNH_F_ONLINK`).
         onlink: bool,
     },
+    /// Delivers it here, as if the address were one of this host's (`RTN_LOCAL`). Its table is [`TABLE_LOCAL`].
+    Local,
     /// Answers "unreachable" (`RTN_UNREACHABLE`).
     Unreachable,
     /// Drops it (`RTN_BLACKHOLE`).
@@ -63,6 +67,21 @@ pub struct Route {
 }
 
 impl Route {
+    /// A route that makes this host take packets to `address` for its own, without giving the address to a link.
+    #[must_use]
+    pub fn local(address: IpAddr, protocol: u8) -> Self {
+        Self {
+            dst: IpNet::from(address),
+            target: RouteTarget::Local,
+            src: None,
+            scope_link: false,
+            metric: 0,
+            table: TABLE_LOCAL,
+            protocol,
+            mtu: None,
+        }
+    }
+
     /// The metric as the kernel will show it.
     #[must_use]
     pub fn kernel_metric(&self) -> u32 {
@@ -93,6 +112,7 @@ impl fmt::Display for Route {
             RouteTarget::Link { link, gateway: Some(via), .. } => {
                 write!(f, "{} via {via} dev {link}", self.dst)?
             }
+            RouteTarget::Local => write!(f, "local {}", self.dst)?,
             RouteTarget::Unreachable => write!(f, "unreachable {}", self.dst)?,
             RouteTarget::Blackhole => write!(f, "blackhole {}", self.dst)?,
         }
@@ -144,7 +164,17 @@ impl Netlink {
     pub async fn list_routes(&self, protocol: Option<u8>) -> Result<Vec<Route>, NetlinkError> {
         let mut found = Vec::new();
         for family in FAMILIES {
-            found.extend(self.routes(family, protocol, None).await?);
+            let of_family = self.routes(family, protocol, None).await?;
+            found.extend(of_family.into_iter().filter(|route| route.table != TABLE_LOCAL));
+        }
+        Ok(found)
+    }
+
+    /// Routes of both families with this protocol number in the table `local`.
+    pub async fn list_local_routes(&self, protocol: u8) -> Result<Vec<Route>, NetlinkError> {
+        let mut found = Vec::new();
+        for family in FAMILIES {
+            found.extend(self.routes(family, Some(protocol), Some(TABLE_LOCAL)).await?);
         }
         Ok(found)
     }
@@ -174,7 +204,7 @@ impl Netlink {
                 _ => None,
             })
             .filter(|r| protocol.is_none_or(|p| r.route.protocol == p))
-            .filter(|r| r.route.table != TABLE_LOCAL && table.is_none_or(|t| r.route.table == t))
+            .filter(|r| table.is_none_or(|t| r.route.table == t))
             .collect();
         let names = self.names_of(raw.iter().filter_map(|r| r.link).collect()).await?;
         Ok(distinct(raw.into_iter().filter_map(|r| r.with_name(&names)), Route::clone))
@@ -198,7 +228,8 @@ impl Netlink {
     pub async fn ensure_route(&self, route: &Route) -> Result<(), NetlinkError> {
         let index = match &route.target {
             RouteTarget::Link { link, .. } => self.link_index(link).await?,
-            _ => 0,
+            RouteTarget::Local => self.link_index(LOOPBACK).await?,
+            RouteTarget::Unreachable | RouteTarget::Blackhole => 0,
         };
         self.ensure_route_at(index, route).await
     }
@@ -322,8 +353,13 @@ fn encode(route: &Route, index: u32) -> RouteMessage {
     message.header.destination_prefix_length = route.dst.prefix_len();
     message.header.table = short_table(route.table);
     message.header.protocol = RouteProtocol::from(route.protocol);
-    let link_scope = route.scope_link && route.dst.addr().is_ipv4();
-    message.header.scope = if link_scope { RouteScope::Link } else { RouteScope::Universe };
+    let v4 = route.dst.addr().is_ipv4();
+    message.header.scope = match route.target {
+        // IPv6 has no scopes of routes.
+        RouteTarget::Local if v4 => RouteScope::Host,
+        _ if route.scope_link && v4 => RouteScope::Link,
+        _ => RouteScope::Universe,
+    };
     let attributes = &mut message.attributes;
     attributes.push(RouteAttribute::Table(route.table));
     if route.dst.prefix_len() > 0 {
@@ -335,6 +371,10 @@ fn encode(route: &Route, index: u32) -> RouteMessage {
             message.header.flags.set(RouteFlags::Onlink, *onlink);
             attributes.push(RouteAttribute::Oif(index));
             attributes.extend(gateway.map(|addr| RouteAttribute::Gateway(addr.into())));
+        }
+        RouteTarget::Local => {
+            message.header.kind = RouteType::Local;
+            attributes.push(RouteAttribute::Oif(index));
         }
         RouteTarget::Unreachable => message.header.kind = RouteType::Unreachable,
         RouteTarget::Blackhole => message.header.kind = RouteType::BlackHole,
@@ -397,6 +437,7 @@ fn decode(message: &RouteMessage) -> Option<Raw> {
             let onlink = header.flags.contains(RouteFlags::Onlink);
             RouteTarget::Link { link: String::new(), gateway, onlink }
         }
+        RouteType::Local => RouteTarget::Local,
         RouteType::Unreachable => RouteTarget::Unreachable,
         RouteType::BlackHole => RouteTarget::Blackhole,
         _ => return None,
@@ -441,7 +482,7 @@ pub(crate) mod tests {
     fn any_route() -> impl Strategy<Value = (Route, Option<u32>)> {
         let scalars = (any::<u32>(), 1u32.., any::<u8>(), proptest::option::of(68u32..65536), any::<bool>());
         let prefixes = (any::<bool>(), any::<u128>(), 0u8..=128, any::<u128>(), any::<u128>());
-        let target = (0u8..3, any::<bool>(), any::<bool>(), any::<bool>(), 1u32..);
+        let target = (0u8..4, any::<bool>(), any::<bool>(), any::<bool>(), 1u32..);
         (scalars, prefixes, target).prop_map(|((metric, table, protocol, mtu, link_scope), p, t)| {
             let (v6, bits, len, via, from) = p;
             let (kind, has_gateway, onlink, has_src, index) = t;
@@ -450,13 +491,14 @@ pub(crate) mod tests {
             let target = match kind {
                 0 => RouteTarget::Unreachable,
                 1 => RouteTarget::Blackhole,
+                2 => RouteTarget::Local,
                 _ => {
                     RouteTarget::Link { link: "wrn0".into(), gateway: has_gateway.then(|| host(via)), onlink }
                 }
             };
-            let link = matches!(target, RouteTarget::Link { .. }).then_some(index);
+            let link = matches!(target, RouteTarget::Link { .. } | RouteTarget::Local).then_some(index);
             let src = has_src.then(|| host(from));
-            let scope_link = link_scope && !v6;
+            let scope_link = link_scope && !v6 && target != RouteTarget::Local;
             let route =
                 Route { dst: prefix(v6, bits, len), target, src, scope_link, metric, table, protocol, mtu };
             (route, link)

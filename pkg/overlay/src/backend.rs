@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -146,7 +146,7 @@ impl Tunnel {
             "tun" if self.choice != BackendChoice::Kernel && self.serves().await => {
                 Ok(Some(BackendKind::Userspace))
             }
-            "tun" if process::running(&self.run_dir, TUNNEL_LINK).is_some() => {
+            "tun" if process::of(&self.run_dir, TUNNEL_LINK).running().is_some() => {
                 tracing::warn!(
                     link = link.name,
                     "the tunnel process does not answer, or is not wanted; ending it"
@@ -191,14 +191,14 @@ impl Tunnel {
         let failed = |reason: String| OverlayError::Process {
             name: TUNNEL_LINK.into(),
             reason,
-            log: process::log_file(&self.run_dir, TUNNEL_LINK),
+            log: process::of(&self.run_dir, TUNNEL_LINK).log_file(),
         };
         std::fs::create_dir_all(&self.run_dir)
             .map_err(|e| failed(format!("{}: {e}", self.run_dir.display())))?;
         let program = self.program.clone();
         let run = move || {
             let (executable, first) = program.split_first()?;
-            Some(Command::new(executable).args(first).args(args.to_args(false)).stdin(Stdio::null()).output())
+            Some(Command::new(executable).args(first).args(args.to_args()).stdin(Stdio::null()).output())
         };
         let launched =
             in_namespace(self.netlink.namespace(), "start the userspace tunnel", START, run).await?;
@@ -211,14 +211,9 @@ impl Tunnel {
     }
 
     async fn end_process(&self) -> Result<(), OverlayError> {
-        for hard in [false, true] {
-            let until = Instant::now() + Duration::from_secs(2);
-            process::stop(&self.run_dir, TUNNEL_LINK, hard).map_err(|e| device_error("end")(e))?;
-            while process::running(&self.run_dir, TUNNEL_LINK).is_some() && Instant::now() < until {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        }
-        Ok(())
+        let own = process::of(&self.run_dir, TUNNEL_LINK);
+        let ended = tokio::task::spawn_blocking(move || own.end()).await.map_err(io::Error::other);
+        ended.flatten().map_err(device_error("end"))
     }
 
     /// Whether the userspace process takes connections.
@@ -268,21 +263,6 @@ pub async fn read_existing_key(netlink: &Netlink) -> Option<SecretKey> {
     };
     let device = read(netlink.namespace(), backend).await.ok()?;
     device.private_key.filter(|key| *key.expose() != [0; 32])
-}
-
-/// Ends the userspace tunnel process, when there is one: for `warren uninstall`. Its link goes with it.
-///
-/// # Errors
-/// When it cannot be signalled.
-pub async fn stop_process(run_dir: &Path) -> io::Result<()> {
-    for hard in [false, true] {
-        let until = Instant::now() + Duration::from_secs(2);
-        process::stop(run_dir, TUNNEL_LINK, hard)?;
-        while process::running(run_dir, TUNNEL_LINK).is_some() && Instant::now() < until {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    }
-    Ok(())
 }
 
 fn device_error(verb: &'static str) -> impl Fn(io::Error) -> OverlayError {

@@ -27,7 +27,7 @@ mod uapi;
 mod udp;
 mod underlay;
 
-pub use backend::{BackendChoice, BackendKind, read_existing_key, stop_process};
+pub use backend::{BackendChoice, BackendKind, read_existing_key};
 pub use config::{Deps, OverlayConfig, Tables};
 pub use error::OverlayError;
 pub use runner::run;

@@ -72,7 +72,7 @@ pub(crate) fn own_routes(routes: &[Route], link: &str, guard_metric: u32) -> BTr
             && match &r.target {
                 RouteTarget::Link { link: name, .. } => name == link,
                 RouteTarget::Unreachable => r.metric == guard_metric,
-                RouteTarget::Blackhole => false,
+                RouteTarget::Local | RouteTarget::Blackhole => false,
             }
     };
     routes.iter().filter(ours).map(as_kernel_shows).collect()

@@ -76,11 +76,11 @@ fn a_killed_tunnel_process_comes_back_by_itself() {
     let (a, b) = (lan.add(), lan.add());
     lan.tell(&[a, b]);
     lan.reaches(a, "10.42.2.1", SOON);
-    let pid = process::running(&lan.nodes[a].run_dir, "wrn-wg");
+    let pid = process::of(&lan.nodes[a].run_dir, "wrn-wg").running();
     let Some(pid) = pid else { return println!("the kernel's tunnel has no process") };
-    process::stop(&lan.nodes[a].run_dir, "wrn-wg", true).unwrap();
+    process::of(&lan.nodes[a].run_dir, "wrn-wg").stop(true).unwrap();
     let back = eventually("a new process", SOON, || {
-        process::running(&lan.nodes[a].run_dir, "wrn-wg").is_some_and(|new| new != pid)
+        process::of(&lan.nodes[a].run_dir, "wrn-wg").running().is_some_and(|new| new != pid)
     });
     // The other side still holds the old session, and is the one that speaks.
     println!(
@@ -191,8 +191,8 @@ fn a_node_behind_a_nat_calls_and_can_then_be_called() {
     let endpoint = peer(&lan, a).endpoint.unwrap();
     assert_eq!(endpoint.ip().to_string(), "192.0.2.254", "the router's address, not the published one");
     // A new process knows nothing of its peer but what was written down.
-    if process::running(&lan.nodes[a].run_dir, "wrn-wg").is_some() {
-        process::stop(&lan.nodes[a].run_dir, "wrn-wg", true).unwrap();
+    if process::of(&lan.nodes[a].run_dir, "wrn-wg").running().is_some() {
+        process::of(&lan.nodes[a].run_dir, "wrn-wg").stop(true).unwrap();
         println!("and with a new process after {:?}", lan.reaches(a, "10.42.2.1", SOON));
     }
 }
@@ -223,6 +223,6 @@ fn what_others_remove_comes_back() {
     lan.stop(a);
     eventually("the runner stops", SOON, || {
         sh(&ns, "ip link del wrn-wg 2>/dev/null || true");
-        process::running(&lan.nodes[a].run_dir, "wrn-wg").is_none()
+        process::of(&lan.nodes[a].run_dir, "wrn-wg").running().is_none()
     });
 }

@@ -20,18 +20,26 @@ pub enum Section {
     Base,
     /// Services.
     Services,
+    /// The way to the cluster's DNS address.
+    Dns,
 }
-
-/// What the names in [`Section::Services`] begin with.
-const SERVICES_PREFIX: &str = "svc_";
 
 impl Section {
     /// Whether an object of this name is part of it.
     #[must_use]
     pub fn owns(self, name: &str) -> bool {
+        match self.prefix() {
+            Some(prefix) => name.starts_with(prefix),
+            None => [Self::Services, Self::Dns].iter().all(|other| !other.owns(name)),
+        }
+    }
+
+    /// What its names begin with.
+    fn prefix(self) -> Option<&'static str> {
         match self {
-            Self::Base => !name.starts_with(SERVICES_PREFIX),
-            Self::Services => name.starts_with(SERVICES_PREFIX),
+            Self::Base => None,
+            Self::Services => Some("svc_"),
+            Self::Dns => Some("dns_"),
         }
     }
 }

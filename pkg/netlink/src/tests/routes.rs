@@ -63,6 +63,42 @@ fn assortment() -> Vec<Route> {
     ]
 }
 
+/// A socket at an address that no link has.
+fn free_bind(address: std::net::IpAddr) -> std::net::UdpSocket {
+    let domain = if address.is_ipv4() { socket2::Domain::IPV4 } else { socket2::Domain::IPV6 };
+    let socket = socket2::Socket::new(domain, socket2::Type::DGRAM, None).unwrap();
+    if address.is_ipv4() { socket.set_freebind_v4(true) } else { socket.set_freebind_v6(true) }.unwrap();
+    socket.bind(&std::net::SocketAddr::new(address, 0).into()).unwrap();
+    socket.into()
+}
+
+#[test]
+fn an_address_of_no_link_is_taken_for_the_hosts_own() {
+    in_fresh(|nl| async move {
+        nl.set_up("lo", true).await.unwrap();
+        let routes = ["10.43.0.10", "fd43::a"].map(|address| Route::local(addr(address), OURS));
+        assert_eq!(nl.list_local_routes(OURS).await.unwrap(), []);
+        for route in &routes {
+            let (server, client) = (free_bind(route.dst.addr()), free_bind(route.dst.addr()));
+            let target = server.local_addr().unwrap();
+            client.send_to(b"x", target).unwrap_err();
+            for _ in 0..2 {
+                nl.ensure_route(route).await.unwrap();
+            }
+            client.send_to(b"x", target).unwrap();
+            assert_eq!(server.recv_from(&mut [0; 8]).unwrap().1, client.local_addr().unwrap());
+        }
+        assert_eq!(nl.list_local_routes(OURS).await.unwrap(), routes.each_ref().map(shown));
+        assert_eq!(nl.list_routes(Some(OURS)).await.unwrap(), []);
+        for route in &routes {
+            for _ in 0..2 {
+                nl.remove_route(route).await.unwrap();
+            }
+        }
+        assert_eq!(nl.list_local_routes(OURS).await.unwrap(), []);
+    });
+}
+
 #[test]
 fn every_kind_of_route_comes_back_as_it_was_wished_and_goes() {
     in_fresh(|nl| async move {

@@ -373,13 +373,13 @@ impl Drop for Lan {
             }
             if std::thread::panicking() {
                 eprintln!("{}: {:?} {:?}", node.name, node.health.get(), node.status.get());
-                let log = std::fs::read_to_string(process::log_file(&node.run_dir, "wrn-wg"));
+                let log = std::fs::read_to_string(process::of(&node.run_dir, "wrn-wg").log_file());
                 eprintln!("{}", log.unwrap_or_default());
                 let state =
                     "ip a; ip route show table all proto 87; ip -6 route show table all proto 87; ip rule";
                 eprintln!("{}", try_sh(&node.ns, state).0);
             }
-            let _ = process::stop(&node.run_dir, "wrn-wg", true);
+            let _ = process::of(&node.run_dir, "wrn-wg").stop(true);
         }
     }
 }

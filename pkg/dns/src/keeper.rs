@@ -1,0 +1,304 @@
+//! The process that keeps the listening sockets while no agent runs, so that no question is lost meanwhile.
+//!
+//! It binds nothing and reads nothing: an agent deposits copies of its sockets here, and the next one takes them out. The
+//! kernel queues what arrives on a socket for as long as anybody holds it open. It is what a service manager's store of
+//! descriptors is, for machines that start Warren in any other way too.
+//!
+//! Both ends speak over a unix socket of root's: the length of a JSON text (4 bytes, the greatest first), the text, and the
+//! descriptors with its first byte. A deposit replaces what was there.
+
+use serde::{Deserialize, Serialize};
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::io::Interest;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use warren_netlink::detached::Detached;
+use warren_netlink::handover;
+
+/// Name of the subcommand, and of the process's files.
+pub const NAME: &str = "dns-sockets";
+/// Longest text.
+const LONGEST: usize = 64 * 1024;
+/// An exchange takes so long at most.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// So many speak to it at once at most.
+const SPEAKERS: usize = 8;
+
+/// The process, running or not.
+#[must_use]
+pub fn process(run_dir: &Path) -> Detached {
+    Detached::new(NAME, run_dir)
+}
+
+fn socket_path(run_dir: &Path) -> PathBuf {
+    run_dir.join(format!("{NAME}.sock"))
+}
+
+/// The arguments that `warren` is started with, to be it.
+#[must_use]
+pub fn args(run_dir: &Path) -> [OsString; 3] {
+    [NAME.into(), "--run-dir".into(), run_dir.into()]
+}
+
+/// A socket and what it is known by.
+pub(crate) type Named<S> = (String, S);
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+enum Verb {
+    /// Give me copies of what you have.
+    Take,
+    /// Have this, and nothing else.
+    Keep,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Message {
+    verb: Verb,
+    /// One for each descriptor.
+    names: Vec<String>,
+}
+
+/// The end of an agent.
+pub(crate) struct Keeper(UnixStream);
+
+impl Keeper {
+    /// Connects to the process.
+    pub(crate) async fn connect(run_dir: &Path) -> io::Result<Self> {
+        Ok(Self(within(UnixStream::connect(socket_path(run_dir))).await?))
+    }
+
+    /// Copies of what it has.
+    pub(crate) async fn take(&self) -> io::Result<Vec<Named<OwnedFd>>> {
+        let answer = within(async {
+            send(&self.0, Message { verb: Verb::Take, names: Vec::new() }, &[]).await?;
+            receive(&self.0).await
+        });
+        match answer.await? {
+            Some((_, sockets)) => Ok(sockets),
+            None => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
+
+    /// Deposits copies of `sockets`, in place of what is there.
+    pub(crate) async fn keep(&self, sockets: &[Named<BorrowedFd<'_>>]) -> io::Result<()> {
+        let (names, fds): (Vec<String>, Vec<BorrowedFd<'_>>) = sockets.iter().cloned().unzip();
+        within(async {
+            send(&self.0, Message { verb: Verb::Keep, names }, &fds).await?;
+            receive(&self.0).await.map(drop)
+        })
+        .await
+    }
+
+    /// Waits until it is gone.
+    pub(crate) async fn gone(&self) {
+        let _ = self.0.readable().await;
+    }
+}
+
+async fn within<T>(exchange: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    timeout(PATIENCE, exchange).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+async fn send(stream: &UnixStream, message: Message, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let text = serde_json::to_vec(&message)?;
+    let length = u32::try_from(text.len()).map_err(io::Error::other)?;
+    let bytes = [&length.to_be_bytes()[..], &text].concat();
+    let mut sent = 0;
+    while let Some(rest) = bytes.get(sent..).filter(|rest| !rest.is_empty()) {
+        let with = if sent == 0 { fds } else { &[] };
+        sent += stream.async_io(Interest::WRITABLE, || handover::send(stream.as_fd(), rest, with)).await?;
+    }
+    Ok(())
+}
+
+/// None when the other end is gone.
+async fn receive(stream: &UnixStream) -> io::Result<Option<(Verb, Vec<Named<OwnedFd>>)>> {
+    let (mut bytes, mut fds, mut chunk) = (Vec::new(), Vec::new(), vec![0; 4096]);
+    loop {
+        if let Some((length, text)) = bytes.split_first_chunk() {
+            let length = u32::from_be_bytes(*length) as usize;
+            if length > LONGEST || text.len() > length {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a text of {length} bytes")));
+            }
+            if text.len() == length {
+                let message: Message = serde_json::from_slice(text)?;
+                return match message.names.len() == fds.len() {
+                    true => Ok(Some((message.verb, message.names.into_iter().zip(fds).collect()))),
+                    false => {
+                        Err(io::Error::new(io::ErrorKind::InvalidData, "not a descriptor for each name"))
+                    }
+                };
+            }
+        }
+        let (length, more) =
+            stream.async_io(Interest::READABLE, || handover::receive(stream.as_fd(), &mut chunk)).await?;
+        match chunk.get(..length) {
+            Some([]) if bytes.is_empty() => return Ok(None),
+            Some([]) | None => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Some(part) => bytes.extend_from_slice(part),
+        }
+        fds.extend(more);
+    }
+}
+
+/// Starts the process, and returns when it serves. To be called in a process of its own, which ends then. Blocking.
+///
+/// # Errors
+/// When it does not come to serve; its log says why.
+pub fn launch(run_dir: &Path, program: &OsString) -> io::Result<()> {
+    let command: Vec<OsString> = std::iter::once(program.clone()).chain(args(run_dir)).collect();
+    process(run_dir).launch(&command, &std::env::var("WARREN_LOG").unwrap_or_else(|_| "info".into()))
+}
+
+/// Is the process, until SIGTERM or SIGINT. Blocking.
+///
+/// # Errors
+/// When its socket cannot be made.
+pub fn serve(run_dir: &Path) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(keep_all(run_dir))
+}
+
+type Store = Arc<Mutex<Vec<Named<Arc<OwnedFd>>>>>;
+
+async fn keep_all(run_dir: &Path) -> io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let path = socket_path(run_dir);
+    if UnixStream::connect(&path).await.is_ok() {
+        return Err(io::Error::new(
+            io::ErrorKind::AddrInUse,
+            format!("{} is served already", path.display()),
+        ));
+    }
+    if let Err(e) = std::fs::remove_file(&path)
+        && e.kind() != io::ErrorKind::NotFound
+    {
+        return Err(e);
+    }
+    let listener = UnixListener::bind(&path)?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+    let own = process(run_dir);
+    own.ready()?;
+    let (store, places) = (Store::default(), Arc::new(Semaphore::new(SPEAKERS)));
+    loop {
+        let place = Arc::clone(&places).acquire_owned();
+        let accepted = async { (place.await, listener.accept().await) };
+        let (place, stream) = tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            (place, accepted) = accepted => (place, accepted?.0),
+        };
+        let store = Arc::clone(&store);
+        tokio::spawn(async move {
+            let _place = place;
+            if let Err(error) = speak(&stream, &store).await {
+                tracing::warn!(%error, "an exchange failed");
+            }
+        });
+    }
+    own.ended();
+    let _ = std::fs::remove_file(&path);
+    Ok(())
+}
+
+async fn speak(stream: &UnixStream, store: &Store) -> io::Result<()> {
+    if stream.peer_cred()?.uid() != 0 {
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "only root is spoken to"));
+    }
+    while let Some((verb, sockets)) = receive(stream).await? {
+        let kept = {
+            let mut store = store.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Verb::Keep = verb {
+                *store = sockets.into_iter().map(|(name, fd)| (name, Arc::new(fd))).collect();
+                tracing::info!(sockets = store.len(), "keeping the sockets of an agent");
+            }
+            store.clone()
+        };
+        let names = kept.iter().map(|(name, _)| name.clone()).collect();
+        let fds: Vec<BorrowedFd<'_>> = kept.iter().map(|(_, fd)| fd.as_fd()).collect();
+        let fds = if let Verb::Take = verb { &fds[..] } else { &[] };
+        let names = if fds.is_empty() { Vec::new() } else { names };
+        within(send(stream, Message { verb, names }, fds)).await?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::UdpSocket;
+
+    async fn started(dir: &Path) -> tokio::task::JoinHandle<io::Result<()>> {
+        let path = dir.to_owned();
+        let serving = tokio::spawn(async move { keep_all(&path).await });
+        while Keeper::connect(dir).await.is_err() {
+            assert!(!serving.is_finished(), "{:?}", serving.await);
+            tokio::task::yield_now().await;
+        }
+        serving
+    }
+
+    #[tokio::test]
+    async fn what_an_agent_deposits_the_next_one_takes_and_nothing_that_came_meanwhile_is_lost() {
+        let dir = tempfile::tempdir().unwrap();
+        let _serving = started(dir.path()).await;
+        let first = Keeper::connect(dir.path()).await.unwrap();
+        assert!(first.take().await.unwrap().is_empty());
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = socket.local_addr().unwrap();
+        first.keep(&[("udp".into(), socket.as_fd())]).await.unwrap();
+        drop((first, socket));
+        UdpSocket::bind("127.0.0.1:0").unwrap().send_to(b"question", address).unwrap();
+
+        let next = Keeper::connect(dir.path()).await.unwrap();
+        let mut taken = next.take().await.unwrap();
+        let (name, fd) = taken.pop().unwrap();
+        let socket = UdpSocket::from(fd);
+        let mut buffer = [0; 16];
+        assert_eq!((name.as_str(), socket.recv(&mut buffer).unwrap()), ("udp", 8));
+
+        // A deposit replaces what was there.
+        next.keep(&[]).await.unwrap();
+        assert!(next.take().await.unwrap().is_empty());
+        drop(socket);
+        UdpSocket::bind(address).unwrap();
+    }
+
+    #[tokio::test]
+    async fn nonsense_ends_only_its_own_exchange() {
+        let dir = tempfile::tempdir().unwrap();
+        let _serving = started(dir.path()).await;
+        for bytes in [
+            &b"\xff\xff\xff\xff"[..],
+            b"\0\0\0\x02{}",
+            b"\0\0\0\x01",
+            b"\0\0\0\x1d{\"verb\":\"keep\",\"names\":[\"x\"]}",
+        ] {
+            let stream = UnixStream::connect(socket_path(dir.path())).await.unwrap();
+            stream.writable().await.unwrap();
+            stream.try_write(bytes).unwrap();
+            if bytes.len() > 5 {
+                stream.readable().await.unwrap();
+                assert_eq!(stream.try_read(&mut [0; 8]).unwrap(), 0, "{bytes:?}");
+            }
+        }
+        assert!(Keeper::connect(dir.path()).await.unwrap().take().await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_second_one_does_not_take_the_firsts_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let _serving = started(dir.path()).await;
+        assert_eq!(keep_all(dir.path()).await.unwrap_err().kind(), io::ErrorKind::AddrInUse);
+    }
+}
