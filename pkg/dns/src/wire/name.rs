@@ -19,6 +19,13 @@ pub struct Name(Box<[u8]>);
 #[error("{0:?} is not a domain name: labels have 1 to 63 bytes, and a name at most 255")]
 pub struct InvalidName(String);
 
+impl InvalidName {
+    /// Refuses a name that is valid, but not where it stands.
+    pub(crate) fn of(name: &Name) -> Self {
+        Self(name.to_string())
+    }
+}
+
 impl Name {
     /// The root.
     #[must_use]
@@ -155,7 +162,7 @@ impl Hash for Name {
 }
 
 /// A name that is put together in place, from parts in wire form.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct NameBuffer {
     length: usize,
     bytes: [u8; LONGEST],
