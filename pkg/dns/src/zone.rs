@@ -86,7 +86,7 @@ pub(crate) struct Port {
 
 #[derive(Debug)]
 struct Slice {
-    name: Box<str>,
+    key: Arc<str>,
     ports: Box<[Port]>,
     endpoints: Box<[Endpoint]>,
 }
@@ -113,7 +113,7 @@ pub struct Zone {
     ranges: Vec<IpNet>,
     entries: HashMap<Labels, Entry>,
     /// Of which Service each slice is.
-    slices: HashMap<Box<str>, Labels>,
+    slices: HashMap<Arc<str>, Labels>,
     /// How many Services and pods each namespace has: it exists while it has any.
     namespaces: HashMap<Labels, u32>,
     pods: HashMap<Box<str>, (Labels, Box<[IpAddr]>)>,
@@ -287,22 +287,22 @@ impl Zone {
 
     /// Sets a slice of endpoints, or takes it away.
     pub fn set_slice(&mut self, key: &SliceKey, slice: Option<&EndpointSlice>) {
-        let text: Box<str> = key.to_string().into();
+        let text: Arc<str> = key.to_string().into();
         let new = slice.map(|s| self.labels_of(&service_labels(&s.service)));
-        let old = match &new {
-            Some(labels) => self.slices.insert(text, Arc::clone(labels)),
-            None => self.slices.remove(&text),
-        };
-        if let Some(labels) = old {
-            self.remove_slice(&labels, key.name.as_str());
+        if let Some((text, labels)) = self.slices.remove_entry(&text) {
+            self.remove_slice(&labels, &text);
             self.drop_empty(&labels);
         }
         if let (Some(labels), Some(slice)) = (new, slice) {
             for endpoint in &slice.endpoints {
                 self.holders.insert((endpoint.address, Holder::Endpoint(Arc::clone(&labels))));
             }
-            self.entries.entry(labels).or_default().slices.push(Slice {
-                name: key.name.as_str().into(),
+            self.slices.insert(Arc::clone(&text), Arc::clone(&labels));
+            let slices = &mut self.entries.entry(labels).or_default().slices;
+            // Most Services have one slice for each family.
+            slices.reserve_exact(1);
+            slices.push(Slice {
+                key: text,
                 ports: slice.ports.iter().map(|p| port(&p.name, p.protocol, p.port)).collect(),
                 endpoints: slice.endpoints.iter().map(Endpoint::of).collect(),
             });
@@ -368,9 +368,9 @@ impl Zone {
     }
 
     /// Takes a slice from its Service, and the addresses that no other slice of the Service has.
-    fn remove_slice(&mut self, labels: &Labels, name: &str) {
+    fn remove_slice(&mut self, labels: &Labels, key: &str) {
         let Some(entry) = self.entries.get_mut(labels) else { return };
-        let Some(at) = entry.slices.iter().position(|s| *s.name == *name) else { return };
+        let Some(at) = entry.slices.iter().position(|s| *s.key == *key) else { return };
         let gone = entry.slices.remove(at);
         let mut addresses: Vec<IpAddr> = gone.endpoints.iter().map(|e| e.address).collect();
         if !entry.slices.is_empty() {

@@ -103,7 +103,22 @@ impl World {
         (message.metadata.response_code.into(), at.to_ascii_lowercase(), addresses)
     }
 
-    /// A resolver that walks its search path, as musl does: it ends at the first name that exists, or cannot be known.
+    /// A resolver that walks its search path as glibc and Go do: it ends at the first name with records.
+    fn resolve_on(
+        &self,
+        client: Client<'_>,
+        path: &[Name],
+        short: &str,
+        qtype: Type,
+    ) -> Option<(String, Vec<String>)> {
+        let names = path.iter().map(|domain| format!("{short}.{domain}")).chain([short.to_owned()]);
+        names
+            .map(|name| self.ask(client, name.trim_end_matches('.'), qtype))
+            .find(|(_, _, addresses)| !addresses.is_empty())
+            .map(|(_, name, addresses)| (name, addresses))
+    }
+
+    /// A resolver that walks its search path as musl does: it ends at the first name that exists, or cannot be known.
     fn resolve(
         &self,
         client: Client<'_>,
@@ -250,5 +265,7 @@ proptest! {
         // Also when the pod is taken for one of another namespace.
         let walked = world.resolve(Client::Pod(&belief), &path, short, qtype);
         prop_assert_eq!(walked, plain);
+        let plain = world.resolve_on(Client::Other, &path, short, qtype);
+        prop_assert_eq!(world.resolve_on(Client::Pod(&belief), &path, short, qtype), plain);
     }
 }
