@@ -237,6 +237,7 @@ pub fn complete(
         writer.finish(Rcode::SERV_FAIL);
         return;
     };
+    writer.authoritative();
     write_chain(&mut writer, settings.ttl, &chain.names);
     write_reply(writer, reply);
 }

@@ -3,10 +3,13 @@
 //! The zone holds of each object what DNS needs, and finds a name by walking its labels: there is no table of records
 //! made beforehand, so a change costs what the changed object costs.
 
+mod explain;
 mod lookup;
 mod reverse;
 
+pub use explain::Source;
 pub(crate) use lookup::{Found, Lookup};
+pub(crate) use reverse::Label;
 
 use crate::wire::{InvalidName, LONGEST, Name};
 use ipnet::IpNet;

@@ -2,9 +2,9 @@
 
 use super::Context;
 use crate::wire::{Name, NameBuffer, Owner, Rdata, Section, Type, Writer};
-use crate::zone::{Entry, Found, Kind, Port, Zone};
+use crate::zone::{Entry, Found, Kind, Label, Port, Zone};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
-use warren_types::Protocol;
 
 /// The version of the Kubernetes DNS specification, as a text of TXT.
 const VERSION: &[u8] = b"\x051.1.0";
@@ -180,33 +180,29 @@ fn srv(
         return !ports.is_empty();
     }
     // Endpoints that share a hostname share its records; one port may come from several slices.
-    let mut hosts: Vec<(Vec<u8>, IpAddr)> = Vec::new();
-    let mut pairs: Vec<(Vec<u8>, u16, Protocol)> = Vec::new();
+    let mut hosts: Vec<(Label, IpAddr)> = Vec::new();
+    let mut pairs: Vec<(Label, u16)> = Vec::new();
     for (endpoint, ports) in entry.endpoints() {
         let label = endpoint.host_label();
         let before = pairs.len();
-        pairs.extend(ports.iter().filter(|p| wanted(p)).map(|p| (label.clone(), p.port, p.protocol)));
+        pairs.extend(ports.iter().filter(|p| wanted(p)).map(|p| (label, p.port)));
         if pairs.len() > before {
             hosts.push((label, endpoint.address));
         }
     }
     pairs.sort_unstable();
-    pairs.dedup_by(|a, b| (&a.0, a.1) == (&b.0, b.1));
+    pairs.dedup();
     hosts.sort_unstable();
     hosts.dedup();
-    let mut order: Vec<(&[u8], u16)> = pairs.iter().map(|(label, port, _)| (&label[..], *port)).collect();
+    let mut order: Vec<(&[u8], u16)> = pairs.iter().map(|(label, port)| (label.wire(), *port)).collect();
     shuffle(&mut order, context.random);
     write_srv(writer, context, owner, &order, |label| host(context.zone, label, labels));
     // In the order of the answer, so that what is cut off is what comes last.
-    let mut told: Vec<&[u8]> = Vec::new();
-    for (label, _) in &order {
-        if told.last() == Some(label) || (order.len() <= 64 && told.contains(label)) {
-            continue;
-        }
-        told.push(label);
-        let from = hosts.partition_point(|(l, _)| &l[..] < *label);
+    let mut told = BTreeSet::new();
+    for (label, _) in order.iter().filter(|(label, _)| told.insert(*label)) {
+        let from = hosts.partition_point(|(l, _)| l.wire() < *label);
         let mut list: Vec<IpAddr> =
-            hosts[from..].iter().take_while(|(l, _)| l == label).map(|(_, a)| *a).collect();
+            hosts[from..].iter().take_while(|(l, _)| l.wire() == *label).map(|(_, a)| *a).collect();
         let Some(name) = host(context.zone, label, labels) else { continue };
         if !glue(writer, context, name.wire(), &mut list) {
             break;

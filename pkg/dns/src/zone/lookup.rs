@@ -1,6 +1,6 @@
 //! From a name to what it stands for.
 
-use super::reverse::{self, Reverse, read_dashed};
+use super::reverse::{self, Label, Reverse, read_dashed};
 use super::{Entry, Holder, Kind, Knowledge, Labels, Zone};
 use crate::answer::PodNames;
 use crate::wire::NameBuffer;
@@ -237,8 +237,8 @@ impl Zone {
                 Holder::Endpoint(labels) => self.endpoint_names(address, labels, &mut names),
                 Holder::Pod(_) if pods == PodNames::Disabled => {}
                 Holder::Pod(namespace) => {
-                    let host = reverse::write_dashed(address);
-                    names.extend(NameBuffer::join(&[&host, namespace, b"\x03pod", domain]));
+                    let host = Label::dashed(address);
+                    names.extend(NameBuffer::join(&[host.wire(), namespace, b"\x03pod", domain]));
                 }
             }
             if names.len() > before {
@@ -254,7 +254,7 @@ impl Zone {
         let before = names.len();
         for (endpoint, _) in entry.endpoints().filter(|(e, _)| e.address == address) {
             let host = endpoint.host_label();
-            if let Some(name) = NameBuffer::join(&[&host, labels, b"\x03svc", self.domain.wire()])
+            if let Some(name) = NameBuffer::join(&[host.wire(), labels, b"\x03svc", self.domain.wire()])
                 && names[before..].iter().all(|n| n.wire() != name.wire())
             {
                 names.push(name);
@@ -265,16 +265,8 @@ impl Zone {
 
 impl super::Endpoint {
     /// Its label in the names of its Service: its hostname, else its address with dashes.
-    pub(crate) fn host_label(&self) -> Vec<u8> {
-        match &self.hostname {
-            Some(hostname) => {
-                let mut label = Vec::with_capacity(1 + hostname.len());
-                label.push(u8::try_from(hostname.len()).unwrap_or(0));
-                label.extend_from_slice(hostname);
-                label
-            }
-            None => reverse::write_dashed(self.address),
-        }
+    pub(crate) fn host_label(&self) -> Label {
+        self.hostname.as_deref().map_or_else(|| Label::dashed(self.address), Label::of)
     }
 }
 

@@ -1,5 +1,6 @@
 //! Addresses in names: `d.c.b.a.in-addr.arpa`, nibbles below `ip6.arpa`, and with dashes.
 
+use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// What a name below `in-addr.arpa` or `ip6.arpa` says.
@@ -79,15 +80,44 @@ pub(super) fn read_dashed(label: &[u8]) -> Option<IpAddr> {
     text.replace('-', if v4 { "." } else { ":" }).parse().ok()
 }
 
-/// Writes an address as a label with dashes, with its length before it. One that would end with a dash gets a zero.
-pub(super) fn write_dashed(address: IpAddr) -> Vec<u8> {
-    let mut text = format!("-{address}").replace(['.', ':'], "-");
-    if text.ends_with('-') {
-        text.push('0');
+/// A label in wire form, with its length before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Label([u8; 64]);
+
+impl Label {
+    /// The label of a text of at most 63 bytes.
+    pub(super) fn of(text: &[u8]) -> Self {
+        let mut label = [0; 64];
+        let length = text.len().min(63);
+        label[0] = u8::try_from(length).unwrap_or(0);
+        label[1..=length].copy_from_slice(&text[..length]);
+        Self(label)
     }
-    let mut label = text.into_bytes();
-    label[0] = u8::try_from(label.len() - 1).unwrap_or(0);
-    label
+
+    /// An address with dashes. One that would end with a dash gets a zero, as CoreDNS has it.
+    pub(super) fn dashed(address: IpAddr) -> Self {
+        let mut label = [0; 64];
+        let mut rest = &mut label[1..];
+        // The longest address has 45 characters.
+        let _ = write!(rest, "{address}");
+        let length = 63 - rest.len();
+        for byte in &mut label[1..=length] {
+            if matches!(byte, b'.' | b':') {
+                *byte = b'-';
+            }
+        }
+        let ends_with_dash = label[length] == b'-';
+        if ends_with_dash {
+            label[length + 1] = b'0';
+        }
+        label[0] = u8::try_from(length + usize::from(ends_with_dash)).unwrap_or(0);
+        Self(label)
+    }
+
+    /// Its wire form.
+    pub(crate) fn wire(&self) -> &[u8] {
+        &self.0[..=usize::from(self.0[0])]
+    }
 }
 
 #[cfg(test)]
@@ -144,9 +174,9 @@ mod tests {
             for address in [IpAddr::from(v4), IpAddr::from(v6), IpAddr::from(short)] {
                 // An IPv4 address in an IPv6 one is written with dots, and does not come back.
                 if !matches!(address, IpAddr::V6(a) if a.to_string().contains('.')) {
-                    let label = write_dashed(address);
-                    prop_assert_eq!(usize::from(label[0]), label.len() - 1);
-                    prop_assert_eq!(read_dashed(&label[1..]), Some(address));
+                    let label = Label::dashed(address);
+                    prop_assert_eq!(label, Label::of(&label.wire()[1..]));
+                    prop_assert_eq!(read_dashed(&label.wire()[1..]), Some(address));
                 }
             }
             let nibbles: Vec<String> =
