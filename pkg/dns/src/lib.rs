@@ -9,5 +9,13 @@
 //! The way of a question: [`wire`] reads the packet, the zone answers what lies in the cluster's domain, and the forwarder
 //! asks upstream for the rest. Zone and answers are pure; they take time and randomness as arguments.
 
+pub mod answer;
+pub mod cache;
 pub mod keeper;
+pub mod limits;
+pub mod overrides;
+pub mod resolv;
+pub mod search;
+pub mod upstream;
 pub mod wire;
+pub mod zone;

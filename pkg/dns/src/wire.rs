@@ -3,8 +3,13 @@
 //! Messages of other servers are read with hickory-proto; they are not on that path.
 
 mod name;
+mod query;
+mod writer;
 
 pub use name::{InvalidName, Name};
+pub(crate) use name::{LONGEST, NameBuffer};
+pub use query::{Edns, Query, Refusal};
+pub use writer::{LONGEST_OVER_UDP, Owner, Rdata, Section, Transport, Writer};
 
 /// The type of a record or question (RFC 1035 section 3.2.2), as its number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -50,6 +55,8 @@ impl Rcode {
     pub const NOT_IMP: Self = Self(4);
     /// Not answered to this client, or not this question.
     pub const REFUSED: Self = Self(5);
+    /// Not this version of EDNS (RFC 6891); its upper bits are in the OPT record.
+    pub const BAD_VERS: Self = Self(16);
 }
 
 /// A record of class IN.

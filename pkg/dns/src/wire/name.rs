@@ -4,7 +4,7 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 
 /// Longest name, in bytes of its wire form (RFC 1035 section 2.3.4).
-const LONGEST: usize = 255;
+pub(crate) const LONGEST: usize = 255;
 /// Longest label, in bytes.
 const LONGEST_LABEL: usize = 63;
 
@@ -18,6 +18,13 @@ pub struct Name(Box<[u8]>);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a domain name: labels have 1 to 63 bytes, and a name at most 255")]
 pub struct InvalidName(String);
+
+impl InvalidName {
+    /// Refuses a name that is valid, but not where it stands.
+    pub(crate) fn of(name: &Name) -> Self {
+        Self(name.to_string())
+    }
+}
 
 impl Name {
     /// The root.
@@ -151,6 +158,39 @@ impl Hash for Name {
         // A length is below 64, and no letter is: folding leaves it alone.
         folded.make_ascii_lowercase();
         state.write(folded);
+    }
+}
+
+/// A name that is put together in place, from parts in wire form.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NameBuffer {
+    length: usize,
+    bytes: [u8; LONGEST],
+}
+
+impl NameBuffer {
+    /// Joins parts, of which the last has the end; nothing when the name would be too long.
+    pub(crate) fn join(parts: &[&[u8]]) -> Option<Self> {
+        let mut name = Self { length: 0, bytes: [0; LONGEST] };
+        for part in parts {
+            name.bytes.get_mut(name.length..name.length + part.len())?.copy_from_slice(part);
+            name.length += part.len();
+        }
+        Some(name)
+    }
+
+    /// A name in lower case. The name must be valid.
+    pub(crate) fn lower(name: &[u8]) -> Self {
+        let mut lower = Self { length: name.len().min(LONGEST), bytes: [0; LONGEST] };
+        lower.bytes[..lower.length].copy_from_slice(&name[..lower.length]);
+        // Lengths are below 64, and no letter is: folding leaves them alone.
+        lower.bytes[..lower.length].make_ascii_lowercase();
+        lower
+    }
+
+    /// Its wire form.
+    pub(crate) fn wire(&self) -> &[u8] {
+        &self.bytes[..self.length]
     }
 }
 
