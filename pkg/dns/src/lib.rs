@@ -9,4 +9,5 @@
 //! The way of a question: [`wire`] reads the packet, the zone answers what lies in the cluster's domain, and the forwarder
 //! asks upstream for the rest. Zone and answers are pure; they take time and randomness as arguments.
 
+pub mod upstream;
 pub mod wire;

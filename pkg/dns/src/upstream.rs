@@ -1,0 +1,5 @@
+//! Names that are not the cluster's: forwarded to other resolvers, cached, and answered even when those are slow or gone.
+
+pub mod message;
+#[cfg(test)]
+pub(crate) mod testing;
