@@ -9,5 +9,7 @@
 //! The way of a question: [`wire`] reads the packet, the zone answers what lies in the cluster's domain, and the forwarder
 //! asks upstream for the rest. Zone and answers are pure; they take time and randomness as arguments.
 
+pub mod cache;
+pub mod limits;
 pub mod upstream;
 pub mod wire;

@@ -112,8 +112,9 @@ impl Question {
         let name = self.name.wire().len();
         // The first name of a message has nothing before it to point to.
         let asked = bytes[HEADER..].get(..section.len());
-        let same = asked
-            .is_some_and(|asked| asked[..name].eq_ignore_ascii_case(&section[..name]) && asked[name..] == section[name..]);
+        let same = asked.is_some_and(|asked| {
+            asked[..name].eq_ignore_ascii_case(&section[..name]) && asked[name..] == section[name..]
+        });
         if !same || header[4..6] != [0, 1] {
             return Err(BadReply::Foreign);
         }
@@ -157,7 +158,9 @@ impl Question {
             let mut aliases = set.iter().filter(|(_, record)| matches!(record.data, RData::CNAME(_)));
             let Some((_, alias)) = aliases.next() else { break };
             let record = convert(&at, alias)?;
-            let Data::Name(target) = &record.data else { return Err(BadReply::Malformed("an alias without a name")) };
+            let Data::Name(target) = &record.data else {
+                return Err(BadReply::Malformed("an alias without a name"));
+            };
             let target = target.clone();
             if aliases.any(|(_, other)| other.data != alias.data) {
                 return Err(BadReply::Malformed("one name is an alias of two"));
@@ -246,7 +249,9 @@ fn convert(owner: &Name, record: &HickoryRecord) -> Result<Record, BadReply> {
             let mut bytes = Vec::new();
             let mut encoder = BinEncoder::new(&mut bytes);
             encoder.set_name_encoding(NameEncoding::Uncompressed);
-            other.emit(&mut encoder).map_err(|_| BadReply::Malformed("data that can not be written again"))?;
+            other
+                .emit(&mut encoder)
+                .map_err(|_| BadReply::Malformed("data that can not be written again"))?;
             Data::Other(bytes.into())
         }
     };

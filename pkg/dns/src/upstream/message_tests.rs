@@ -14,7 +14,8 @@ fn read(answer: &Answer) -> Result<Reply, BadReply> {
 
 #[test]
 fn a_plain_answer_is_taken() {
-    let reply = read(&Answer::of(vec![a("WWW.example.com", 60, "192.0.2.1"), a("www.example.com", 30, "192.0.2.2")]));
+    let reply =
+        read(&Answer::of(vec![a("WWW.example.com", 60, "192.0.2.1"), a("www.example.com", 30, "192.0.2.2")]));
     let reply = reply.unwrap();
     assert_eq!(reply.answers.len(), 2);
     assert_eq!(reply.ttl, Some(Duration::from_secs(30)));
