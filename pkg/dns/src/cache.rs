@@ -118,7 +118,7 @@ impl Entry {
 
     /// The same answer with its records changed by `change`; as old as it is.
     #[must_use]
-    pub fn changed(&self, change: impl FnOnce(&mut [Record])) -> Self {
+    pub fn changed(&self, change: impl FnOnce(&mut Vec<Record>)) -> Self {
         let mut answers = self.answers.to_vec();
         change(&mut answers);
         let (rcode, soa) = (self.rcode, self.soa.clone());
@@ -154,7 +154,7 @@ impl Entry {
     pub fn ttl(&self, now: Instant) -> u32 {
         let left = self.fresh.saturating_sub(now.saturating_duration_since(self.stored));
         match u32::try_from(left.as_secs()).unwrap_or(u32::MAX) {
-            _ if left.is_zero() && self.fresh > Duration::ZERO => STALE_TTL,
+            _ if left.is_zero() && self.stale > Duration::ZERO => STALE_TTL,
             // Less than a second is left: 0 would say "never keep this".
             0 if !left.is_zero() => 1,
             seconds => seconds,
@@ -331,7 +331,24 @@ impl Cache {
         shard.bytes += cost;
     }
 
-    /// Forgets everything, as when the upstreams are other ones, which may know other answers.
+    /// Lets every answer count as old from now on, and forgets denials: other upstreams may know other answers.
+    pub fn expire(&self, now: Instant) {
+        for shard in &self.shards {
+            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            for at in (0..shard.slots.len()).rev() {
+                let old = &shard.slots[at].entry;
+                if old.denies() {
+                    shard.remove(at);
+                    continue;
+                }
+                let fresh = old.fresh.min(now.saturating_duration_since(old.stored));
+                let expired = Arc::new(Entry { fresh, held: None, ..old.changed(|_| {}) });
+                shard.slots[at].entry = expired;
+            }
+        }
+    }
+
+    /// Forgets everything.
     pub fn clear(&self) {
         for shard in &self.shards {
             *shard.lock().unwrap_or_else(PoisonError::into_inner) = Shard::default();

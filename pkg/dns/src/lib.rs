@@ -11,5 +11,6 @@
 
 pub mod cache;
 pub mod limits;
+pub mod overrides;
 pub mod upstream;
 pub mod wire;

@@ -158,6 +158,7 @@ impl Group {
 
     /// Probes those that are down, one after the other, until all are up again.
     pub(crate) async fn probe(&self) {
+        let _over = Over(&self.probing);
         loop {
             let Some(next) = self.selector().next_probe() else { break };
             tokio::time::sleep_until(next.into()).await;
@@ -175,7 +176,6 @@ impl Group {
                 }
             }
         }
-        self.probing.store(false, std::sync::atomic::Ordering::Release);
     }
 
     fn replied(&self, n: usize, took: Duration) {
@@ -200,6 +200,15 @@ impl Group {
     fn selector(&self) -> MutexGuard<'_, Selector> {
         // Its methods leave it whole at every point where they could panic.
         self.selector.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Says that nobody probes any more, however it ended.
+struct Over<'g>(&'g std::sync::atomic::AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, std::sync::atomic::Ordering::Release);
     }
 }
 

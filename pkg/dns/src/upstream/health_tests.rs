@@ -36,7 +36,8 @@ fn silence_is_held_against_an_upstream_only_when_a_probe_fails_too() {
 fn probes_grow_apart_and_never_stop() {
     let mut now = Instant::now();
     let mut selector = Selector::new(1);
-    (0..3).for_each(|_| drop(selector.failed(0, Fault::Plain, now)));
+    let down: Vec<_> = (0..3).map(|_| selector.failed(0, Fault::Plain, now)).collect();
+    assert_eq!(down, [false, false, true]);
     let mut gaps = Vec::new();
     for _ in 0..10 {
         let next = selector.next_probe().unwrap();
@@ -137,12 +138,22 @@ proptest! {
         for (n, what, after) in events {
             now += MS * after as u32;
             match what {
-                0 => drop(selector.replied(n, MS * after as u32)),
-                1 => drop(selector.failed(n, Fault::Plain, now)),
-                4 => drop(selector.failed(n, Fault::Silent, now)),
-                5 => drop(selector.probe_failed(n)),
+                0 => {
+                    let _ = selector.replied(n, MS * after as u32);
+                },
+                1 => {
+                    let _ = selector.failed(n, Fault::Plain, now);
+                },
+                4 => {
+                    let _ = selector.failed(n, Fault::Silent, now);
+                },
+                5 => {
+                    let _ = selector.probe_failed(n);
+                },
                 2 => selector.overtaken(n, MS * after as u32),
-                _ => drop(selector.take_probe(now)),
+                _ => {
+                    let _ = selector.take_probe(now);
+                }
             }
             let mut order = selector.order(after as u32);
             order.sort_unstable();
