@@ -12,5 +12,6 @@
 pub mod cache;
 pub mod limits;
 pub mod overrides;
+pub mod resolv;
 pub mod upstream;
 pub mod wire;

@@ -86,6 +86,63 @@ impl Limits {
     }
 }
 
+/// How many questions of one client may wait for upstreams at once.
+///
+/// A client that asks for names whose servers never answer would else take all places, and with them the outside names of
+/// all others.
+#[derive(Debug)]
+pub struct Shares {
+    each: usize,
+    taken: Mutex<HashMap<IpAddr, usize>>,
+}
+
+/// A place of a client, free again when this is dropped.
+#[derive(Debug)]
+pub struct Place<'s> {
+    shares: &'s Shares,
+    client: IpAddr,
+}
+
+impl Default for Shares {
+    /// An eighth of the forwarder's 512 questions for each client.
+    fn default() -> Self {
+        Self::new(64)
+    }
+}
+
+impl Shares {
+    /// So many places for each client.
+    #[must_use]
+    pub fn new(each: usize) -> Self {
+        Self { each, taken: Mutex::default() }
+    }
+
+    /// A place for one more question of this client, none when it has all of its own.
+    pub fn take(&self, client: IpAddr) -> Option<Place<'_>> {
+        let client = host(client);
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = taken.entry(client).or_default();
+        if *count >= self.each {
+            return None;
+        }
+        *count += 1;
+        Some(Place { shares: self, client })
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut taken = self.shares.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        // Clients without a question leave the table: it is as large as there are questions.
+        if let Some(count) = taken.get_mut(&self.client) {
+            *count -= 1;
+            if *count == 0 {
+                taken.remove(&self.client);
+            }
+        }
+    }
+}
+
 /// The address that stands for a client.
 fn host(client: IpAddr) -> IpAddr {
     match client.to_canonical() {
@@ -139,6 +196,17 @@ mod tests {
         let (mut first, client) = (0, ip("192.0.2.1"));
         (0..100).for_each(|_| first += u32::from(limits.allow(client, later + Duration::from_secs(1))));
         assert_eq!(first, 10, "limits hold again when there is room");
+    }
+
+    #[test]
+    fn places_are_for_each_client_and_come_back() {
+        let shares = Shares::new(3);
+        let places: Vec<_> = (0..5).filter_map(|_| shares.take(ip("10.0.0.1"))).collect();
+        assert_eq!(places.len(), 3);
+        assert!(shares.take(ip("10.0.0.2")).is_some());
+        drop(places);
+        assert!(shares.taken.lock().unwrap().is_empty());
+        assert!(shares.take(ip("10.0.0.1")).is_some());
     }
 
     proptest! {

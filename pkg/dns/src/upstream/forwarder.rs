@@ -1,12 +1,13 @@
 //! The forwarder: everything about a name that is not the cluster's, from configuration, cache or upstreams.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use super::address::Address;
@@ -27,8 +28,8 @@ const FAILURE: Duration = Duration::from_secs(1);
 const OFFLINE_TTL: u32 = 5;
 /// Most questions under way; each has at most three sockets.
 const QUESTIONS: usize = 512;
-/// Most clients that wait for one of them.
-const WAITERS: usize = 1_024;
+/// Most clients that wait, for all of them.
+const WAITERS: usize = 8_192;
 /// How often the end of an alias is asked for when upstreams leave it open.
 const ROUNDS: usize = 8;
 
@@ -40,6 +41,10 @@ pub struct Config {
     /// Stub domains, hosts and rewrites.
     pub overrides: Arc<Overrides>,
     /// Outside names are denied at once. Overrides still hold: hosts, and stub domains with resolvers of their own.
+    ///
+    /// Denied with NXDOMAIN, not REFUSED or SERVFAIL: musl waits for its whole timeout on those, and glibc asks again
+    /// before it gives up, while both end at once, or go on along their search path, when a name does not exist. It is
+    /// also what the operator says: here are no outside names. The SOA is the root's, with a TTL of 5 s.
     pub offline: bool,
     /// Our own DNS addresses, which are never asked, whoever names them as upstreams.
     pub own: Vec<IpAddr>,
@@ -73,6 +78,19 @@ pub enum Origin {
     Offline,
     /// Nobody knows; the code is SERVFAIL, or what upstreams said.
     Failed(Failure),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cache => f.write_str("the cache"),
+            Self::Stale => f.write_str("the cache, beyond its time, since upstream resolvers do not answer"),
+            Self::Upstream(address) => write!(f, "upstream resolver {address}"),
+            Self::Configured => f.write_str("a host entry of the configuration"),
+            Self::Offline => f.write_str("nowhere: outside names are switched off by --dns-offline"),
+            Self::Failed(failure) => write!(f, "nowhere: {failure}"),
+        }
+    }
 }
 
 /// Why there is no answer.
@@ -111,6 +129,7 @@ pub struct Forwarder {
     /// Apart from the answers, so that names at random can not drive those out by failing.
     failures: Cache,
     flights: Mutex<HashMap<Key, watch::Sender<Option<Outcome>>>>,
+    waiting: Semaphore,
     figures: ForwardFigures,
     tasks: Mutex<JoinSet<()>>,
     runtime: Handle,
@@ -150,6 +169,7 @@ impl Forwarder {
             cache: Cache::new(bounds),
             failures: Cache::new(failures),
             flights: Mutex::default(),
+            waiting: Semaphore::new(WAITERS),
             figures: ForwardFigures::default(),
             tasks: Mutex::default(),
             runtime: Handle::current(),
@@ -277,7 +297,15 @@ impl Forwarder {
         };
         // The flight ends by itself; the bound here is for stale answers, and in case that it does not.
         let patience = if stale.is_some() { STALE_AFTER } else { QUESTION + Duration::from_millis(200) };
-        let outcome = match self.join(state, name, rtype) {
+        let place = self.waiting.try_acquire();
+        let joined = match &place {
+            Ok(_) => self.join(state, name, rtype),
+            Err(_) => {
+                self.figures.rejected.add();
+                Err(Failure::Busy)
+            }
+        };
+        let outcome = match joined {
             Ok(mut landing) => {
                 match tokio::time::timeout(patience, landing.wait_for(Option::is_some)).await {
                     Ok(Ok(outcome)) => outcome.clone(),
@@ -304,10 +332,6 @@ impl Forwarder {
         let key = (name.clone(), rtype);
         let mut flights = self.flights();
         if let Some(flight) = flights.get(&key) {
-            if flight.receiver_count() >= WAITERS {
-                self.figures.rejected.add();
-                return Err(Failure::Busy);
-            }
             self.figures.joined.add();
             return Ok(flight.subscribe());
         }
