@@ -108,6 +108,41 @@ pub(crate) struct AgentArgs {
     /// Link on which these addresses are announced [default: that of this node's address].
     #[arg(long, value_name = "LINK", env = "WARREN_LOADBALANCER_INTERFACE", help_heading = "Services")]
     loadbalancer_interface: Option<String>,
+
+    /// Serve cluster DNS on this node (on), or leave it to somebody else (off) [default: on].
+    #[arg(long, value_name = "ON|OFF", env = "WARREN_DNS", help_heading = "DNS")]
+    dns: Option<String>,
+    /// Addresses of cluster DNS [default: those of Service kube-system/kube-dns, else the tenth of each range of Services].
+    #[arg(long, value_name = "IP[,IP]", env = "WARREN_CLUSTER_DNS", help_heading = "DNS")]
+    cluster_dns: Vec<String>,
+    /// The cluster's domain [default: cluster.local].
+    #[arg(long, value_name = "NAME", env = "WARREN_CLUSTER_DOMAIN", help_heading = "DNS")]
+    cluster_domain: Option<String>,
+    /// Who is asked for outside names; tls://IP#NAME for DNS over TLS [default: the node's own resolvers].
+    #[arg(long, value_name = "IP[:PORT][,...]", env = "WARREN_DNS_UPSTREAM", help_heading = "DNS")]
+    dns_upstream: Vec<String>,
+    /// A domain with resolvers of its own.
+    #[arg(long, value_name = "DOMAIN=IP[,IP]", env = "WARREN_DNS_STUB", help_heading = "DNS")]
+    dns_stub: Vec<String>,
+    /// A host and its addresses.
+    #[arg(long, value_name = "NAME=IP[,IP]", env = "WARREN_DNS_HOST", help_heading = "DNS")]
+    dns_host: Vec<String>,
+    /// A name that is answered as another, or *.OLD=*.NEW for all below.
+    #[arg(long, value_name = "OLD=NEW", env = "WARREN_DNS_REWRITE", help_heading = "DNS")]
+    dns_rewrite: Vec<String>,
+    /// How long clients may keep the cluster's names, in seconds [default: 5].
+    #[arg(long, value_name = "SECONDS", env = "WARREN_DNS_TTL", help_heading = "DNS")]
+    dns_ttl: Option<String>,
+    /// Which pods' addresses have names: disabled, insecure, verified [default: verified].
+    #[arg(long, value_name = "MODE", env = "WARREN_DNS_POD_NAMES", help_heading = "DNS")]
+    dns_pod_names: Option<String>,
+    /// Walk pods' search paths for them [default: on].
+    #[arg(long, value_name = "ON|OFF", env = "WARREN_DNS_SEARCH", help_heading = "DNS")]
+    dns_search: Option<String>,
+    /// There are no outside names: deny them at once, for sites without a way out.
+    #[arg(long, value_name = "BOOL", env = "WARREN_DNS_OFFLINE", num_args = 0..=1, default_missing_value = "true",
+          help_heading = "DNS")]
+    dns_offline: Option<String>,
 }
 
 impl AgentArgs {
@@ -140,6 +175,17 @@ impl AgentArgs {
             ("loadbalancer", one(self.loadbalancer)),
             ("loadbalancer-pool", self.loadbalancer_pool),
             ("loadbalancer-interface", one(self.loadbalancer_interface)),
+            ("dns", one(self.dns)),
+            ("cluster-dns", self.cluster_dns),
+            ("cluster-domain", one(self.cluster_domain)),
+            ("dns-upstream", self.dns_upstream),
+            ("dns-stub", self.dns_stub),
+            ("dns-host", self.dns_host),
+            ("dns-rewrite", self.dns_rewrite),
+            ("dns-ttl", one(self.dns_ttl)),
+            ("dns-pod-names", one(self.dns_pod_names)),
+            ("dns-search", one(self.dns_search)),
+            ("dns-offline", one(self.dns_offline)),
         ] {
             raw.say(key, Origin::Flag, values);
         }

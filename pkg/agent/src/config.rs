@@ -3,8 +3,10 @@
 //! A key is written `--node-name` on the command line, `WARREN_NODE_NAME` in the environment and `node-name` in the
 //! file. Flags win over the environment, the environment over the file. Every fault is found, not just the first.
 
+mod dns;
 mod services;
 
+pub use dns::DnsSettings;
 pub use services::ServicesConfig;
 
 use ipnet::IpNet;
@@ -40,6 +42,17 @@ pub const KEYS: &[&str] = &[
     "loadbalancer",
     "loadbalancer-pool",
     "loadbalancer-interface",
+    "dns",
+    "cluster-dns",
+    "cluster-domain",
+    "dns-upstream",
+    "dns-stub",
+    "dns-host",
+    "dns-rewrite",
+    "dns-ttl",
+    "dns-pod-names",
+    "dns-search",
+    "dns-offline",
 ];
 /// Keys of `warren server`, which may share the file.
 const SERVER_KEYS: &[&str] = &[
@@ -60,6 +73,11 @@ const LISTS: &[&str] = &[
     "nodeport-addresses",
     "service-external-ips",
     "loadbalancer-pool",
+    "cluster-dns",
+    "dns-upstream",
+    "dns-stub",
+    "dns-host",
+    "dns-rewrite",
 ];
 
 /// Which implementation of WireGuard is used.
@@ -132,6 +150,8 @@ pub struct AgentConfig {
     pub mtu: Option<u32>,
     /// Services.
     pub services: ServicesConfig,
+    /// Cluster DNS.
+    pub dns: DnsSettings,
 }
 
 impl AgentConfig {
@@ -321,6 +341,7 @@ impl RawConfig {
                 .unwrap_or_else(|| (std::net::Ipv4Addr::LOCALHOST, defaults::HEALTH_PORT).into()),
             mtu: self.parse("mtu", mtu),
             services: self.services(),
+            dns: self.dns(),
             api: api.unwrap_or(ApiChoice::InCluster),
             node_name: node_name.clone().unwrap_or_else(placeholder),
             data_dir,

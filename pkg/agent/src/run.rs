@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
+use warren_dns::DnsStatus;
 use warren_loadbalancer::{HeldPorts, LoadBalancerStatus};
 use warren_netlink::{Netlink, NetlinkError};
 use warren_overlay::OverlayStatus;
@@ -128,6 +129,7 @@ pub async fn run(config: AgentConfig) -> Result<(), AgentError> {
         access,
         overlay: OverlayStatus::default(),
         proxy: ProxyStatus::default(),
+        dns: DnsStatus::default(),
         load_balancer: LoadBalancerStatus::default(),
         held_ports: tokio::sync::watch::Sender::new(HeldPorts::default()),
         pool: Arc::default(),

@@ -17,7 +17,7 @@ use warren_proxy::names::{V4, V6};
 use warren_proxy::view::{self, FaultView, Hits, HolderView, NoLocal, ServiceSummary, ServiceView};
 use warren_store::Store;
 use warren_store::tables::{pod_key, service_key};
-use warren_types::{LoadBalancerAddresses, Namespace, Node, NodeName, Pod, PodKey, PodName, ServiceKey};
+use warren_types::{LoadBalancerAddresses, Node, NodeName, Pod, PodKey, ServiceKey};
 
 /// The part of `warren status` that is about Services.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -215,11 +215,7 @@ impl Desk {
         if let Some(address) = text.strip_prefix("outside:") {
             return Ok(Source::Outside(address.parse().map_err(|_| unknown())?));
         }
-        let (namespace, name) = text.split_once('/').ok_or_else(unknown)?;
-        let key = PodKey {
-            namespace: Namespace::new(namespace).map_err(|_| unknown())?,
-            name: PodName::new(name).map_err(|_| unknown())?,
-        };
+        let key = PodKey::parse(text).ok_or_else(unknown)?;
         let row = self.store.table::<Pod>().get(&pod_key(&key));
         let row = row.ok_or_else(|| NoAnswer::NoPod(text.to_owned()))?;
         Ok(Source::Pod(PodSource {

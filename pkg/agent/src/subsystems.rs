@@ -1,6 +1,7 @@
 //! Which subsystems an agent has, what each is given, and what it waits for.
 
 mod cni;
+mod dns;
 mod ipam;
 pub(crate) mod join;
 mod loadbalancer;
@@ -18,6 +19,7 @@ use std::future::Future;
 use std::sync::Arc;
 use tokio::sync::{OnceCell, watch};
 use tokio_util::sync::CancellationToken;
+use warren_dns::DnsStatus;
 use warren_ipam::Pool;
 use warren_loadbalancer::{HeldPorts, LoadBalancerStatus, Mode};
 use warren_netlink::nft::Nft;
@@ -45,6 +47,8 @@ pub(crate) struct Shared {
     pub(crate) overlay: OverlayStatus,
     /// What the proxy shows of itself.
     pub(crate) proxy: ProxyStatus,
+    /// What cluster DNS shows of itself.
+    pub(crate) dns: DnsStatus,
     /// What the load balancer says of itself.
     pub(crate) load_balancer: LoadBalancerStatus,
     /// Ports of Services that programs of this host hold.
@@ -74,6 +78,7 @@ pub(crate) fn start_all(supervisor: &mut Supervisor, shared: &Shared) {
     if matches!(shared.config.api, crate::config::ApiChoice::Join { .. }) {
         start(supervisor, shared, "join", join::run);
     }
+    start(supervisor, shared, "dns", dns::run);
     start(supervisor, shared, "source", source::run);
     start(supervisor, shared, "node", node::run);
     start(supervisor, shared, "overlay", overlay::run);

@@ -144,6 +144,18 @@ pub fn answer(context: Context<'_>, client: Client<'_>, query: &Query<'_>, out: 
     }
 }
 
+/// Answers a question by another name, which the one that was asked for stands for.
+pub fn alias(context: Context<'_>, query: &Query<'_>, target: Name, out: &mut Vec<u8>) -> Outcome {
+    let Ok(asked) = Name::from_wire(query.name) else { return fail(context, query, Rcode::FORM_ERR, out) };
+    let lower = NameBuffer::lower(target.wire());
+    let lookup = context.zone.find(lower.wire(), context.settings.pods);
+    let chain = vec![asked, target];
+    if matches!(lookup.found, Found::Outside) {
+        return Outcome::ForwardThen(Chain { names: chain, qtype: query.qtype });
+    }
+    conclude(context, query, chain, lower, lookup, out)
+}
+
 /// The walk through a client's search path, where there is one to go.
 fn search_of(context: Context<'_>, client: Client<'_>, query: &Query<'_>) -> Option<Walk> {
     let Client::Pod(path) = client else { return None };

@@ -11,11 +11,26 @@
 
 pub mod answer;
 pub mod cache;
+mod clients;
+mod config;
+mod desk;
+mod error;
+pub mod figures;
 pub mod keeper;
 pub mod limits;
 pub mod overrides;
+pub mod place;
 pub mod resolv;
+mod runner;
 pub mod search;
+mod server;
+mod sockets;
+mod status;
 pub mod upstream;
 pub mod wire;
 pub mod zone;
+
+pub use config::{Deps, DnsConfig, Tables};
+pub use error::DnsError;
+pub use runner::{clear, run};
+pub use status::{DnsStatus, StatusSnapshot};

@@ -140,7 +140,7 @@ impl FromStr for Rewrite {
 }
 
 /// Values by domain; the longest domain that a name lies in decides, label by label.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Domains<T>(HashMap<Box<[u8]>, T>);
 
 impl<T> Default for Domains<T> {
@@ -188,7 +188,7 @@ impl<T> Domains<T> {
 }
 
 /// All of them.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Overrides {
     hosts: HashMap<Name, Vec<IpAddr>>,
     names: HashMap<IpAddr, Vec<Name>>,
@@ -229,6 +229,12 @@ impl Overrides {
             once(new, "rewrite of", &from)?;
         }
         Ok(all)
+    }
+
+    /// Whether there are any rewrites.
+    #[must_use]
+    pub fn rewrites(&self) -> bool {
+        !self.exact.is_empty() || !self.below.0.is_empty()
     }
 
     /// The name that is asked in place of `name`. It may lie in the cluster's domain.

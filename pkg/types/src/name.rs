@@ -168,6 +168,15 @@ pub struct PodKey {
     pub name: PodName,
 }
 
+impl PodKey {
+    /// The inverse of its text, `namespace/name`.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (namespace, name) = text.split_once('/')?;
+        Some(Self { namespace: Namespace::new(namespace).ok()?, name: PodName::new(name).ok()? })
+    }
+}
+
 impl fmt::Display for PodKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.namespace, self.name)

@@ -77,7 +77,7 @@ impl RawConfig {
     }
 }
 
-fn on_off(v: &str) -> Result<bool, String> {
+pub(super) fn on_off(v: &str) -> Result<bool, String> {
     match v {
         "on" | "true" => Ok(true),
         "off" | "false" => Ok(false),
