@@ -8,7 +8,7 @@ mod lookup;
 mod reverse;
 
 pub use explain::Source;
-pub(crate) use lookup::{Found, Lookup};
+pub(crate) use lookup::{Found, Lookup, Whose};
 pub(crate) use reverse::Label;
 
 use crate::wire::{InvalidName, LONGEST, Name};

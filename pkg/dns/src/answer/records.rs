@@ -61,7 +61,7 @@ pub(super) fn write_found(
         (Found::NameServer, Type::A | Type::AAAA) => {
             addresses(writer, context, owner, qtype, &mut context.settings.servers.clone())
         }
-        (Found::Addresses(list), Type::A | Type::AAAA) => {
+        (Found::Addresses(list, _), Type::A | Type::AAAA) => {
             addresses(writer, context, owner, qtype, &mut list.clone())
         }
         (Found::Names(names), Type::PTR) => {

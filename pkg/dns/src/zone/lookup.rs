@@ -26,12 +26,23 @@ pub(crate) enum Found<'z> {
     NameServer,
     /// A Service, with its labels.
     Service(&'z [u8], &'z Entry),
-    /// The addresses of a Service's endpoints with this hostname, a node, a pod.
-    Addresses(Vec<IpAddr>),
+    /// Addresses, and whose they are.
+    Addresses(Vec<IpAddr>, Whose<'z>),
     /// A port of a Service: the Service's labels, and the port's name and protocol.
     Port(&'z [u8], &'z Entry, Box<[u8]>, Protocol),
     /// Names of an address, in wire form.
     Names(Vec<NameBuffer>),
+}
+
+/// Whose addresses were found.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Whose<'z> {
+    /// Endpoints of the Service with these labels.
+    Endpoints(&'z [u8]),
+    /// A node's.
+    Node,
+    /// A pod's.
+    Pod,
 }
 
 /// A name that was looked up.
@@ -59,7 +70,7 @@ impl Zone {
         // Nodes are known by their bare names too, as hosts files would have them.
         let bare = &name[..name.len() - 1];
         let found = match self.nodes.get(bare) {
-            Some(addresses) => known(Found::Addresses(addresses.to_vec())),
+            Some(addresses) => known(Found::Addresses(addresses.to_vec(), Whose::Node)),
             // A single label may be a node's.
             None if self.knowledge == Knowledge::Nothing && single(bare) => Found::Unknown,
             None => Found::Outside,
@@ -102,7 +113,7 @@ impl Zone {
         let from = |n: usize| &head[starts[count - n]..];
         if count > MOST_LABELS {
             let node = head.strip_suffix(b"\x04node").and_then(|node| self.nodes.get(node));
-            return node.map_or(Found::Missing, |a| Found::Addresses(a.to_vec()));
+            return node.map_or(Found::Missing, |a| Found::Addresses(a.to_vec(), Whose::Node));
         }
         let last = if count == 0 { &[][..] } else { from(1) };
         match (last, count) {
@@ -111,7 +122,7 @@ impl Zone {
             (b"\x03dns" | b"\x03svc" | b"\x03pod" | b"\x04node", 1) => Found::Empty,
             (b"\x03dns", 2) if from(2) == b"\x02ns\x03dns" => Found::NameServer,
             (b"\x04node", _) => match self.nodes.get(&head[..head.len() - 5]) {
-                Some(addresses) => Found::Addresses(addresses.to_vec()),
+                Some(addresses) => Found::Addresses(addresses.to_vec(), Whose::Node),
                 None => Found::Missing,
             },
             (b"\x03svc" | b"\x03pod", 2) => {
@@ -150,7 +161,11 @@ impl Zone {
                     })
                     .map(|e| e.address)
                     .collect();
-                if addresses.is_empty() { Found::Missing } else { Found::Addresses(addresses) }
+                if addresses.is_empty() {
+                    Found::Missing
+                } else {
+                    Found::Addresses(addresses, Whose::Endpoints(labels))
+                }
             }
             _ => Found::Missing,
         }
@@ -169,7 +184,7 @@ impl Zone {
                 )
             }
         };
-        if exists { Found::Addresses(vec![address]) } else { Found::Missing }
+        if exists { Found::Addresses(vec![address], Whose::Pod) } else { Found::Missing }
     }
 
     /// Looks up a reverse name.
