@@ -2,6 +2,15 @@
 //!
 //! The zone holds of each object what DNS needs, and finds a name by walking its labels: there is no table of records
 //! made beforehand, so a change costs what the changed object costs.
+//!
+//! Names are those of the Kubernetes DNS specification 1.1. Where it leaves room, they are CoreDNS's: SRV of a bare
+//! Service has all its ports, and endpoints of Services with cluster addresses have names too. Other than CoreDNS:
+//! - names that only have others below them (`_tcp.web.shop.svc`, `dns`) exist and have no records (RFC 8020);
+//! - a namespace exists while it has a Service or a pod;
+//! - the address of a pod that is no endpoint has the pod's name;
+//! - nodes have their addresses, as `NAME` alone, which a hosts file would give them, and as `NAME.node`;
+//! - of addresses outside the cluster's ranges, the nodes' alone have names: whoever may write endpoints could
+//!   otherwise name anyone's.
 
 mod explain;
 mod lookup;

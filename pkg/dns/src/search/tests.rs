@@ -71,7 +71,7 @@ impl World {
                 Outcome::Answered => break,
                 Outcome::WalkSearch(walk) => {
                     let reply = self.upstream(&walk.asked());
-                    walk.next(context, &query, Some(reply.as_ref()), &mut out)
+                    walk.next(context, &query, reply.as_ref(), &mut out)
                 }
                 Outcome::Forward(asked) => {
                     match self.upstream(&asked) {
@@ -142,7 +142,13 @@ fn path(domains: &[&str]) -> Vec<Name> {
 }
 
 fn pod_path() -> Vec<Name> {
-    path(&["a.svc.cluster.local", "svc.cluster.local", "cluster.local", "corp.example"])
+    super::pod_path(&"cluster.local".parse().unwrap(), &"a".parse().unwrap(), &path(&["corp.example"]))
+}
+
+#[test]
+fn a_pods_path_is_as_kubelet_writes_it() {
+    let written = path(&["a.svc.cluster.local", "svc.cluster.local", "cluster.local", "corp.example"]);
+    assert_eq!(pod_path(), written);
 }
 
 #[test]
