@@ -111,9 +111,15 @@ impl Zone {
         }
         // The rest of the head from its n-th label from the right on.
         let from = |n: usize| &head[starts[count - n]..];
+        if let Some(node) = head.strip_suffix(b"\x04node").filter(|n| !n.is_empty()) {
+            return match self.nodes.get(node) {
+                Some(addresses) => Found::Addresses(addresses.to_vec(), Whose::Node),
+                None if self.above_nodes.contains_key(node) => Found::Empty,
+                None => Found::Missing,
+            };
+        }
         if count > MOST_LABELS {
-            let node = head.strip_suffix(b"\x04node").and_then(|node| self.nodes.get(node));
-            return node.map_or(Found::Missing, |a| Found::Addresses(a.to_vec(), Whose::Node));
+            return Found::Missing;
         }
         let last = if count == 0 { &[][..] } else { from(1) };
         match (last, count) {
@@ -121,10 +127,6 @@ impl Zone {
             (b"\x0bdns-version", 1) => Found::Version,
             (b"\x03dns" | b"\x03svc" | b"\x03pod" | b"\x04node", 1) => Found::Empty,
             (b"\x03dns", 2) if from(2) == b"\x02ns\x03dns" => Found::NameServer,
-            (b"\x04node", _) => match self.nodes.get(&head[..head.len() - 5]) {
-                Some(addresses) => Found::Addresses(addresses.to_vec(), Whose::Node),
-                None => Found::Missing,
-            },
             (b"\x03svc" | b"\x03pod", 2) => {
                 let known = self.namespaces.contains_key(&head[..head.len() - 4]);
                 let promised = last == b"\x03pod" && pods == PodNames::Insecure;
