@@ -204,6 +204,19 @@ fn what_may_be_a_service_that_is_gone_is_not_looked_for_elsewhere() {
 }
 
 #[test]
+fn a_walk_goes_on_through_names_that_stand_for_others() {
+    let mut world = World::new(&["a/web"], &[("www.example.org", Outside::Address)]);
+    let mut service = Service::new(ServiceKey::parse("b/out").unwrap());
+    service.kind = warren_types::ServiceKind::ExternalName;
+    service.external_name = Some("www.example.org".into());
+    world.zone.set_service(&service.key, Some(&service));
+    let path = pod_path();
+    let found = world.ask(Client::Pod(&path), "out.b.a.svc.cluster.local", Type::A);
+    assert_eq!(found, (0, "www.example.org".into(), vec!["192.0.2.1".into()]));
+    assert_eq!(*world.asked.borrow(), ["www.example.org"]);
+}
+
+#[test]
 fn only_the_first_step_of_a_pods_own_walk_is_walked() {
     let mut world = World::new(&["a/web"], &[("www.example.org", Outside::Address)]);
     let (path, other) = (pod_path(), path(&["b.svc.cluster.local", "svc.cluster.local", "cluster.local"]));
