@@ -281,7 +281,9 @@ proptest! {
         let in_service = ["", ".svc", ".svc.cluster.local"].iter().any(|tail| {
             short.strip_suffix(&format!(".{believed}{tail}")).is_some_and(|name| name.contains('.'))
         });
-        prop_assume!(!in_service);
+        if in_service {
+            return Ok(());
+        }
         let (path, belief) = (of(ours), of(believed));
         let plain = world.resolve(Client::Other, &path, short, qtype);
         // Also when the pod is taken for one of another namespace.
