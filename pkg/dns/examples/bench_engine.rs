@@ -11,7 +11,7 @@ use warren_types::{
 };
 
 /// Questions asked for one figure.
-const ROUNDS: u32 = 300_000;
+const ROUNDS: u32 = 100_000;
 /// Endpoints of each Service.
 const ENDPOINTS: u32 = 2;
 
@@ -74,6 +74,27 @@ fn measure(what: &str, zone: &Zone, client: Client<'_>, question: impl Fn(u32) -
     println!("  {what:<44} {each:>5} ns   {:>4} bytes", bytes / answered.max(1));
 }
 
+/// A headless Service with many endpoints, all with hostnames.
+fn large(domain: &Name) -> Option<Zone> {
+    let mut zone = Zone::new(domain).ok()?;
+    let key = ServiceKey::parse("a/large")?;
+    zone.set_service(&key, Some(&Service::new(key.clone())));
+    for part in 0..10 {
+        let (_, mut slice) = rows(part)?;
+        slice.key = SliceKey::parse(&format!("a/large-{part}"))?;
+        slice.service = key.clone();
+        slice.endpoints = (0..100)
+            .map(|e| Endpoint {
+                hostname: Some(format!("large-{}", part * 100 + e)),
+                ..Endpoint::ready(address(42, part * 100 + e))
+            })
+            .collect();
+        zone.set_slice(&slice.key, Some(&slice));
+    }
+    zone.set_knowledge(Knowledge::Current);
+    Some(zone)
+}
+
 fn main() {
     let domain: Name = "cluster.local".parse().unwrap_or_else(|_| Name::root());
     for count in [1_000u32, 10_000] {
@@ -117,4 +138,13 @@ fn main() {
             (format!("h{n}.example.com"), Type::A)
         });
     }
+    let Some(zone) = large(&domain) else { return };
+    println!("a headless Service of 1000 endpoints");
+    measure("A, cut to what fits", &zone, Client::Other, |_| ("large.a.svc.cluster.local".into(), Type::A));
+    measure("SRV, cut to what fits", &zone, Client::Other, |_| {
+        ("_http._tcp.large.a.svc.cluster.local".into(), Type::SRV)
+    });
+    measure("A of one hostname", &zone, Client::Other, |n| {
+        (format!("large-{}.large.a.svc.cluster.local", n % 1000), Type::A)
+    });
 }

@@ -137,7 +137,7 @@ pub fn answer(context: Context<'_>, client: Client<'_>, query: &Query<'_>, out: 
             Err(_) => fail(context, query, Rcode::FORM_ERR, out),
         },
         Found::Missing => match search_of(context, client, query) {
-            Some(walk) => walk.next(context, query, None, out),
+            Some(walk) => walk.go(context, query, out),
             None => conclude(context, query, Vec::new(), lower, lookup, out),
         },
         _ => conclude(context, query, Vec::new(), lower, lookup, out),
@@ -204,7 +204,8 @@ pub(crate) fn conclude<'z>(
         if chain.is_empty() {
             chain.extend(Name::from_wire(query.name));
         }
-        if chain.len() > LONGEST_CHAIN || chain.contains(target) {
+        // Also ends names that stand for each other in a circle.
+        if chain.len() > LONGEST_CHAIN {
             return fail(context, query, Rcode::SERV_FAIL, out);
         }
         chain.push(target.clone());

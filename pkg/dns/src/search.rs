@@ -19,6 +19,17 @@ use crate::answer::{Chain, Context, Outcome, Reply, conclude, fail};
 use crate::wire::{Name, NameBuffer, Query, Rcode, Type};
 use crate::zone::{Found, Zone};
 use std::collections::VecDeque;
+use warren_types::Namespace;
+
+/// The search path that kubelet writes for a pod with `dnsPolicy: ClusterFirst`; `others` are the node's own domains.
+/// Domains that would be too long are left out.
+#[must_use]
+pub fn pod_path(domain: &Name, namespace: &Namespace, others: &[Name]) -> Vec<Name> {
+    let below =
+        |labels: &[&str]| Name::from_labels(labels.iter().map(|l| l.as_bytes()).chain(domain.labels())).ok();
+    let cluster = [below(&[namespace.as_str(), "svc"]), below(&["svc"]), below(&[])];
+    cluster.into_iter().flatten().chain(others.iter().cloned()).collect()
+}
 
 /// A walk through a search path. It stands at a name that is someone else's.
 #[derive(Debug)]
@@ -59,28 +70,31 @@ impl Walk {
         Asked { name: self.left.front().cloned().unwrap_or_else(Name::root), qtype: self.qtype }
     }
 
-    /// Goes on: at first without a reply, then with what was replied to [`Walk::asked`], none when nothing was.
+    /// Goes on with what was replied to [`Walk::asked`], none when nothing was.
     pub fn next(
         mut self,
         context: Context<'_>,
         query: &Query<'_>,
-        reply: Option<Option<&Reply>>,
+        reply: Option<&Reply>,
         out: &mut Vec<u8>,
     ) -> Outcome {
-        if let Some(reply) = reply {
-            match reply.map(|r| r.rcode) {
-                Some(Rcode::NX_DOMAIN) => {
-                    self.left.pop_front();
-                }
-                Some(Rcode::NO_ERROR) => {
-                    let chain = Chain::new(vec![self.asked.clone(), self.asked().name], self.qtype);
-                    complete(context.settings, query, &chain, reply, context.transport, out);
-                    return Outcome::Answered;
-                }
-                // Whether the name exists is not known, so nothing after it may be said.
-                _ => self.left.clear(),
+        match reply.map(|r| r.rcode) {
+            Some(Rcode::NX_DOMAIN) => {
+                self.left.pop_front();
             }
+            Some(Rcode::NO_ERROR) => {
+                let chain = Chain::new(vec![self.asked.clone(), self.asked().name], self.qtype);
+                complete(context.settings, query, &chain, reply, context.transport, out);
+                return Outcome::Answered;
+            }
+            // Whether the name exists is not known, so nothing after it may be said.
+            _ => self.left.clear(),
         }
+        self.go(context, query, out)
+    }
+
+    /// Goes to the next name that exists in the cluster, or is someone else's.
+    pub(crate) fn go(mut self, context: Context<'_>, query: &Query<'_>, out: &mut Vec<u8>) -> Outcome {
         while let Some(name) = self.left.front() {
             let lower = NameBuffer::lower(name.wire());
             let lookup = context.zone.find(lower.wire(), context.settings.pods);

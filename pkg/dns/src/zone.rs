@@ -2,13 +2,22 @@
 //!
 //! The zone holds of each object what DNS needs, and finds a name by walking its labels: there is no table of records
 //! made beforehand, so a change costs what the changed object costs.
+//!
+//! Names are those of the Kubernetes DNS specification 1.1. Where it leaves room, they are CoreDNS's: SRV of a bare
+//! Service has all its ports, and endpoints of Services with cluster addresses have names too. Other than CoreDNS:
+//! - names that only have others below them (`_tcp.web.shop.svc`, `dns`) exist and have no records (RFC 8020);
+//! - a namespace exists while it has a Service or a pod;
+//! - the address of a pod that is no endpoint has the pod's name;
+//! - nodes have their addresses, as `NAME` alone, which a hosts file would give them, and as `NAME.node`;
+//! - of addresses outside the cluster's ranges, the nodes' alone have names: whoever may write endpoints could
+//!   otherwise name anyone's.
 
 mod explain;
 mod lookup;
 mod reverse;
 
 pub use explain::Source;
-pub(crate) use lookup::{Found, Lookup};
+pub(crate) use lookup::{Found, Lookup, Whose};
 pub(crate) use reverse::Label;
 
 use crate::wire::{InvalidName, LONGEST, Name};
@@ -121,6 +130,8 @@ pub struct Zone {
     namespaces: HashMap<Labels, u32>,
     pods: HashMap<Box<str>, (Labels, Box<[IpAddr]>)>,
     nodes: HashMap<Labels, Box<[IpAddr]>>,
+    /// How many nodes' names end with each of these, below `node`: they exist, without records.
+    above_nodes: HashMap<Labels, u32>,
     holders: BTreeSet<(IpAddr, Holder)>,
 }
 
@@ -128,6 +139,28 @@ pub struct Zone {
 fn push_label(labels: &mut Vec<u8>, text: &str) {
     labels.push(u8::try_from(text.len()).unwrap_or(u8::MAX));
     labels.extend(text.bytes().map(|b| b.to_ascii_lowercase()));
+}
+
+fn label(text: &str) -> Vec<u8> {
+    let mut label = Vec::with_capacity(1 + text.len());
+    push_label(&mut label, text);
+    label
+}
+
+/// Counts an object that was and now is there, or not, by what it has in common with others.
+fn count(counts: &mut HashMap<Labels, u32>, common: &[u8], was: bool, is: bool) {
+    match (was, is) {
+        (false, true) => *counts.entry(common.into()).or_default() += 1,
+        (true, false) => {
+            if let Some(count) = counts.get_mut(common) {
+                *count -= 1;
+                if *count == 0 {
+                    counts.remove(common);
+                }
+            }
+        }
+        _ => {}
+    }
 }
 
 fn service_labels(key: &ServiceKey) -> Vec<u8> {
@@ -221,6 +254,7 @@ impl Zone {
             namespaces: HashMap::new(),
             pods: HashMap::new(),
             nodes: HashMap::new(),
+            above_nodes: HashMap::new(),
             holders: BTreeSet::new(),
         })
     }
@@ -268,11 +302,13 @@ impl Zone {
             && self.namespaces.is_empty()
             && self.pods.is_empty()
             && self.nodes.is_empty()
+            && self.above_nodes.is_empty()
             && self.holders.is_empty()
     }
 
     /// Sets a Service, or takes it away.
     pub fn set_service(&mut self, key: &ServiceKey, service: Option<&Service>) {
+        let namespace = label(key.namespace.as_str());
         let labels = self.labels_of(&service_labels(key));
         let entry = self.entries.entry(Arc::clone(&labels)).or_default();
         let new = service.map(Kind::of);
@@ -284,7 +320,7 @@ impl Zone {
             self.holders.insert((address, Holder::Service(Arc::clone(&labels))));
         }
         self.drop_empty(&labels);
-        self.count(key.namespace.as_str(), old.is_some(), service.is_some());
+        count(&mut self.namespaces, &namespace, old.is_some(), service.is_some());
         self.changed();
     }
 
@@ -315,8 +351,7 @@ impl Zone {
 
     /// Sets a pod, or takes it away. A pod that has ended has no addresses.
     pub fn set_pod(&mut self, key: &PodKey, pod: Option<&Pod>) {
-        let mut namespace = Vec::with_capacity(64);
-        push_label(&mut namespace, key.namespace.as_str());
+        let namespace = label(key.namespace.as_str());
         let text: Box<str> = key.to_string().into();
         let new = pod.map(|p| {
             let ips = if p.finished { [].into() } else { p.ips.iter().copied().collect::<Box<[IpAddr]>>() };
@@ -324,7 +359,7 @@ impl Zone {
                 .namespaces
                 .get_key_value(&namespace[..])
                 .map(|(l, _)| Arc::clone(l))
-                .unwrap_or(namespace.into());
+                .unwrap_or_else(|| namespace[..].into());
             (label, ips)
         });
         let old = match &new {
@@ -341,7 +376,7 @@ impl Zone {
                 self.holders.insert((ip, Holder::Pod(Arc::clone(label))));
             }
         }
-        self.count(key.namespace.as_str(), old.is_some(), new.is_some());
+        count(&mut self.namespaces, &namespace, old.is_some(), new.is_some());
         self.changed();
     }
 
@@ -356,6 +391,13 @@ impl Zone {
             }
             None => self.nodes.remove(&labels),
         };
+        let mut rest = &labels[..];
+        while let Some((_, above)) =
+            rest.split_at_checked(1 + usize::from(rest[0])).filter(|(_, a)| !a.is_empty())
+        {
+            count(&mut self.above_nodes, above, old.is_some(), node.is_some());
+            rest = above;
+        }
         for ip in old.unwrap_or_default() {
             self.holders.remove(&(ip, Holder::Node(Arc::clone(&labels))));
         }
@@ -392,24 +434,6 @@ impl Zone {
     fn drop_empty(&mut self, labels: &Labels) {
         if self.entries.get(labels).is_some_and(|e| e.service.is_none() && e.slices.is_empty()) {
             self.entries.remove(labels);
-        }
-    }
-
-    /// Counts an object of a namespace that was and now is there, or not.
-    fn count(&mut self, namespace: &str, was: bool, is: bool) {
-        let mut label = Vec::with_capacity(64);
-        push_label(&mut label, namespace);
-        match (was, is) {
-            (false, true) => *self.namespaces.entry(label.into()).or_default() += 1,
-            (true, false) => {
-                if let Some(count) = self.namespaces.get_mut(&label[..]) {
-                    *count -= 1;
-                    if *count == 0 {
-                        self.namespaces.remove(&label[..]);
-                    }
-                }
-            }
-            _ => {}
         }
     }
 

@@ -61,7 +61,7 @@ pub(super) fn write_found(
         (Found::NameServer, Type::A | Type::AAAA) => {
             addresses(writer, context, owner, qtype, &mut context.settings.servers.clone())
         }
-        (Found::Addresses(list), Type::A | Type::AAAA) => {
+        (Found::Addresses(list, _), Type::A | Type::AAAA) => {
             addresses(writer, context, owner, qtype, &mut list.clone())
         }
         (Found::Names(names), Type::PTR) => {
@@ -193,7 +193,6 @@ fn srv(
     pairs.sort_unstable();
     pairs.dedup();
     hosts.sort_unstable();
-    hosts.dedup();
     let mut order: Vec<(&[u8], u16)> = pairs.iter().map(|(label, port)| (label.wire(), *port)).collect();
     shuffle(&mut order, context.random);
     write_srv(writer, context, owner, &order, |label| host(context.zone, label, labels));

@@ -144,6 +144,26 @@ fn the_specification_holds_after_every_object_went_and_came_back() {
     }
 }
 
+#[test]
+fn names_are_explained_by_their_objects() {
+    let (zone, settings) = zone_of(&table::read(SPECIFICATION)[0]);
+    for (name, explained) in [
+        ("web.shop.svc.cluster.local", "Service shop/web, by its cluster addresses"),
+        ("db.shop.svc.cluster.local", "Service shop/db, by its ready endpoints"),
+        ("out.shop.svc.cluster.local", "Service shop/out, by its external name"),
+        ("_sql._tcp.db.shop.svc.cluster.local", "a port of Service shop/db"),
+        ("db-0.db.shop.svc.cluster.local", "endpoints of Service shop/db"),
+        ("node-1", "a node"),
+        ("10-42-0-77.jobs.pod.cluster.local", "a pod"),
+        ("1.0.43.10.in-addr.arpa", "the address of kubernetes.default.svc.cluster.local."),
+        ("shop.svc.cluster.local", "only names below it have records"),
+        ("x.shop.svc.cluster.local", "of the cluster, where it does not exist"),
+        ("example.com", "not of the cluster; upstream servers are asked"),
+    ] {
+        assert_eq!(zone.explain(&name.parse().unwrap(), settings.pods).to_string(), explained);
+    }
+}
+
 /// A zone with a headless Service of `n` endpoints, all with hostnames.
 fn many(n: u16) -> Zone {
     let endpoints: Vec<String> =

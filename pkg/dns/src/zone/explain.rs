@@ -1,6 +1,6 @@
 //! Which object a name comes from, for people.
 
-use super::{Found, Kind, Zone};
+use super::{Found, Kind, Whose, Zone};
 use crate::answer::PodNames;
 use crate::wire::{Name, NameBuffer};
 use std::fmt;
@@ -27,9 +27,13 @@ pub enum Source {
     },
     /// A port of the Service `namespace/name`.
     Port(String),
-    /// An endpoint, node or pod.
-    Addresses(usize),
-    /// Who has an address: names.
+    /// Endpoints of the Service `namespace/name`.
+    Endpoints(String),
+    /// A node.
+    Node,
+    /// A pod.
+    Pod,
+    /// An address, which has these names.
     Names(Vec<Name>),
 }
 
@@ -43,8 +47,13 @@ impl fmt::Display for Source {
             Self::Domain => f.write_str("the cluster's domain"),
             Self::Service { key, what } => write!(f, "Service {key}, by its {what}"),
             Self::Port(key) => write!(f, "a port of Service {key}"),
-            Self::Addresses(count) => write!(f, "an endpoint, node or pod with {count} addresses"),
-            Self::Names(names) => write!(f, "an address of {} names", names.len()),
+            Self::Endpoints(key) => write!(f, "endpoints of Service {key}"),
+            Self::Node => f.write_str("a node"),
+            Self::Pod => f.write_str("a pod"),
+            Self::Names(names) => {
+                f.write_str("the address of")?;
+                names.iter().try_for_each(|name| write!(f, " {name}"))
+            }
         }
     }
 }
@@ -75,7 +84,9 @@ impl Zone {
                 },
             },
             Found::Port(labels, ..) => Source::Port(key(labels)),
-            Found::Addresses(list) => Source::Addresses(list.len()),
+            Found::Addresses(_, Whose::Endpoints(labels)) => Source::Endpoints(key(labels)),
+            Found::Addresses(_, Whose::Node) => Source::Node,
+            Found::Addresses(_, Whose::Pod) => Source::Pod,
             Found::Names(names) => {
                 Source::Names(names.iter().filter_map(|n| Name::from_wire(n.wire()).ok()).collect())
             }

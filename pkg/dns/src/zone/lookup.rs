@@ -26,12 +26,23 @@ pub(crate) enum Found<'z> {
     NameServer,
     /// A Service, with its labels.
     Service(&'z [u8], &'z Entry),
-    /// The addresses of a Service's endpoints with this hostname, a node, a pod.
-    Addresses(Vec<IpAddr>),
+    /// Addresses, and whose they are.
+    Addresses(Vec<IpAddr>, Whose<'z>),
     /// A port of a Service: the Service's labels, and the port's name and protocol.
     Port(&'z [u8], &'z Entry, Box<[u8]>, Protocol),
     /// Names of an address, in wire form.
     Names(Vec<NameBuffer>),
+}
+
+/// Whose addresses were found.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Whose<'z> {
+    /// Endpoints of the Service with these labels.
+    Endpoints(&'z [u8]),
+    /// A node's.
+    Node,
+    /// A pod's.
+    Pod,
 }
 
 /// A name that was looked up.
@@ -59,7 +70,7 @@ impl Zone {
         // Nodes are known by their bare names too, as hosts files would have them.
         let bare = &name[..name.len() - 1];
         let found = match self.nodes.get(bare) {
-            Some(addresses) => known(Found::Addresses(addresses.to_vec())),
+            Some(addresses) => known(Found::Addresses(addresses.to_vec(), Whose::Node)),
             // A single label may be a node's.
             None if self.knowledge == Knowledge::Nothing && single(bare) => Found::Unknown,
             None => Found::Outside,
@@ -100,9 +111,15 @@ impl Zone {
         }
         // The rest of the head from its n-th label from the right on.
         let from = |n: usize| &head[starts[count - n]..];
+        if let Some(node) = head.strip_suffix(b"\x04node").filter(|n| !n.is_empty()) {
+            return match self.nodes.get(node) {
+                Some(addresses) => Found::Addresses(addresses.to_vec(), Whose::Node),
+                None if self.above_nodes.contains_key(node) => Found::Empty,
+                None => Found::Missing,
+            };
+        }
         if count > MOST_LABELS {
-            let node = head.strip_suffix(b"\x04node").and_then(|node| self.nodes.get(node));
-            return node.map_or(Found::Missing, |a| Found::Addresses(a.to_vec()));
+            return Found::Missing;
         }
         let last = if count == 0 { &[][..] } else { from(1) };
         match (last, count) {
@@ -110,10 +127,6 @@ impl Zone {
             (b"\x0bdns-version", 1) => Found::Version,
             (b"\x03dns" | b"\x03svc" | b"\x03pod" | b"\x04node", 1) => Found::Empty,
             (b"\x03dns", 2) if from(2) == b"\x02ns\x03dns" => Found::NameServer,
-            (b"\x04node", _) => match self.nodes.get(&head[..head.len() - 5]) {
-                Some(addresses) => Found::Addresses(addresses.to_vec()),
-                None => Found::Missing,
-            },
             (b"\x03svc" | b"\x03pod", 2) => {
                 let known = self.namespaces.contains_key(&head[..head.len() - 4]);
                 let promised = last == b"\x03pod" && pods == PodNames::Insecure;
@@ -150,7 +163,11 @@ impl Zone {
                     })
                     .map(|e| e.address)
                     .collect();
-                if addresses.is_empty() { Found::Missing } else { Found::Addresses(addresses) }
+                if addresses.is_empty() {
+                    Found::Missing
+                } else {
+                    Found::Addresses(addresses, Whose::Endpoints(labels))
+                }
             }
             _ => Found::Missing,
         }
@@ -169,7 +186,7 @@ impl Zone {
                 )
             }
         };
-        if exists { Found::Addresses(vec![address]) } else { Found::Missing }
+        if exists { Found::Addresses(vec![address], Whose::Pod) } else { Found::Missing }
     }
 
     /// Looks up a reverse name.

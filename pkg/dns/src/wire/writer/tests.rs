@@ -58,6 +58,11 @@ fn what_is_no_question_is_refused_by_kind() {
     for (at, value) in [(5, 0), (5, 2), (7, 1), (9, 1), (11, 2), (11, 200), (12, 0xc0), (12, 0x41)] {
         assert_eq!(with(at, value), refusal(Rcode::FORM_ERR), "byte {at} is {value}");
     }
+    let mut twice = good.clone();
+    twice.extend_from_slice(&good[good.len() - 23..]);
+    assert!(Query::read(&twice).is_ok(), "what is behind the last record is not looked at");
+    twice[11] = 2;
+    assert_eq!(Query::read(&twice).err(), refusal(Rcode::FORM_ERR), "two OPT records");
     let mut out = vec![9];
     assert!(!Refusal::Silent.write(&mut out) && out.is_empty());
     assert!(refusal(Rcode::FORM_ERR).unwrap().write(&mut out));
