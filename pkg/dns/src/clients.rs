@@ -1,7 +1,7 @@
 //! Who asks.
 
 use crate::answer::Client;
-use crate::place::search_path;
+use crate::search::pod_path;
 use crate::wire::Name;
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -80,7 +80,7 @@ impl Clients {
 
     fn note(&mut self, namespace: &Namespace, addresses: &[IpAddr]) {
         let Some(domain) = &self.domain else { return };
-        let path: Arc<[Name]> = search_path(namespace.as_str(), domain, &self.host_search).into();
+        let path: Arc<[Name]> = pod_path(domain, namespace, &self.host_search).into();
         self.paths.extend(addresses.iter().map(|address| (*address, Arc::clone(&path))));
     }
 }

@@ -216,7 +216,7 @@ fn go_on(
         Outcome::ForwardThen(chain) => {
             answer::complete(context.settings, query, &chain, Some(&reply), context.transport, out);
         }
-        Outcome::WalkSearch(walk) => return walk.next(context, query, Some(Some(&reply)), out),
+        Outcome::WalkSearch(walk) => return walk.next(context, query, Some(&reply), out),
     }
     Outcome::Answered
 }

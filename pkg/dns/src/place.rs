@@ -4,7 +4,6 @@
 //! them. What goes to and comes from their port 53 is left out of connection tracking, and so out of all translation, also
 //! that of another proxy which still knows a Service there.
 
-use crate::wire::Name;
 use ipnet::IpNet;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -47,16 +46,6 @@ fn customary(range: &IpNet) -> Option<IpAddr> {
         IpAddr::V6(first) => std::net::Ipv6Addr::from_bits(first.to_bits().checked_add(CUSTOMARY)?).into(),
     };
     range.contains(&address).then_some(address)
-}
-
-/// The search path that kubelet writes for the pods of a namespace, on a node with these search domains of its own.
-pub(crate) fn search_path(namespace: &str, domain: &Name, host: &[Name]) -> Vec<Name> {
-    let below = |labels: &[&str]| {
-        let own = labels.iter().map(|label| label.as_bytes());
-        Name::from_labels(own.chain(domain.labels())).ok()
-    };
-    let cluster = [below(&[namespace, "svc"]), below(&["svc"]), Some(domain.clone())];
-    cluster.into_iter().flatten().chain(host.iter().cloned()).collect()
 }
 
 /// The section `dns_` of Warren's table.
@@ -134,12 +123,5 @@ mod tests {
             ["10.96.0.0/12", "fd00:43::/112", "10.0.0.0/30"].map(|r| r.parse().unwrap()).into();
         assert_eq!(addresses(&[], None, &ranges), set(&["10.96.0.10", "fd00:43::a"]));
         assert_eq!(addresses(&["1.2.3.4".parse().unwrap()], None, &ranges), set(&["1.2.3.4"]));
-    }
-
-    #[test]
-    fn a_pods_path_is_kubelets() {
-        let names = |texts: &[&str]| texts.iter().map(|t| t.parse().unwrap()).collect::<Vec<Name>>();
-        let path = search_path("web", &"cluster.local".parse().unwrap(), &names(&["lan"]));
-        assert_eq!(path, names(&["web.svc.cluster.local", "svc.cluster.local", "cluster.local", "lan"]));
     }
 }

@@ -14,6 +14,8 @@ pub const SERVICE_CIDR_V6: &str = "fd57:4e00:43::/112";
 pub const NODE_PREFIX_V4: u8 = 24;
 /// Prefix length of a node's IPv6 podCIDR.
 pub const NODE_PREFIX_V6: u8 = 64;
+/// The domain of the cluster's names.
+pub const CLUSTER_DOMAIN: &str = "cluster.local";
 /// UDP port of the WireGuard tunnel. Not 51820, which the user's own VPN often holds.
 pub const TUNNEL_PORT: u16 = 51840;
 /// TCP port of the embedded control plane.

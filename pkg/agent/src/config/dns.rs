@@ -1,7 +1,7 @@
 //! The part of the configuration that is about cluster DNS.
 
+use super::RawConfig;
 use super::services::on_off;
-use super::{Origin, RawConfig};
 use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -88,7 +88,7 @@ impl RawConfig {
         let shown = self.shown(key);
         let mut out = Vec::new();
         for text in texts {
-            match text.trim().parse() {
+            match text.trim().parse::<T>() {
                 Ok(value) => out.push(value),
                 Err(error) => self.fault(&shown, error.to_string()),
             }
@@ -118,6 +118,7 @@ fn pod_names(v: &str) -> Result<PodNames, String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Origin;
     use super::*;
 
     fn read(said: &[(&str, &[&str])]) -> (DnsSettings, Vec<super::super::Fault>) {
