@@ -483,9 +483,7 @@ impl State {
             kept.cloned().unwrap_or_else(|| Arc::new(Group::new(others, &config.roots)))
         };
         let main = group(&config.upstreams);
-        let group = std::cell::RefCell::new(group);
-        let stubs = config.overrides.stubs.map(|upstreams| (group.borrow_mut())(upstreams));
-        drop(group);
+        let stubs = config.overrides.stubs.map(|upstreams| group(upstreams));
         for upstream in &dropped {
             tracing::warn!(%upstream, "this upstream resolver is ourselves and is left out");
         }
