@@ -79,9 +79,7 @@ impl Group {
     pub(crate) async fn ask(&self, name: &Name, rtype: Type) -> Result<(Reply, &Address), Unanswered> {
         let mut plan = {
             let selector = self.selector();
-            let order = selector.order(random());
-            let patience = order.first().map_or(Duration::ZERO, |&first| selector.patience(first));
-            Plan::new(order, patience, now())
+            Plan::new(selector.order(random()), selector.patience(), now())
         };
         let mut running = FuturesUnordered::new();
         let mut started: Vec<(usize, std::time::Instant)> = Vec::new();

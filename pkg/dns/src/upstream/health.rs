@@ -106,11 +106,14 @@ impl Selector {
         order
     }
 
-    /// How long upstream `n` is waited for alone.
+    /// How long the first is waited for alone: as long as the fastest may take, whichever is asked first, so that trying
+    /// out a slow one costs a client little.
     #[must_use]
-    pub fn patience(&self, n: usize) -> Duration {
-        let latency = self.peers.get(n).and_then(|peer| peer.latency);
-        latency.map_or(UNKNOWN, |latency| (latency * 2).clamp(PATIENCE.0, PATIENCE.1))
+    pub fn patience(&self) -> Duration {
+        let up = self.peers.iter().filter(|peer| !peer.is_down());
+        let each = up
+            .map(|peer| peer.latency.map_or(UNKNOWN, |latency| (latency * 2).clamp(PATIENCE.0, PATIENCE.1)));
+        each.min().unwrap_or(UNKNOWN)
     }
 
     /// Upstream `n` replied after `took`; says whether it was down.

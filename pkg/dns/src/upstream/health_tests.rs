@@ -162,7 +162,7 @@ proptest! {
             let well = selector.health().iter().all(|peer| peer.down.is_none());
             prop_assert_eq!(selector.next_probe().is_none(), well);
             prop_assert_eq!(selector.all_down(), up.is_empty());
-            prop_assert!(selector.patience(n) >= PATIENCE.0 && selector.patience(n) <= PATIENCE.1);
+            prop_assert!(selector.patience() >= PATIENCE.0 && selector.patience() <= PATIENCE.1);
             for down in selector.health().iter().filter_map(|peer| peer.down) {
                 prop_assert!(down.interval <= PROBES.1);
             }
