@@ -490,6 +490,23 @@ async fn we_are_never_our_own_upstream() {
     assert_eq!((fake.count(), forwarder.status().ourselves.len()), (0, 1));
 }
 
+/// A resolver of the node that asks us: each question joins the one under way, so a loop ends by itself.
+#[tokio::test]
+async fn a_loop_through_another_resolver_ends() {
+    let (ours, runtime) = (Arc::new(std::sync::OnceLock::<Arc<Forwarder>>::new()), Handle::current());
+    let behind = Arc::clone(&ours);
+    let fake = Fake::start(move |query| {
+        let (forwarder, (name, rtype)) = (Arc::clone(behind.get().unwrap()), asked(query.bytes));
+        runtime.spawn(async move { forwarder.resolve(&name, rtype).await });
+        vec![]
+    })
+    .await;
+    let forwarder = ours.get_or_init(|| forwarder(vec![fake.upstream()]));
+    let answer = resolve(forwarder, "a.example").await;
+    assert_eq!(answer.entry.rcode(), Rcode::SERV_FAIL);
+    assert!(fake.count() <= 6, "{} queries", fake.count());
+}
+
 #[tokio::test]
 async fn other_upstreams_make_what_is_kept_old_but_not_lost() {
     let (one, other) = (Fake::start(at_once).await, Fake::start(at_once).await);

@@ -74,7 +74,7 @@ fn a_second_is_asked_when_the_first_takes_long() {
     assert_eq!(plan.step(now, 0), Step::Ask(4));
     assert_eq!(plan.step(now, 1), Step::Wait(now + MS * 50));
     assert_eq!(plan.step(now + MS * 50, 1), Step::Ask(7));
-    assert_eq!(plan.step(now + MS * 51, 2), Step::Wait(now + MS * 150));
+    assert_eq!(plan.step(now + MS * 51, 2), Step::Wait(now + MS * 350), "the same again not so soon");
     plan.failed(now + MS * 60);
     assert_eq!(plan.step(now + MS * 60, 1), Step::Ask(4), "at once after a failure");
 }
