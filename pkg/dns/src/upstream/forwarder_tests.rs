@@ -522,6 +522,19 @@ async fn other_upstreams_make_what_is_kept_old_but_not_lost() {
 }
 
 #[tokio::test]
+async fn upstreams_that_are_no_longer_named_are_not_probed_on() {
+    let (dead, good) = (nobody().await, Fake::start(at_once).await);
+    let forwarder = forwarder(vec![dead.clone()]);
+    resolve(&forwarder, "a.example").await;
+    assert!(forwarder.status().upstreams[0].1.is_down());
+    forwarder.update(Config { upstreams: vec![good.upstream()], ..Config::default() });
+    let back = Fake::start_at(dead.socket().unwrap(), at_once).await;
+    assert_eq!(address(&resolve(&forwarder, "b.example").await), "192.0.2.1");
+    tokio::time::sleep(MS * 600).await;
+    assert_eq!(back.count(), 0);
+}
+
+#[tokio::test]
 async fn transfers_and_the_like_are_refused() {
     let fake = Fake::start(at_once).await;
     let forwarder = forwarder(vec![fake.upstream()]);

@@ -74,7 +74,7 @@ async fn over_tls_without_a_name_the_certificate_is_for_the_address() {
         async move { forwarder.resolve(&name, Type::A).await }
     }))
     .await;
-    assert!(all.iter().all(|one| right(one)));
+    assert!(all.iter().all(right));
 }
 
 #[tokio::test]
