@@ -19,10 +19,12 @@ use crate::wire::{Data, Name, Rcode, Record, Type};
 
 /// Parts with a lock of their own.
 const SHARDS: usize = 8;
-/// What an entry costs beside its names and data.
-const OVERHEAD: usize = 200;
+/// What the allocator takes for each piece of memory beside it, roughly.
+const PIECE: usize = 16;
+/// What an answer costs beside its names and data: slot, place in the index, entry with its counts, and their pieces.
+const OVERHEAD: usize = size_of::<Slot>() + 2 * size_of::<(u64, usize)>() + size_of::<Entry>() + 4 * PIECE;
 /// What a record costs beside its names and data.
-const RECORD: usize = 64;
+const RECORD: usize = size_of::<Record>() + 2 * PIECE;
 
 /// How much is kept, and how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -151,3 +151,18 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_default_bounds_hold_usual_answers() {
+    let (cache, now) = (Cache::new(Bounds::default()), Instant::now());
+    for n in 0..10_000 {
+        let owner = format!("service-{n}.region.some-provider.example.com");
+        let answers = (0..4).map(|n| a(&owner, 60, &format!("192.0.2.{n}"))).collect();
+        let bounds = Bounds::default();
+        let entry = Entry::new(Rcode::NO_ERROR, answers, None, Some(SECOND * 60), &bounds, now);
+        cache.keep(&name(&owner), Type::A, Arc::new(entry));
+    }
+    let (entries, bytes, _) = cache.size();
+    println!("{entries} answers of 4 addresses in {} KiB", bytes >> 10);
+    assert!(entries > 9_000 && bytes < Bounds::default().bytes, "{entries} answers, {bytes} bytes");
+}

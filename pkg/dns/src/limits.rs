@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Parts of the table with a lock of their own.
@@ -98,8 +98,8 @@ pub struct Shares {
 
 /// A place of a client, free again when this is dropped.
 #[derive(Debug)]
-pub struct Place<'s> {
-    shares: &'s Shares,
+pub struct Place {
+    shares: Arc<Shares>,
     client: IpAddr,
 }
 
@@ -118,7 +118,7 @@ impl Shares {
     }
 
     /// A place for one more question of this client, none when it has all of its own.
-    pub fn take(&self, client: IpAddr) -> Option<Place<'_>> {
+    pub fn take(self: &Arc<Self>, client: IpAddr) -> Option<Place> {
         let client = host(client);
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let count = taken.entry(client).or_default();
@@ -126,11 +126,12 @@ impl Shares {
             return None;
         }
         *count += 1;
-        Some(Place { shares: self, client })
+        drop(taken);
+        Some(Place { shares: Arc::clone(self), client })
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for Place {
     fn drop(&mut self) {
         let mut taken = self.shares.taken.lock().unwrap_or_else(PoisonError::into_inner);
         // Clients without a question leave the table: it is as large as there are questions.
@@ -200,7 +201,7 @@ mod tests {
 
     #[test]
     fn places_are_for_each_client_and_come_back() {
-        let shares = Shares::new(3);
+        let shares = Arc::new(Shares::new(3));
         let places: Vec<_> = (0..5).filter_map(|_| shares.take(ip("10.0.0.1"))).collect();
         assert_eq!(places.len(), 3);
         assert!(shares.take(ip("10.0.0.2")).is_some());

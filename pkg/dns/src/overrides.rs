@@ -182,7 +182,7 @@ impl<T> Domains<T> {
         self.0.values()
     }
 
-    pub(crate) fn map<U>(&self, change: impl Fn(&T) -> U) -> Domains<U> {
+    pub(crate) fn map<U>(&self, mut change: impl FnMut(&T) -> U) -> Domains<U> {
         Domains(self.0.iter().map(|(domain, value)| (domain.clone(), change(value))).collect())
     }
 }

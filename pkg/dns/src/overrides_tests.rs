@@ -109,7 +109,7 @@ proptest! {
         let asked = name(&asked);
         let mut map = Domains::default();
         domains.iter().for_each(|domain| drop(map.insert(&name(domain), name(domain))));
-        let longest = domains.iter().map(|domain| name(domain)).filter(|domain| asked.lies_in(domain)).max_by_key(|d| d.wire().len());
+        let longest = domains.iter().map(String::as_str).map(name).filter(|domain| asked.lies_in(domain)).max_by_key(|d| d.wire().len());
         let found = map.find(&asked).map(|(domain, before)| (domain.clone(), before.to_vec()));
         let wanted = longest.map(|domain| { let before = asked.above(&domain).unwrap().to_vec(); (domain, before) });
         prop_assert_eq!(found, wanted);

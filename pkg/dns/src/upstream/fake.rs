@@ -19,7 +19,7 @@ pub(crate) struct Query<'q> {
     pub(crate) stream: bool,
 }
 
-/// Replies, each after a time.
+/// Replies, each after a time; none closes a stream.
 pub(crate) type Replies = Vec<(Duration, Vec<u8>)>;
 
 type Handler = Arc<dyn Fn(Query<'_>) -> Replies + Send + Sync>;
@@ -138,7 +138,11 @@ async fn messages(
             return;
         }
         let nth = count.fetch_add(1, Ordering::SeqCst);
-        for (after, reply) in handler(Query { bytes: &query, nth, stream: true }) {
+        let replies = handler(Query { bytes: &query, nth, stream: true });
+        if replies.is_empty() {
+            return;
+        }
+        for (after, reply) in replies {
             tokio::time::sleep(after).await;
             let length = u16::try_from(reply.len()).unwrap();
             if stream.write_all(&[&length.to_be_bytes()[..], &reply].concat()).await.is_err() {

@@ -342,7 +342,7 @@ impl Forwarder {
         let (sender, receiver) = watch::channel(None);
         flights.insert(key.clone(), sender);
         drop(flights);
-        let flight = Flight { forwarder: Arc::clone(self), key };
+        let flight = Flight { forwarder: Arc::clone(self), key, landed: false };
         let state = Arc::clone(state);
         self.spawn(async move { flight.fly(&state).await });
         Ok(receiver)
@@ -351,8 +351,8 @@ impl Forwarder {
     /// Has the upstreams of a group probed, if some are down and nobody does it.
     fn look_after(self: &Arc<Self>, group: &Arc<Group>) {
         if group.wants_probing() {
-            let group = Arc::clone(group);
-            self.spawn(async move { group.probe().await });
+            // Not kept alive by its probes: a group that configuration no longer names is not probed on.
+            self.spawn(Group::probe(Arc::downgrade(group)));
         }
     }
 
@@ -395,22 +395,28 @@ impl Forwarder {
 struct Flight {
     forwarder: Arc<Forwarder>,
     key: Key,
+    /// It left already; the next of the same name may be in its place.
+    landed: bool,
 }
 
 impl Drop for Flight {
     fn drop(&mut self) {
-        self.forwarder.flights().remove(&self.key);
+        if !self.landed {
+            self.forwarder.flights().remove(&self.key);
+        }
     }
 }
 
 impl Flight {
-    async fn fly(self, state: &Arc<State>) {
+    async fn fly(mut self, state: &Arc<State>) {
         let forwarder = Arc::clone(&self.forwarder);
         let (name, rtype) = &self.key;
         let asked = tokio::time::timeout(QUESTION, forwarder.ask(state, name, *rtype)).await;
         let outcome = asked.unwrap_or_else(|_| Err(failure(&Unanswered::Late)));
         let now = now();
         match &outcome {
+            // Asked of upstreams that are no longer ours.
+            _ if !Arc::ptr_eq(state, &forwarder.state()) => {}
             Ok((entry, _)) => forwarder.cache.keep(name, *rtype, Arc::clone(entry)),
             Err((rcode, _)) => match forwarder.cache.find(name, *rtype, now) {
                 Some(Found::Stale(entry)) => forwarder.cache.keep(name, *rtype, Arc::new(entry.held(now))),
@@ -421,6 +427,7 @@ impl Flight {
             },
         }
         let sender = forwarder.flights().remove(&self.key);
+        self.landed = true;
         if let Some(sender) = sender {
             sender.send_replace(Some(outcome));
         }
@@ -483,9 +490,7 @@ impl State {
             kept.cloned().unwrap_or_else(|| Arc::new(Group::new(others, &config.roots)))
         };
         let main = group(&config.upstreams);
-        let group = std::cell::RefCell::new(group);
-        let stubs = config.overrides.stubs.map(|upstreams| (group.borrow_mut())(upstreams));
-        drop(group);
+        let stubs = config.overrides.stubs.map(|upstreams| group(upstreams));
         for upstream in &dropped {
             tracing::warn!(%upstream, "this upstream resolver is ourselves and is left out");
         }

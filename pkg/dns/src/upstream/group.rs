@@ -1,6 +1,7 @@
 //! Several upstreams that know the same names: asked by the plan of [`super::health`], which this carries out.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -23,7 +24,7 @@ pub(crate) struct Group {
     figures: Vec<Arc<UpstreamFigures>>,
     selector: Mutex<Selector>,
     /// Whether somebody probes those that are down.
-    probing: std::sync::atomic::AtomicBool,
+    probing: AtomicBool,
 }
 
 /// Why a group gave no answer.
@@ -69,19 +70,16 @@ impl Group {
         self.selector().all_down()
     }
 
-    /// Whether the caller is the one who has to run [`Group::probe`] now.
+    /// Whether the caller is the one who has to run `probe` now.
     pub(crate) fn wants_probing(&self) -> bool {
-        use std::sync::atomic::Ordering::AcqRel;
-        self.selector().next_probe().is_some() && !self.probing.swap(true, AcqRel)
+        self.selector().next_probe().is_some() && !self.probing.swap(true, Ordering::AcqRel)
     }
 
     /// Asks, and says who answered.
     pub(crate) async fn ask(&self, name: &Name, rtype: Type) -> Result<(Reply, &Address), Unanswered> {
         let mut plan = {
             let selector = self.selector();
-            let order = selector.order(random());
-            let patience = order.first().map_or(Duration::ZERO, |&first| selector.patience(first));
-            Plan::new(order, patience, now())
+            Plan::new(selector.order(random()), selector.patience(), now())
         };
         let mut running = FuturesUnordered::new();
         let mut started: Vec<(usize, std::time::Instant)> = Vec::new();
@@ -156,23 +154,30 @@ impl Group {
         (n, began, reply.unwrap_or(Err(ExchangeError::Silent)))
     }
 
-    /// Probes those that are down, one after the other, until all are up again.
-    pub(crate) async fn probe(&self) {
-        let _over = Over(&self.probing);
+    /// Probes those that are down, one after the other, until all are up again or the group is no longer used.
+    pub(crate) async fn probe(group: Weak<Self>) {
+        let _over = Over(group.clone());
         loop {
-            let Some(next) = self.selector().next_probe() else { break };
+            let Some(next) = group.upgrade().and_then(|group| group.selector().next_probe()) else { return };
             tokio::time::sleep_until(next.into()).await;
-            let Some(n) = self.selector().take_probe(now()) else { continue };
-            // Any answer shows life; every resolver knows who serves the root.
-            let (_, began, result) = self.attempt(n, &Name::root(), Type::NS).await;
-            match result {
-                Ok(_) | Err(ExchangeError::Reply(_)) => self.replied(n, now() - began),
-                Err(error) => {
-                    self.figures[n].probe_failures.add();
-                    let silent = !matches!(error, ExchangeError::Here(_));
-                    if silent && self.selector().probe_failed(n) {
-                        self.warn_down(n, &error);
-                    }
+            let Some(group) = group.upgrade() else { return };
+            let due = group.selector().take_probe(now());
+            if let Some(n) = due {
+                group.probe_one(n).await;
+            }
+        }
+    }
+
+    async fn probe_one(&self, n: usize) {
+        // Any answer shows life; every resolver knows who serves the root.
+        let (_, began, result) = self.attempt(n, &Name::root(), Type::NS).await;
+        match result {
+            Ok(_) | Err(ExchangeError::Reply(_)) => self.replied(n, now() - began),
+            Err(error) => {
+                self.figures[n].probe_failures.add();
+                let remote = !matches!(error, ExchangeError::Here(_));
+                if remote && self.selector().probe_failed(n) {
+                    self.warn_down(n, &error);
                 }
             }
         }
@@ -204,11 +209,13 @@ impl Group {
 }
 
 /// Says that nobody probes any more, however it ended.
-struct Over<'g>(&'g std::sync::atomic::AtomicBool);
+struct Over(Weak<Group>);
 
-impl Drop for Over<'_> {
+impl Drop for Over {
     fn drop(&mut self) {
-        self.0.store(false, std::sync::atomic::Ordering::Release);
+        if let Some(group) = self.0.upgrade() {
+            group.probing.store(false, Ordering::Release);
+        }
     }
 }
 

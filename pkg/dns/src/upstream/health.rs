@@ -15,6 +15,8 @@ const PROBES: (Duration, Duration) = (Duration::from_millis(250), Duration::from
 const UNKNOWN: Duration = Duration::from_millis(300);
 /// Bounds of that wait for one whose latency is known. Below 50 ms a hedge costs more than it brings.
 const PATIENCE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+/// Least time before the same upstream is asked again: it may only be finding the name out.
+const AGAIN: Duration = Duration::from_millis(300);
 /// After this an attempt counts as failed, so that an upstream that is silent is found down within one question.
 pub const ATTEMPT: Duration = Duration::from_millis(1_500);
 /// Time for a question in all: below the 5 s after which resolvers of libc ask again.
@@ -106,11 +108,14 @@ impl Selector {
         order
     }
 
-    /// How long upstream `n` is waited for alone.
+    /// How long the first is waited for alone: as long as the fastest may take, whichever is asked first, so that trying
+    /// out a slow one costs a client little.
     #[must_use]
-    pub fn patience(&self, n: usize) -> Duration {
-        let latency = self.peers.get(n).and_then(|peer| peer.latency);
-        latency.map_or(UNKNOWN, |latency| (latency * 2).clamp(PATIENCE.0, PATIENCE.1))
+    pub fn patience(&self) -> Duration {
+        let up = self.peers.iter().filter(|peer| !peer.is_down());
+        let each = up
+            .map(|peer| peer.latency.map_or(UNKNOWN, |latency| (latency * 2).clamp(PATIENCE.0, PATIENCE.1)));
+        each.min().unwrap_or(UNKNOWN)
     }
 
     /// Upstream `n` replied after `took`; says whether it was down.
@@ -219,7 +224,8 @@ impl Plan {
         let Some(n) = self.order.pop_front() else { return Step::GiveUp };
         self.order.push_back(n);
         self.asked += 1;
-        self.due = now + self.pause;
+        let again = self.asked >= self.order.len();
+        self.due = now + if again { self.pause.max(AGAIN) } else { self.pause };
         // Retransmissions back off, so that an upstream under load is not buried.
         self.pause *= 2;
         Step::Ask(n)

@@ -74,7 +74,7 @@ fn a_second_is_asked_when_the_first_takes_long() {
     assert_eq!(plan.step(now, 0), Step::Ask(4));
     assert_eq!(plan.step(now, 1), Step::Wait(now + MS * 50));
     assert_eq!(plan.step(now + MS * 50, 1), Step::Ask(7));
-    assert_eq!(plan.step(now + MS * 51, 2), Step::Wait(now + MS * 150));
+    assert_eq!(plan.step(now + MS * 51, 2), Step::Wait(now + MS * 350), "the same again not so soon");
     plan.failed(now + MS * 60);
     assert_eq!(plan.step(now + MS * 60, 1), Step::Ask(4), "at once after a failure");
 }
@@ -162,7 +162,7 @@ proptest! {
             let well = selector.health().iter().all(|peer| peer.down.is_none());
             prop_assert_eq!(selector.next_probe().is_none(), well);
             prop_assert_eq!(selector.all_down(), up.is_empty());
-            prop_assert!(selector.patience(n) >= PATIENCE.0 && selector.patience(n) <= PATIENCE.1);
+            prop_assert!(selector.patience() >= PATIENCE.0 && selector.patience() <= PATIENCE.1);
             for down in selector.health().iter().filter_map(|peer| peer.down) {
                 prop_assert!(down.interval <= PROBES.1);
             }

@@ -18,6 +18,8 @@ const UDP_SIZE: u16 = 1232;
 const HEADER: usize = 12;
 /// Most aliases of one chain.
 pub const LONGEST_CHAIN: usize = 16;
+/// Most records of a reply, of which each costs time to read. Real answers have a few dozen.
+const MOST_READ: u32 = 1_024;
 /// Most records of the final set; more are cut off, since no answer of ours could carry them.
 const MOST_RECORDS: usize = 256;
 
@@ -125,6 +127,11 @@ impl Question {
         }
         if header[2] & 0x02 != 0 {
             return Err(BadReply::Truncated);
+        }
+        let counts =
+            header[6..].chunks_exact(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])));
+        if counts.sum::<u32>() > MOST_READ {
+            return Err(BadReply::Malformed("it has more records than any answer needs"));
         }
         let message = Message::from_vec(bytes).map_err(|_| BadReply::Malformed("it can not be decoded"))?;
         // EDNS may carry the upper bits of the code: BADVERS and the like.

@@ -100,6 +100,31 @@ fn what_answers_another_question_is_foreign() {
     assert_eq!(question.read(&good[..11], true), Err(BadReply::Foreign));
 }
 
+/// As many records as are read, of the longest name, each by a pointer to it: what it costs whoever reads it.
+#[test]
+fn the_worst_reply_takes_bounded_time() {
+    let long = ["a".repeat(63), "b".repeat(63), "c".repeat(63), "d".repeat(61)].join(".");
+    let question = Question { name: name(&long), ..question() };
+    let mut bytes = question.message(false);
+    bytes[2..4].copy_from_slice(&[0x81, 0x80]);
+    let record = [&[0xc0, 12, 0, 5, 0, 1, 0, 0, 0, 9, 0, 2, 0xc0, 12][..], &[]].concat();
+    let other = [&[0xc0, 76, 0, 1, 0, 1, 0, 0, 0, 9, 0, 4, 192, 0, 2, 1][..]].concat();
+    let mut count = 0_u16;
+    while u32::from(count) + 1 < MOST_READ {
+        bytes.extend_from_slice(&other);
+        count += 1;
+    }
+    bytes.extend_from_slice(&record);
+    bytes[6..8].copy_from_slice(&(count + 1).to_be_bytes());
+    let began = std::time::Instant::now();
+    assert!(matches!(question.read(&bytes, false), Err(BadReply::Malformed(_))));
+    let took = began.elapsed();
+    bytes[10] = 1;
+    assert!(question.read(&bytes, false).is_err(), "not even read");
+    println!("{count} records in {} bytes took {took:?}", bytes.len());
+    assert!(took < Duration::from_millis(300), "{took:?}");
+}
+
 #[test]
 fn a_server_without_edns_is_asked_again_without() {
     let mut bytes = question().message(true);
@@ -113,8 +138,14 @@ fn a_server_without_edns_is_asked_again_without() {
     assert_eq!(question().read(&bare, true), Err(BadReply::NoEdns));
 }
 
+/// More than usual, for bytes that anybody can send; still more with PROPTEST_CASES.
+fn many() -> ProptestConfig {
+    let usual = ProptestConfig::default();
+    ProptestConfig { cases: usual.cases.max(2_000), ..usual }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2_000))]
+    #![proptest_config(many())]
 
     #[test]
     fn any_bytes_are_read_without_harm(bytes in prop::collection::vec(any::<u8>(), 0..600)) {

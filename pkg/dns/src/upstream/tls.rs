@@ -155,3 +155,7 @@ impl TlsClient {
         reply
     }
 }
+
+#[cfg(test)]
+#[path = "tls_tests.rs"]
+mod tests;
