@@ -34,7 +34,7 @@ pub(crate) struct Desk {
     world: RwLock<World>,
     pub(crate) forwarder: Arc<Forwarder>,
     limits: Limits,
-    shares: Shares,
+    shares: Arc<Shares>,
     /// Places for those who wait.
     pub(crate) waiting: Arc<Semaphore>,
     pub(crate) figures: Figures,
@@ -59,7 +59,7 @@ impl Desk {
             world: RwLock::new(world),
             forwarder,
             limits: Limits::new(crate::limits::Rate::default()),
-            shares: Shares::default(),
+            shares: Arc::default(),
             waiting: Arc::new(Semaphore::new(WAITING)),
             figures: Figures::default(),
             turns: AtomicU64::new(0),
