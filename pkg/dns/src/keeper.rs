@@ -100,7 +100,13 @@ impl Keeper {
 
     /// Waits until it is gone.
     pub(crate) async fn gone(&self) {
-        let _ = self.0.readable().await;
+        // The readiness that the last answer has left says nothing, until a read finds nothing. Unasked it never speaks.
+        while self.0.readable().await.is_ok() {
+            match self.0.try_read(&mut [0]) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                _ => return,
+            }
+        }
     }
 }
 
@@ -272,6 +278,27 @@ mod tests {
         assert!(next.take().await.unwrap().is_empty());
         drop(socket);
         UdpSocket::bind(address).unwrap();
+    }
+
+    #[tokio::test]
+    async fn it_is_gone_when_it_has_ended_and_not_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let serving = started(dir.path()).await;
+        let keeper = Keeper::connect(dir.path()).await.unwrap();
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        keeper.keep(&[("udp".into(), socket.as_fd())]).await.unwrap();
+        assert!(keeper.take().await.unwrap().len() == 1);
+        tokio::select! {
+            biased;
+            () = keeper.gone() => panic!("it serves"),
+            () = tokio::time::sleep(Duration::from_millis(50)) => {}
+        }
+        serving.abort();
+        // The exchange is a task of the same runtime; it ends with the other end of the stream.
+        drop(keeper);
+        let (near, far) = UnixStream::pair().unwrap();
+        drop(far);
+        Keeper(near).gone().await;
     }
 
     #[tokio::test]
