@@ -226,16 +226,31 @@ impl Battery {
     /// # Errors
     /// When it does not start to listen.
     pub fn serve(&self, place: &str, name: &str, args: &[&str]) -> Result<Running> {
-        let mut all = vec![self.whoami.as_str(), "serve", "--name", name];
-        all.extend(args);
-        let mut command = self.exec_command(place, &all);
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+        self.start_server(place, &[&["serve", "--name", name], args].concat())
+    }
+
+    /// Starts the program as a server that says `ready` when it is.
+    ///
+    /// # Errors
+    /// When it does not start to listen.
+    pub fn start_server(&self, place: &str, args: &[&str]) -> Result<Running> {
+        let all = [&[self.whoami.as_str()], args].concat();
+        let mut child = self.exec_command(place, &all).stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
         let stdout = child.stdout.take().context("the server has no stdout")?;
         let running = Running(child);
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line)?;
         ensure!(line.trim() == "ready", "{place}: {} says {line:?}", all.join(" "));
         Ok(running)
+    }
+
+    /// Starts the program with these arguments; it prints when it is told to finish.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start(&self, place: &str, args: &[&str]) -> Result<Running> {
+        let mut command = self.exec_command(place, &[&[self.whoami.as_str()], args].concat());
+        Ok(Running(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?))
     }
 
     /// Starts a client that asks until it is told to finish.
@@ -245,8 +260,7 @@ impl Battery {
     pub fn asking(&self, ask: &Ask) -> Result<Running> {
         let words = ask.words(&self.whoami);
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        let mut command = self.exec_command(&ask.from, &words);
-        Ok(Running(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?))
+        self.start(&ask.from, words.get(1..).unwrap_or_default())
     }
 
     /// Asks, and tells what came of each attempt.

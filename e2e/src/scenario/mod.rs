@@ -3,6 +3,7 @@
 
 mod cold_boot;
 mod connectivity;
+pub mod dns;
 mod faults;
 mod leak;
 mod restart;

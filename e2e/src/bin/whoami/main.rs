@@ -2,6 +2,7 @@
 //! saw it, a client tells of each attempt what came of it. Both run where a test puts them: in a pod, on a node, outside.
 
 mod ask;
+mod dns;
 mod serve;
 mod stray;
 
@@ -47,6 +48,9 @@ enum Verb {
         /// How many.
         count: u32,
     },
+    /// DNS, asking and asked.
+    #[command(subcommand)]
+    Dns(dns::Dns),
     /// Asks over HTTP; prints status and body as a line of JSON.
     Get {
         /// Whom.
@@ -113,6 +117,7 @@ fn main() -> ExitCode {
         Verb::Ask(order) => ask::run(&order),
         Verb::Stray { from, to, count } => stray::send(from, to, count),
         Verb::Addresses => serve::own_addresses().map(|all| println!("{}", serde_json::json!(all))),
+        Verb::Dns(what) => dns::run(&what),
         Verb::Get { target, path } => get(target, &path),
     };
     match result {
