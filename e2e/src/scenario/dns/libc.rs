@@ -120,9 +120,13 @@ pub fn libc_resolver(names: &Names<'_>) -> Result<()> {
         eventually(SETTLED, check)?;
         asked += 1;
     }
-    for name in ["nothing.default", "nothing.nx.example.com", "db-7.db", "web.elsewhere.svc.cluster.local"] {
-        // A name that ends within the cluster goes on to the upstream at last, where all others exist.
-        let name = format!("{name}.nx.example.");
+    // By the search path all of these come to the end of it, or to the upstream.
+    for name in [
+        "db-7.db.default.svc.cluster.local",
+        "web.elsewhere.svc.cluster.local",
+        "nothing.default.svc.cluster.local.",
+        "nothing.nx.example.com",
+    ] {
         let (found, said) = names.libc(from, NAMESPACE, &format!("getent ahostsv4 {name}"))?;
         ensure!(!found && said.is_empty(), "getent says of {name}: {said}");
         asked += 1;
@@ -153,9 +157,9 @@ struct Counter<'a>(&'a Battery, &'static str);
 
 impl<'a> Counter<'a> {
     fn new(b: &'a Battery, pod: &'static str) -> Result<Self> {
-        let table =
-            "table inet asked { chain out { type filter hook output priority 0; udp dport 53 counter; } }";
-        b.exec(pod, &["sh", "-c", &format!("echo '{table}' | nft -f -")])?;
+        let chain = "type filter hook output priority 0\nudp dport 53 counter\n";
+        let table = format!("table inet asked {{\nchain out {{\n{chain}}}\n}}\n");
+        b.exec(pod, &["sh", "-c", &format!("nft -f - <<'END'\n{table}END\n")])?;
         Ok(Self(b, pod))
     }
 
