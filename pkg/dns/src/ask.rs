@@ -4,6 +4,7 @@ use crate::answer::{self, Asked, Client, Context, Outcome};
 use crate::desk::{Desk, go_on, wanted};
 use crate::status::DnsStatus;
 use crate::wire::{InvalidName, Name, Query, Transport, Type};
+use crate::zone::Source;
 use hickory_proto::op::Message;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
@@ -194,6 +195,13 @@ impl Desk {
             outcome = go_on(context, &query, outcome, &resolved, &mut out);
         }
         let message = Message::from_vec(&out).ok();
+        let own = self.world().zone.explain(name, self.world().settings.pods);
+        if own == Source::Missing
+            && step.sources.len() == 1
+            && message.as_ref().is_some_and(|m| !m.answers.is_empty())
+        {
+            step.sources.push("answered by another name of its search path".into());
+        }
         step.code = message.as_ref().map(code).unwrap_or_default();
         step.micros = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
         (step, message)
