@@ -63,6 +63,8 @@ enum Command {
     Service(service::ServiceArgs),
     /// Say step by step what would happen to a packet to a Service, and why.
     Explain(service::ExplainArgs),
+    /// Look at cluster DNS: ask as a pod would, and see why it answers so.
+    Dns(dns::DnsArgs),
     /// Look at the addresses of this node's pods.
     Ipam(ipam::IpamArgs),
     /// Bring up and take apart whole clusters inside this machine.
@@ -102,6 +104,7 @@ impl Command {
             Command::Status(args) => status::run(args),
             Command::Service(args) => service::run(args),
             Command::Explain(args) => service::explain(args),
+            Command::Dns(args) => dns::run(args),
             Command::Ipam(args) => ipam::run(args),
             Command::Lab(args) => lab::run(args),
             Command::Wireguard(args) => wireguard::run(args),

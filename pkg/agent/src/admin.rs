@@ -1,9 +1,11 @@
 //! The admin socket and the health endpoint, on a thread and a runtime of their own.
 //!
 //! `RUN_DIR/admin.sock` (0600 in a 0700 directory; peers must be root or the agent's own user): `/status`, `/ipam`,
-//! `/ipam/check`, `/services`, `/services/NAMESPACE/NAME`, `/explain`, JSON, read-only. On loopback TCP: `/livez`, `/readyz`, `/metrics`. Both answer from the [`Board`].
+//! `/ipam/check`, `/services`, `/services/NAMESPACE/NAME`, `/explain`,
+//! `/dns/query`, JSON, read-only. On loopback TCP: `/livez`, `/readyz`, `/metrics`. Both answer from the [`Board`].
 
 use crate::board::Board;
+use crate::dns::{DnsQuestion, NoDnsAnswer};
 use crate::services::{ExplainQuery, NoAnswer, Told};
 use crate::{files, metrics};
 use axum::extract::{Path as UrlPath, Query, State};
@@ -25,6 +27,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use warren_dns::ask::InquiryError;
 
 /// Connections served at once, on each of the two listeners.
 const CONNECTIONS: usize = 32;
@@ -73,6 +76,7 @@ async fn admin(path: PathBuf, board: Board, stop: CancellationToken) {
         .route("/services", get(services))
         .route("/services/{namespace}/{name}", get(service))
         .route("/explain", get(explain))
+        .route("/dns/query", get(dns_query))
         .with_state(board);
     keep_open(Place::Admin(path), router, stop).await;
 }
@@ -252,6 +256,21 @@ async fn service(State(board): State<Board>, UrlPath(name): UrlPath<(String, Str
 
 async fn explain(State(board): State<Board>, Query(query): Query<ExplainQuery>) -> Response {
     tell(&board, board.desk().ok_or(NoAnswer::NotLoaded).and_then(|desk| desk.explain(&query)))
+}
+
+async fn dns_query(State(board): State<Board>, Query(question): Query<DnsQuestion>) -> Response {
+    let answer = match board.dns() {
+        Some(desk) => desk.ask(&question).await,
+        None => Err(InquiryError::NotServing.into()),
+    };
+    match answer {
+        Ok(told) => Json(told).into_response(),
+        Err(error @ NoDnsAnswer::NoPod(_)) => (StatusCode::NOT_FOUND, format!("{error}\n")).into_response(),
+        Err(error @ NoDnsAnswer::Inquiry(InquiryError::NotServing)) => {
+            (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response()
+        }
+        Err(error) => (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response(),
+    }
 }
 
 async fn readyz(State(board): State<Board>) -> Response {

@@ -3,6 +3,7 @@
 //! Readers take short locks of their own and memory snapshots of the store; they never wait for a subsystem, so they
 //! answer while the data side is stuck.
 
+use crate::dns::DnsDesk;
 use crate::services::Desk;
 use crate::status::{
     AttachmentView, CallsView, CheckReport, ClusterNodeView, CniView, FailureView, IpamReport, NodeView,
@@ -57,6 +58,7 @@ struct Inner {
     checker: Mutex<Option<Checker>>,
     calls: CallStats,
     desk: Mutex<Option<Desk>>,
+    dns: Mutex<Option<DnsDesk>>,
 }
 
 fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -92,6 +94,7 @@ impl Board {
             checker: Mutex::default(),
             calls: CallStats::default(),
             desk: Mutex::default(),
+            dns: Mutex::default(),
         }))
     }
 
@@ -119,6 +122,15 @@ impl Board {
     #[must_use]
     pub fn desk(&self) -> Option<Desk> {
         copy(&self.0.desk)
+    }
+    /// Who tells of cluster DNS from now on.
+    pub fn set_dns(&self, desk: DnsDesk) {
+        *lock(&self.0.dns) = Some(desk);
+    }
+    /// Who tells of cluster DNS.
+    #[must_use]
+    pub fn dns(&self) -> Option<DnsDesk> {
+        copy(&self.0.dns)
     }
     /// Where CNI counts its calls.
     #[must_use]
@@ -275,6 +287,7 @@ impl Board {
             store: self.store(),
             cni: self.cni(),
             services: self.desk().map(|desk| desk.report()).unwrap_or_default(),
+            dns: self.dns().and_then(|desk| desk.report()),
         }
     }
 

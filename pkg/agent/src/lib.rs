@@ -14,6 +14,7 @@ pub mod admin;
 pub mod board;
 pub mod client;
 pub mod config;
+pub mod dns;
 pub mod files;
 pub mod identity;
 pub mod metrics;

@@ -1,5 +1,7 @@
 //! Prometheus metrics, computed from a [`StatusReport`] when they are asked for.
 
+mod dns;
+
 use crate::services::{ProxyView, ServicesReport};
 use crate::status::{CallsView, StatusReport};
 use prometheus_client::collector::Collector;
@@ -96,12 +98,18 @@ pub fn text(report: &StatusReport) -> Result<String, fmt::Error> {
         "Attachments of pods by phase",
         report.cni.attachments.iter().map(|(phase, n)| (vec![("phase", phase.clone())], float(*n))),
     );
-    r.register_collector(Box::new(Calls(report.cni.calls.clone())));
+    r.register_collector(Box::new(calls(&report.cni.calls)));
     services(r, &report.services);
+    if let Some(view) = &report.dns {
+        dns::own(r, view);
+    }
     let mut out = String::new();
     encode_registry(&mut out, &registry)?;
     if let Some(proxy) = &report.services.proxy {
         encode_registry(&mut out, &known_names(proxy))?;
+    }
+    if let Some(view) = &report.dns {
+        encode_registry(&mut out, &dns::registry(view))?;
     }
     encode_eof(&mut out)?;
     Ok(out)
@@ -231,30 +239,59 @@ fn tunnels(r: &mut Registry, report: &StatusReport) {
     counters(r, "tunnel_sent_bytes", "Bytes sent to a node", peers().map(|(l, t)| (l, t.sent_bytes)));
 }
 
-/// Calls of the plugin. The counts were made elsewhere, which the library's own histogram has no way in for.
+/// Durations by class. The counts were made elsewhere, which the library's own histogram has no way in for.
 #[derive(Debug)]
-struct Calls(Vec<CallsView>);
+struct Timings {
+    name: &'static str,
+    help: &'static str,
+    /// Upper ends of the classes, in microseconds; beyond the last, everything.
+    ends: &'static [u64],
+    all: Vec<Timing>,
+}
 
-impl Collector for Calls {
+#[derive(Debug)]
+struct Timing {
+    labels: Labels,
+    /// Their sum.
+    micros: u64,
+    /// How many are in each class.
+    classes: Vec<u64>,
+}
+
+impl Collector for Timings {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        const HELP: &str = "How long the agent took to answer calls of the CNI plugin";
         let mut family =
-            encoder.encode_descriptor("cni_call", HELP, Some(&Unit::Seconds), MetricType::Histogram)?;
+            encoder.encode_descriptor(self.name, self.help, Some(&Unit::Seconds), MetricType::Histogram)?;
         let seconds = |micros: u64| Duration::from_micros(micros).as_secs_f64();
-        let ends: Vec<f64> = LATENCY_CLASSES.iter().map(|end| seconds(*end)).chain([f64::INFINITY]).collect();
-        for calls in &self.0 {
-            let labels = [("verb", calls.verb.as_str()), ("result", calls.result.as_str())];
-            let buckets: Vec<(f64, u64)> = ends.iter().copied().zip(calls.classes.iter().copied()).collect();
+        let last = self.ends.iter().filter(|end| **end != u64::MAX).map(|end| seconds(*end));
+        let ends: Vec<f64> = last.chain([f64::INFINITY]).collect();
+        for timing in &self.all {
+            let buckets: Vec<(f64, u64)> = ends.iter().copied().zip(timing.classes.iter().copied()).collect();
             let count = buckets.iter().map(|(_, n)| n).sum();
             // No exemplars, and so no labels of theirs.
-            family.encode_family(&labels)?.encode_histogram::<NoLabelSet>(
-                seconds(calls.micros),
+            family.encode_family(&timing.labels)?.encode_histogram::<NoLabelSet>(
+                seconds(timing.micros),
                 count,
                 &buckets,
                 None,
             )?;
         }
         Ok(())
+    }
+}
+
+/// Calls of the plugin.
+fn calls(all: &[CallsView]) -> Timings {
+    let timing = |calls: &CallsView| Timing {
+        labels: vec![("verb", calls.verb.clone()), ("result", calls.result.clone())],
+        micros: calls.micros,
+        classes: calls.classes.clone(),
+    };
+    Timings {
+        name: "cni_call",
+        help: "How long the agent took to answer calls of the CNI plugin",
+        ends: &LATENCY_CLASSES,
+        all: all.iter().map(timing).collect(),
     }
 }
 

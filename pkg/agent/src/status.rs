@@ -1,5 +1,6 @@
 //! What `warren status` shows: the records that cross the admin socket, and how they read.
 
+use crate::dns::DnsView;
 use crate::services::ServicesReport;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -35,6 +36,8 @@ pub struct StatusReport {
     pub cni: CniView,
     /// Proxy and load balancer.
     pub services: ServicesReport,
+    /// Cluster DNS; none when it is off, or does not serve yet.
+    pub dns: Option<DnsView>,
 }
 
 /// What CNI did.
@@ -303,6 +306,7 @@ pub fn render(r: &StatusReport, colour: bool) -> String {
     }
     out.push('\n');
     crate::services::lines(&mut out, paint, &r.services);
+    crate::dns::lines(&mut out, paint, r.dns.as_ref());
     out.push('\n');
     let rows: Vec<String> = r.store.rows.iter().map(|(t, n)| format!("{t} {n}")).collect();
     let _ = writeln!(

@@ -12,6 +12,7 @@ mod source;
 
 use crate::board::Board;
 use crate::config::AgentConfig;
+use crate::dns::DnsDesk;
 use crate::services::Desk;
 use crate::supervisor::{Factory, SubsystemError, Supervisor};
 use crate::sysctls::SysctlRecord;
@@ -70,6 +71,15 @@ impl Shared {
             store: self.store.clone(),
             node: self.config.node_name.clone(),
         })
+    }
+
+    /// Who tells of cluster DNS.
+    pub(crate) fn dns_desk(&self) -> DnsDesk {
+        DnsDesk {
+            status: self.config.dns.on.then(|| self.dns.clone()),
+            store: self.store.clone(),
+            source: self.status.clone(),
+        }
     }
 }
 

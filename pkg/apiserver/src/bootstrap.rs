@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use std::net::{IpAddr, SocketAddr};
 use warren_types::ClusterConfig;
-use warren_types::cluster::{CONFIG_MAP_KEY, CONFIG_MAP_NAME, CONFIG_MAP_NAMESPACE};
+use warren_types::cluster::{CONFIG_MAP_KEY, CONFIG_MAP_NAME, CONFIG_MAP_NAMESPACE, dns_address};
 
 use crate::ServerError;
 use crate::alloc::first_address;
@@ -15,11 +15,13 @@ use crate::ops::{Objects, WriteOptions};
 use crate::patch::Patch;
 use crate::query::{FieldValidation, Target};
 use crate::registry::{CONFIG_MAP, ENDPOINT_SLICE, ENDPOINTS, KindId, NAMESPACE, SERVICE};
-use crate::table::text;
 
 /// The Service of this server, and of Kubernetes' own.
 const API: &str = "kubernetes";
 const NAMESPACE_OF_API: &str = "default";
+/// The Service of cluster DNS, under the name that everybody looks for.
+const DNS: &str = "kube-dns";
+const NAMESPACE_OF_DNS: &str = "kube-system";
 
 /// Makes the first namespaces, and brings the cluster's ConfigMap up to the configuration.
 pub(crate) async fn objects(
@@ -52,11 +54,58 @@ pub(crate) async fn objects(
         api_service(objects, address, port, &options).await?;
         api_endpoints(objects, reached_at, &options).await?;
     }
+    if let Err(error) = dns_service(objects, cluster, &options).await {
+        // Its address may be another Service's since before there was DNS; the agents serve it all the same.
+        tracing::warn!(%error, "there is no Service for cluster DNS");
+    }
     Ok(())
 }
 
-/// The Service by which pods reach this server. Addresses of Services do not change, so when the range does, it is made
+/// The Service that stands for cluster DNS. It has no endpoints: every agent serves its addresses itself.
+async fn dns_service(
+    objects: &Objects,
+    cluster: &ClusterConfig,
+    options: &WriteOptions,
+) -> Result<(), ServerError> {
+    let addresses: Vec<IpAddr> = cluster.service_cidrs.iter().filter_map(dns_address).collect();
+    if addresses.is_empty() {
+        return Ok(());
+    }
+    let port = |name, protocol| json!({ "name": name, "port": 53, "protocol": protocol, "targetPort": 53 });
+    let labels = json!({
+        "k8s-app": "kube-dns", "kubernetes.io/cluster-service": "true", "kubernetes.io/name": "Warren",
+    });
+    let body = json!({
+        "metadata": { "name": DNS, "labels": labels },
+        "spec": {
+            "clusterIP": addresses.first(), "clusterIPs": addresses.clone(), "type": "ClusterIP",
+            "ipFamilyPolicy": if addresses.len() > 1 { "RequireDualStack" } else { "SingleStack" },
+            "ports": [port("dns", "UDP"), port("dns-tcp", "TCP")],
+        },
+    });
+    anew_at(objects, DNS, NAMESPACE_OF_DNS, &addresses, options).await?;
+    ensure(objects, SERVICE, Some(NAMESPACE_OF_DNS), DNS, body, options).await
+}
+
+/// Removes a Service of ours whose addresses are others than these: they do not change, so when the range does, it is made
 /// anew.
+async fn anew_at(
+    objects: &Objects,
+    name: &str,
+    namespace: &str,
+    addresses: &[IpAddr],
+    options: &WriteOptions,
+) -> Result<(), ServerError> {
+    let Ok(found) = objects.get(SERVICE, Some(namespace), name) else { return Ok(()) };
+    if found.value.pointer("/spec/clusterIPs") == Some(&json!(addresses)) {
+        return Ok(());
+    }
+    let target = Target::all(SERVICE, Some(namespace));
+    let deleted = objects.delete(&target, name, &DeleteOptions::default(), options).await;
+    deleted.map(drop).map_err(|e| failed(&format!("service {name}"), e.message))
+}
+
+/// The Service by which pods reach this server.
 async fn api_service(
     objects: &Objects,
     address: IpAddr,
@@ -65,11 +114,7 @@ async fn api_service(
 ) -> Result<(), ServerError> {
     let fault = |e: ApiError| failed("service kubernetes", e.message);
     let target = Target::all(SERVICE, Some(NAMESPACE_OF_API));
-    if let Ok(found) = objects.get(SERVICE, Some(NAMESPACE_OF_API), API)
-        && text(&found.value, "/spec/clusterIP") != address.to_string()
-    {
-        objects.delete(&target, API, &DeleteOptions::default(), options).await.map_err(fault)?;
-    }
+    anew_at(objects, API, NAMESPACE_OF_API, &[address], options).await?;
     let ports = json!([{ "name": "https", "port": 443, "protocol": "TCP", "targetPort": port }]);
     let body = json!({
         "metadata": { "name": API, "labels": { "component": "apiserver", "provider": "kubernetes" } },

@@ -135,7 +135,7 @@ impl Desk {
     }
 
     /// The name that is asked in place of the question's.
-    fn rewritten(&self, query: &Query<'_>, client: Client<'_>) -> Option<Name> {
+    pub(crate) fn rewritten(&self, query: &Query<'_>, client: Client<'_>) -> Option<Name> {
         if matches!(client, Client::Stranger) {
             return None;
         }
@@ -192,7 +192,7 @@ impl Desk {
 }
 
 /// What others have to be asked.
-fn wanted(outcome: &Outcome) -> Option<Asked> {
+pub(crate) fn wanted(outcome: &Outcome) -> Option<Asked> {
     match outcome {
         Outcome::Answered => None,
         Outcome::Forward(asked) => Some(asked.clone()),
@@ -202,7 +202,7 @@ fn wanted(outcome: &Outcome) -> Option<Asked> {
 }
 
 /// What follows from what others said.
-fn go_on(
+pub(crate) fn go_on(
     context: Context<'_>,
     query: &Query<'_>,
     outcome: Outcome,

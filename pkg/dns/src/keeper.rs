@@ -18,7 +18,7 @@ use std::time::Duration;
 use tokio::io::Interest;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use warren_netlink::detached::Detached;
 use warren_netlink::handover;
@@ -100,13 +100,9 @@ impl Keeper {
 
     /// Waits until it is gone.
     pub(crate) async fn gone(&self) {
-        // The readiness that the last answer has left says nothing, until a read finds nothing. Unasked it never speaks.
-        while self.0.readable().await.is_ok() {
-            match self.0.try_read(&mut [0]) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                _ => return,
-            }
-        }
+        // It says nothing that it is not asked; and a socket may count as readable from what was read before.
+        let read = || handover::receive(self.0.as_fd(), &mut [0]);
+        let _ = self.0.async_io(Interest::READABLE, read).await;
     }
 }
 
@@ -195,18 +191,16 @@ async fn keep_all(run_dir: &Path) -> io::Result<()> {
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
     let own = process(run_dir);
     own.ready()?;
-    let (store, places) = (Store::default(), Arc::new(Semaphore::new(SPEAKERS)));
+    let (store, mut exchanges) = (Store::default(), JoinSet::new());
     loop {
-        let place = Arc::clone(&places).acquire_owned();
-        let accepted = async { (place.await, listener.accept().await) };
-        let (place, stream) = tokio::select! {
+        let stream = tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            (place, accepted) = accepted => (place, accepted?.0),
+            Some(_) = exchanges.join_next() => continue,
+            accepted = listener.accept(), if exchanges.len() < SPEAKERS => accepted?.0,
         };
         let store = Arc::clone(&store);
-        tokio::spawn(async move {
-            let _place = place;
+        exchanges.spawn(async move {
             if let Err(error) = speak(&stream, &store).await {
                 tracing::warn!(%error, "an exchange failed");
             }
@@ -244,11 +238,12 @@ mod tests {
     use super::*;
     use std::net::UdpSocket;
 
-    async fn started(dir: &Path) -> tokio::task::JoinHandle<io::Result<()>> {
+    async fn started(dir: &Path) -> JoinSet<io::Result<()>> {
         let path = dir.to_owned();
-        let serving = tokio::spawn(async move { keep_all(&path).await });
+        let mut serving = JoinSet::new();
+        serving.spawn(async move { keep_all(&path).await });
         while Keeper::connect(dir).await.is_err() {
-            assert!(!serving.is_finished(), "{:?}", serving.await);
+            assert!(serving.try_join_next().is_none(), "it ended");
             tokio::task::yield_now().await;
         }
         serving
@@ -273,6 +268,10 @@ mod tests {
         let mut buffer = [0; 16];
         assert_eq!((name.as_str(), socket.recv(&mut buffer).unwrap()), ("udp", 8));
 
+        // It is not taken for gone because it has answered.
+        let gone = tokio::time::timeout(Duration::from_millis(50), next.gone());
+        assert!(gone.await.is_err());
+
         // A deposit replaces what was there.
         next.keep(&[]).await.unwrap();
         assert!(next.take().await.unwrap().is_empty());
@@ -283,7 +282,7 @@ mod tests {
     #[tokio::test]
     async fn it_is_gone_when_it_has_ended_and_not_before() {
         let dir = tempfile::tempdir().unwrap();
-        let serving = started(dir.path()).await;
+        let _serving = started(dir.path()).await;
         let keeper = Keeper::connect(dir.path()).await.unwrap();
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         keeper.keep(&[("udp".into(), socket.as_fd())]).await.unwrap();
@@ -293,9 +292,6 @@ mod tests {
             () = keeper.gone() => panic!("it serves"),
             () = tokio::time::sleep(Duration::from_millis(50)) => {}
         }
-        serving.abort();
-        // The exchange is a task of the same runtime; it ends with the other end of the stream.
-        drop(keeper);
         let (near, far) = UnixStream::pair().unwrap();
         drop(far);
         Keeper(near).gone().await;

@@ -10,6 +10,7 @@
 //! asks upstream for the rest. Zone and answers are pure; they take time and randomness as arguments.
 
 pub mod answer;
+pub mod ask;
 pub mod cache;
 mod clients;
 mod config;

@@ -11,13 +11,12 @@ use warren_netlink::nft::build::{base, equals, rule};
 use warren_netlink::nft::expr::{Expr, Header, Meta, Register};
 use warren_netlink::nft::model::{Chain, Element, Field, OUTPUT, PREROUTING, Rule, Ruleset, Set};
 use warren_types::Service;
+use warren_types::cluster::dns_address;
 
 /// The port of DNS.
 pub const PORT: u16 = 53;
 /// The Service that stands for cluster DNS: `kube-system/kube-dns`, whoever serves it.
 pub const SERVICE: &str = "kube-system/kube-dns";
-/// Which address of the range of Services is that of DNS by the custom of kubeadm and k3s.
-const CUSTOMARY: u128 = 10;
 /// `NF_IP_PRI_RAW`: before connection tracking.
 const PRIORITY_RAW: i32 = -300;
 const PROTOCOLS: [u8; 2] = [6, 17];
@@ -34,18 +33,8 @@ pub fn addresses(
     }
     match service {
         Some(service) if !service.cluster_ips.is_empty() => service.cluster_ips.iter().copied().collect(),
-        _ => service_ranges.iter().filter_map(customary).collect(),
+        _ => service_ranges.iter().filter_map(dns_address).collect(),
     }
-}
-
-fn customary(range: &IpNet) -> Option<IpAddr> {
-    let address = match range.network() {
-        IpAddr::V4(first) => IpAddr::from(std::net::Ipv4Addr::from_bits(
-            first.to_bits().checked_add(u32::try_from(CUSTOMARY).ok()?)?,
-        )),
-        IpAddr::V6(first) => std::net::Ipv6Addr::from_bits(first.to_bits().checked_add(CUSTOMARY)?).into(),
-    };
-    range.contains(&address).then_some(address)
 }
 
 /// The section `dns_` of Warren's table.

@@ -17,6 +17,7 @@ use crate::sockets::Sockets;
 use crate::upstream::tls::Roots;
 use crate::upstream::{self, Forwarder};
 use crate::zone::{Knowledge, Zone};
+use ipnet::IpNet;
 use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
@@ -60,6 +61,7 @@ pub async fn run(
     let mut runner = Runner::new(config, deps, health)?;
     runner.health.set(HealthState::Starting, "waiting for the cluster's range of Services");
     runner.rebuild();
+    runner.resolve();
     runner.adopt().await;
     let mut look = true;
     let ended = loop {
@@ -256,9 +258,15 @@ impl Runner {
         for (key, row) in tables.attachments.snapshot().rows.iter() {
             clients.set_attachment(key, Some(row));
         }
+        zone.set_knowledge(self.known());
+        let found = self.found();
+        clients.set_host_search(&found.search);
+        let (ranges, hosts) = self.admitted();
+        zone.set_cluster(ranges.iter().copied());
+        clients.set_ranges(ranges);
+        clients.set_nodes(hosts);
+        // All at once: without its knowledge a zone denies everybody an answer, and without ranges all are strangers.
         self.desk.change(|world| (world.zone, world.clients) = (zone, clients));
-        self.admit();
-        self.resolve();
     }
 
     /// Takes over the changes of a table.
@@ -272,14 +280,19 @@ impl Runner {
         self.know();
     }
 
-    /// Notes whether all that negative answers rest on is known.
-    fn know(&self) {
+    /// Whether all that negative answers rest on is known.
+    fn known(&self) -> Knowledge {
         let tables = &self.deps.tables;
         let known = tables.services.loaded()
             && tables.slices.loaded()
             && tables.pods.loaded()
             && tables.nodes.loaded();
-        let knowledge = if known { Knowledge::Current } else { Knowledge::Nothing };
+        if known { Knowledge::Current } else { Knowledge::Nothing }
+    }
+
+    /// Notes what is known.
+    fn know(&self) {
+        let knowledge = self.known();
         self.desk.change(|world| {
             if world.zone.knowledge() != knowledge {
                 world.zone.set_knowledge(knowledge);
@@ -287,8 +300,8 @@ impl Runner {
         });
     }
 
-    /// Notes whose questions are answered, and whose reverse names are the cluster's.
-    fn admit(&mut self) {
+    /// Whose questions are answered: ranges, and hosts. The ranges' reverse names are the cluster's.
+    fn admitted(&self) -> (Vec<IpNet>, BTreeSet<IpAddr>) {
         let tables = &self.deps.tables;
         let cluster = tables.cluster.get(ONLY).unwrap_or_default();
         let nodes = tables.nodes.snapshot().rows;
@@ -298,7 +311,12 @@ impl Runner {
         ranges.extend(cluster.service_cidrs.iter().copied());
         let own = local.iter().flat_map(|node| node.internal_ips.iter().copied());
         let hosts = nodes.values().flat_map(|node| node.internal_ips.iter().copied()).chain(own);
-        let hosts = hosts.chain(self.addresses.iter().copied()).collect();
+        (ranges, hosts.chain(self.addresses.iter().copied()).collect())
+    }
+
+    /// Notes who is answered.
+    fn admit(&mut self) {
+        let (ranges, hosts) = self.admitted();
         self.desk.change(|world| {
             world.zone.set_cluster(ranges.iter().copied());
             world.clients.set_ranges(ranges);
@@ -308,16 +326,21 @@ impl Runner {
         self.know();
     }
 
+    /// The resolvers of the node.
+    fn found(&self) -> HostResolver {
+        let own: Vec<IpAddr> = self.addresses.iter().copied().collect();
+        HostResolver::find(&self.config.upstreams, &own, &self.config.resolv)
+    }
+
     /// Finds the upstreams anew.
     fn resolve(&mut self) {
-        let own: Vec<IpAddr> = self.addresses.iter().copied().collect();
-        let found = HostResolver::find(&self.config.upstreams, &own, &self.config.resolv);
+        let found = self.found();
         self.desk.change(|world| world.clients.set_host_search(&found.search));
         self.desk.forwarder.update(upstream::Config {
             upstreams: found.upstreams.clone(),
             overrides: Arc::clone(&self.config.overrides),
             offline: self.config.offline,
-            own,
+            own: self.addresses.iter().copied().collect(),
             roots: self.roots.clone(),
         });
         self.deps.status.resolves(&found);

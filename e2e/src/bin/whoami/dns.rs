@@ -22,13 +22,16 @@ pub(crate) enum Dns {
     },
     /// Asks at a steady pace over one socket, never the same question again; prints one line of JSON.
     Load(Load),
-    /// Sends what is no question, as fast as it can, until standard input ends.
+    /// Sends what is no question until standard input ends.
     Flood {
         /// Whom.
         target: SocketAddr,
         /// What.
         #[arg(long)]
         kind: Kind,
+        /// Packets a second at most.
+        #[arg(long)]
+        rate: u32,
     },
     /// Holds connections of TCP that ask nothing until standard input ends, and opens them again when they are closed.
     Idle {
@@ -76,7 +79,7 @@ pub(crate) fn run(what: &Dns) -> io::Result<()> {
     match what {
         Dns::Serve { at, log } => fake::serve(at, log),
         Dns::Load(order) => load::run(order),
-        Dns::Flood { target, kind } => bad::flood(*target, *kind),
+        Dns::Flood { target, kind, rate } => bad::flood(*target, *kind, *rate),
         Dns::Idle { target, connections } => bad::idle(*target, *connections),
     }
 }

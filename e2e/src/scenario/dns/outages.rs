@@ -15,7 +15,7 @@ const NOWHERE: &str = "nothing.shop.svc.cluster.local";
 const BOOT: Duration = Duration::from_secs(20);
 /// How much slower than at other times 99 of 100 answers of the cluster's names may be.
 const SLOWER_US: u64 = 1_000;
-/// Each figure is the best of so many: others who work on this machine make figures only worse.
+/// Each figure is the best of so many at most: others who work on this machine make figures only worse.
 const MEASURED: usize = 3;
 
 /// Asks until the right answer comes; any other must be none at all, or one that tells nothing. Returns what came before.
@@ -144,7 +144,7 @@ fn nothing_known(names: &Names<'_>) -> Result<()> {
 /// # Errors
 /// When the cluster's names are slower, or an answer is wrong.
 pub fn upstream_trouble(names: &mut Names<'_>) -> Result<()> {
-    let normal = measure(names, "normal", "ok")?;
+    let normal = measure(names, "normal", 0)?;
     let outcome = (|| {
         for (mode, rcodes) in [
             ("slow", &["NOERROR"][..]),
@@ -176,7 +176,7 @@ pub fn upstream_trouble(names: &mut Names<'_>) -> Result<()> {
 }
 
 fn trouble(names: &Names<'_>, mode: &str, rcodes: &[&str], normal: &Load) -> Result<()> {
-    let load = measure(names, mode, mode)?;
+    let load = measure(names, mode, normal.p99_us + SLOWER_US)?;
     let slower = load.p99_us.saturating_sub(normal.p99_us);
     println!("dns: upstream {mode}: {load}; 99 of 100 {slower} µs later than normal");
     ensure!(
@@ -202,11 +202,11 @@ fn recovers(names: &Names<'_>, mode: &str) -> Result<()> {
     Ok(())
 }
 
-/// Times of the cluster's names while others ask for outside names, each another one.
-fn measure(names: &Names<'_>, mode: &str, tag: &str) -> Result<Load> {
+/// Times of the cluster's names while others ask for outside names, each another one; not better than `enough`.
+fn measure(names: &Names<'_>, mode: &str, enough: u64) -> Result<Load> {
     let mut best: Option<Load> = None;
     for round in 0..MEASURED {
-        let outside: Vec<String> = (0..50).map(|n| format!("o{n}.{round}.{tag}-x.example")).collect();
+        let outside: Vec<String> = (0..50).map(|n| format!("o{n}.{round}.{mode}-x.example")).collect();
         let target = format!("{}:53", SERVERS[0]);
         let words = ["dns", "load", &target, "--name", &outside.join(","), "--rate", "50"];
         let beside = names.battery.start("n1b", &words)?;
@@ -227,7 +227,11 @@ fn measure(names: &Names<'_>, mode: &str, tag: &str) -> Result<Load> {
         drop(beside);
         load.all_right().with_context(|| format!("the cluster's names while the upstream is {mode}"))?;
         if best.as_ref().is_none_or(|best| load.p99_us < best.p99_us) {
+            let last = load.p99_us <= enough;
             best = Some(load);
+            if last {
+                break;
+            }
         }
     }
     best.context("nothing was measured")

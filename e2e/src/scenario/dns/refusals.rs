@@ -51,6 +51,10 @@ pub fn strangers_are_refused(names: &Names<'_>) -> Result<()> {
     Ok(())
 }
 
+/// Packets a second of a pod that means no good: less than what fills the kernel's queue of a socket faster than a debug build
+/// empties it, and ten times what one client is granted.
+const FLOOD: &str = "20000";
+
 /// Pods that send rubbish, answers, too many questions, or open connections and say nothing: others are answered.
 ///
 /// # Errors
@@ -60,7 +64,7 @@ pub fn bad_clients(names: &Names<'_>) -> Result<()> {
     for server in SERVERS {
         let target = std::net::SocketAddr::new(server.parse()?, 53).to_string();
         for kind in ["garbage", "answers", "questions"] {
-            let flood = b.start("n1b", &["dns", "flood", &target, "--kind", kind])?;
+            let flood = b.start("n1b", &["dns", "flood", &target, "--kind", kind, "--rate", FLOOD])?;
             let load = asked(names, server)?;
             let sent: u64 = flood.finish()?.trim().parse()?;
             println!("dns: beside {sent} packets of {kind} at {server}: {load}");

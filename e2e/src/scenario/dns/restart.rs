@@ -40,6 +40,9 @@ pub fn agent_is_killed(names: &Names<'_>) -> Result<()> {
     let b = names.battery;
     let load = under_load(names, "killed", |_| {
         b.lab().lab(&["kill", NODE, "--process", "agent"])?;
+        // The lab, as a service manager, would wait before it starts one again that ends so often.
+        b.lab().lab(&["service", NODE, "stop", "agent"])?;
+        b.lab().lab(&["service", NODE, "start", "agent"])?;
         serves(b)
     })?;
     // One thread for each processor, of which each has one question in its hands.

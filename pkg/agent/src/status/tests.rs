@@ -12,6 +12,7 @@ fn report() -> StatusReport {
             .then(|| FailureView { seconds_ago: 200, reason: "panicked: boom".into() }),
     };
     StatusReport {
+        dns: None,
         version: "0.1.0".into(),
         pid: 42,
         uptime_seconds: 18_120,

@@ -5,9 +5,12 @@ use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher as _;
 use std::io::{self, Read as _};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+/// Packets at once.
+const BATCH: u32 = 32;
 
 /// Runs `work` until standard input ends.
 fn until_told(work: impl Fn() -> io::Result<()>) -> io::Result<()> {
@@ -24,7 +27,7 @@ fn until_told(work: impl Fn() -> io::Result<()>) -> io::Result<()> {
     })
 }
 
-pub(crate) fn flood(target: SocketAddr, kind: Kind) -> io::Result<()> {
+pub(crate) fn flood(target: SocketAddr, kind: Kind, rate: u32) -> io::Result<()> {
     let any = match target {
         SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
         SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
@@ -43,9 +46,14 @@ pub(crate) fn flood(target: SocketAddr, kind: Kind) -> io::Result<()> {
             Kind::Questions => question(n as u16, "kubernetes.default.svc.cluster.local", A),
         })
         .collect();
-    let sent = std::sync::atomic::AtomicU64::new(0);
+    let (sent, begun, turn) =
+        (AtomicU64::new(0), Instant::now(), Duration::from_secs(1) / rate.max(1) * BATCH);
+    let turns = AtomicU32::new(0);
     until_told(|| {
-        for packet in &packets {
+        let number = turns.fetch_add(1, Ordering::Relaxed);
+        thread::park_timeout((begun + turn * number).saturating_duration_since(Instant::now()));
+        let first = number as usize * BATCH as usize;
+        for packet in (first..first + BATCH as usize).filter_map(|n| packets.get(n % packets.len())) {
             // The kernel may have no more room for a moment.
             sent.fetch_add(u64::from(socket.send(packet).is_ok()), Ordering::Relaxed);
         }
@@ -58,7 +66,7 @@ pub(crate) fn flood(target: SocketAddr, kind: Kind) -> io::Result<()> {
 pub(crate) fn idle(target: SocketAddr, connections: usize) -> io::Result<()> {
     let open = || TcpStream::connect_timeout(&target, Duration::from_millis(200)).ok();
     let held = std::sync::Mutex::new((0..connections).map(|_| open()).collect::<Vec<_>>());
-    let opened = std::sync::atomic::AtomicU64::new(0);
+    let opened = AtomicU64::new(0);
     until_told(|| {
         for place in held.lock().unwrap_or_else(std::sync::PoisonError::into_inner).iter_mut() {
             let closed = place.as_mut().is_none_or(|stream| {
