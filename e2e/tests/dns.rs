@@ -43,7 +43,7 @@ battery!(
     names_and_resolvers,
     "dns-names",
     &[],
-    [specification, libc_resolver, search_paths, strangers_are_refused]
+    [specification, domain_of_ones_own, libc_resolver, search_paths, strangers_are_refused]
 );
 battery!(trouble, "dns-trouble", &[], [upstream_trouble, bad_clients, foreign_changes, off_leaves_nothing]);
 battery!(restarts, "dns-restarts", &[], [agent_restarts_in_order, agent_is_killed, api_away]);

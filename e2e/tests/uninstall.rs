@@ -26,6 +26,13 @@ fn uninstall_restores_the_node_byte_for_byte() -> Result<()> {
     lab.lab(&["run", "one", "--node", "node-2"])?;
     let during = state::dump(&lab, "node-2")?;
     ensure!(during != before && during.contains("wrn-wg"), "the agent changed nothing: the test is blind");
+    // Cluster DNS has routes, rules and a process of its own.
+    ensure!(
+        during.contains("local 10.43.0.10 dev lo") && during.contains("dns_servers4"),
+        "no DNS: {during}"
+    );
+    let keepers = || lab.processes("node-2", &["dns-sockets", "--foreground"]);
+    ensure!(keepers()?.len() == 1, "the DNS sockets have {:?} keepers", keepers()?);
 
     lab.lab(&["service", "node-2", "stop", "agent"])?;
     let out = lab.exec("node-2", &[&bin, "uninstall", "--yes"])?;
@@ -33,6 +40,7 @@ fn uninstall_restores_the_node_byte_for_byte() -> Result<()> {
     let after = state::dump(&lab, "node-2")?;
     let difference = before.lines().zip(after.lines()).find(|(b, a)| b != a);
     ensure!(before == after, "uninstall left a difference, the first: {difference:?}");
+    ensure!(keepers()?.is_empty(), "the keeper of the DNS sockets is left: {:?}", keepers()?);
     for path in
         ["/var/lib/warren/agent", "/run/warren", "/etc/cni/net.d/10-warren.conflist", "/opt/cni/bin/warren"]
     {

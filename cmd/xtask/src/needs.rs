@@ -13,6 +13,8 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("runc", "runc"),
     ("ps", "procps"),
     ("kubectl", "kubernetes-client"),
+    // An oracle for what cluster DNS says.
+    ("dig", "bind9-dnsutils"),
     // The module is in a package of its own.
     ("python3", "python3-venv"),
 ];

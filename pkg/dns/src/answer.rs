@@ -4,7 +4,7 @@ mod records;
 
 use crate::search::Walk;
 use crate::wire::{Name, NameBuffer, Owner, Query, Rcode, Rdata, Record, Section, Transport, Type, Writer};
-use crate::zone::{Found, Lookup, Zone};
+use crate::zone::{Found, Knowledge, Lookup, Zone};
 use records::{negative, write_found};
 use std::net::IpAddr;
 
@@ -47,12 +47,20 @@ impl Default for Settings {
 /// What is known of who asks.
 #[derive(Debug, Clone, Copy)]
 pub enum Client<'c> {
-    /// Not of the cluster: refused.
+    /// Not of the cluster, as far as is known: refused.
     Stranger,
     /// A pod of this node, with the search path in its `resolv.conf`, of which the first domain is its namespace's.
     Pod(&'c [Name]),
     /// Anyone else of the pod, Service and node ranges.
     Other,
+}
+
+impl Client<'_> {
+    /// Whether it is of the cluster.
+    #[must_use]
+    pub const fn known(self) -> bool {
+        !matches!(self, Self::Stranger)
+    }
 }
 
 /// A question for someone else.
@@ -125,7 +133,7 @@ pub struct Context<'c> {
 /// Answers a question from the zone, or says what is to be asked elsewhere for it. What the buffer holds counts only when
 /// the outcome is [`Outcome::Answered`].
 pub fn answer(context: Context<'_>, client: Client<'_>, query: &Query<'_>, out: &mut Vec<u8>) -> Outcome {
-    if let Some(rcode) = refusal(client, query) {
+    if let Some(rcode) = refusal(context.zone, client, query) {
         Writer::new(query, context.transport, out).finish(rcode);
         return Outcome::Answered;
     }
@@ -166,9 +174,11 @@ fn search_of(context: Context<'_>, client: Client<'_>, query: &Query<'_>) -> Opt
 }
 
 /// Why a question is not even looked up.
-fn refusal(client: Client<'_>, query: &Query<'_>) -> Option<Rcode> {
-    if matches!(client, Client::Stranger) {
-        return Some(Rcode::REFUSED);
+fn refusal(zone: &Zone, client: Client<'_>, query: &Query<'_>) -> Option<Rcode> {
+    if !client.known() {
+        // Whoever knows nothing of the cluster does not know who is a stranger either.
+        let nothing = zone.knowledge() == Knowledge::Nothing;
+        return Some(if nothing { Rcode::SERV_FAIL } else { Rcode::REFUSED });
     }
     if query.edns.is_some_and(|e| e.version != 0) {
         return Some(Rcode::BAD_VERS);

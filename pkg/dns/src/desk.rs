@@ -3,7 +3,7 @@
 use crate::answer::{self, Asked, Client, Context, Outcome, Reply, Settings};
 use crate::clients::Clients;
 use crate::figures::Figures;
-use crate::limits::{Limits, Shares};
+use crate::limits::{Limits, Shares, teller};
 use crate::upstream::{Forwarder, Resolved};
 use crate::wire::{Name, Query, Rcode, Record, Transport, Writer};
 use crate::zone::Zone;
@@ -88,6 +88,11 @@ impl Desk {
         hasher.finish()
     }
 
+    /// The address that stands for a client where there are limits.
+    pub(crate) fn teller(&self, from: IpAddr) -> IpAddr {
+        teller(from, self.world().clients.find(from).known())
+    }
+
     /// Answers a packet as far as that is possible at once.
     pub(crate) fn handle(
         &self,
@@ -105,7 +110,9 @@ impl Desk {
         };
         let now = Instant::now();
         self.figures.asked(transport, from, query.qtype);
-        if !self.limits.allow(from, now) {
+        let world = self.world();
+        let client = world.clients.find(from);
+        if !self.limits.allow(teller(from, client.known()), now) {
             self.figures.limited.add();
             // By UDP the source may be another's name; an answer would be an attack on that one.
             return match transport {
@@ -113,8 +120,6 @@ impl Desk {
                 Transport::Tcp => self.refuse(&query, transport, out, now),
             };
         }
-        let world = self.world();
-        let client = world.clients.find(from);
         let context =
             Context { zone: &world.zone, settings: &world.settings, transport, random: self.random() };
         let outcome = match self.rewritten(&query, client) {
@@ -174,7 +179,7 @@ impl Desk {
     ) {
         let since = Instant::now();
         let Ok(query) = Query::read(packet) else { return };
-        let Some(_place) = self.shares.take(from) else {
+        let Some(_place) = self.shares.take(self.teller(from)) else {
             self.figures.limited.add();
             Writer::new(&query, transport, out).finish(Rcode::SERV_FAIL);
             self.figures.answered(out, since);

@@ -1,7 +1,8 @@
 //! How many questions a client may ask: a token bucket for each, pure, with time as an argument.
 //!
 //! The limit is there so that one client in a loop does not take the processor from all others; it is far above what a
-//! healthy one asks. Clients over IPv6 are told apart by /64, since one of them has all addresses of its link.
+//! healthy one asks. Pods and nodes are told apart by their addresses: all pods of a node are of one /64, and none can take
+//! another's address. Strangers over IPv6 are told apart by /64, since one of them has all addresses of its link.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
@@ -55,7 +56,7 @@ impl Limits {
         if self.rate.per_second == 0 {
             return true;
         }
-        let key = self.hasher.hash_one(host(client));
+        let key = self.hasher.hash_one(client);
         let cost = Duration::from_secs(1) / self.rate.per_second;
         let depth = cost * self.rate.burst.max(1);
         // A poisoned lock guards nothing that could be half written.
@@ -119,7 +120,6 @@ impl Shares {
 
     /// A place for one more question of this client, none when it has all of its own.
     pub fn take(self: &Arc<Self>, client: IpAddr) -> Option<Place> {
-        let client = host(client);
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let count = taken.entry(client).or_default();
         if *count >= self.each {
@@ -144,11 +144,12 @@ impl Drop for Place {
     }
 }
 
-/// The address that stands for a client.
-fn host(client: IpAddr) -> IpAddr {
-    match client.to_canonical() {
-        IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() & !u128::from(u64::MAX)).into()),
-        v4 => v4,
+/// The address that stands for one whose address the cluster knows, or does not.
+#[must_use]
+pub fn teller(address: IpAddr, known: bool) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) if !known => IpAddr::V6((v6.to_bits() & !u128::from(u64::MAX)).into()),
+        address => address,
     }
 }
 
@@ -173,14 +174,12 @@ mod tests {
     }
 
     #[test]
-    fn a_link_of_ipv6_is_one_client() {
-        let limits = Limits::new(Rate { per_second: 1, burst: 1, clients: 100 });
-        let now = Instant::now();
-        assert!(limits.allow(ip("fd00::1"), now));
-        assert!(!limits.allow(ip("fd00::2"), now));
-        assert!(limits.allow(ip("fd00:0:0:1::2"), now));
-        assert!(limits.allow(ip("::ffff:10.0.0.1"), now));
-        assert!(!limits.allow(ip("10.0.0.1"), now));
+    fn a_link_of_strangers_is_one_client_and_each_pod_is_one() {
+        assert_eq!(teller(ip("fd00::1"), false), teller(ip("fd00::2"), false));
+        assert_ne!(teller(ip("fd00::1"), false), teller(ip("fd00:0:0:1::1"), false));
+        assert_ne!(teller(ip("fd00::1"), true), teller(ip("fd00::2"), true));
+        assert_eq!(teller(ip("::ffff:10.0.0.1"), false), ip("10.0.0.1"));
+        assert_eq!(teller(ip("::ffff:10.0.0.1"), true), ip("10.0.0.1"));
     }
 
     #[test]

@@ -161,7 +161,7 @@ async fn accept(desk: Arc<Desk>, listener: TcpListener, places: Arc<Semaphore>, 
         };
         let (desk, shares) = (Arc::clone(&desk), Arc::clone(&shares));
         connections.spawn(async move {
-            if let Some(_share) = shares.take(from.ip()) {
+            if let Some(_share) = shares.take(desk.teller(from.ip())) {
                 // Clients come and go as they like.
                 let _ = converse(&desk, stream, from).await;
             }

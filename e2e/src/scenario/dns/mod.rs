@@ -15,7 +15,7 @@ pub use outages::{api_away, upstream_trouble};
 pub use refusals::{bad_clients, strangers_are_refused};
 pub use repair::{foreign_changes, off_leaves_nothing};
 pub use restart::{agent_is_killed, agent_restarts_in_order};
-pub use specification::specification;
+pub use specification::{domain_of_ones_own, specification};
 
 use crate::battery::{Battery, Running};
 use crate::dig::{Dig, Reply};

@@ -136,6 +136,30 @@ pub fn specification(names: &Names<'_>) -> Result<()> {
     Ok(())
 }
 
+/// A cluster's domain of one's own: its names are there, and those of the usual domain are somebody else's.
+///
+/// # Errors
+/// When they are not.
+pub fn domain_of_ones_own(names: &Names<'_>) -> Result<()> {
+    names.configure("node-3", "cluster-domain: k8s.home.example\n")?;
+    let asked = (|| {
+        let own = names.ask("n3a", "kubernetes.default.svc.k8s.home.example", "A")?;
+        ensure!(own.authoritative() && own.data("A") == [super::KUBERNETES_IP], "{own:?}");
+        let gone = names.ask("n3a", "nothing.default.svc.k8s.home.example", "A")?;
+        let soa = "authority k8s.home.example. SOA ns.dns.k8s.home.example. hostmaster.k8s.home.example. *";
+        let soa = format!("{soa} 7200 1800 86400 5");
+        let denied = gone.rcode == "NXDOMAIN" && gone.records.iter().any(|r| table::matches(&soa, r));
+        ensure!(denied, "{gone:?}");
+        let reverse = names.ask("n3a", "1.0.43.10.in-addr.arpa", "PTR")?;
+        ensure!(reverse.data("PTR") == ["kubernetes.default.svc.k8s.home.example."], "{reverse:?}");
+        let usual = names.ask("n3a", super::KUBERNETES, "A")?;
+        ensure!(!usual.authoritative() && usual.data("A") == [OUTSIDE], "{usual:?}");
+        Ok(())
+    })();
+    names.configure("node-3", "")?;
+    asked
+}
+
 /// Asks all questions of a zone of the file whose state there is, as it is.
 ///
 /// # Errors
