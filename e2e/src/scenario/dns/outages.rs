@@ -1,9 +1,9 @@
 //! The API is away, or never was there; and so the upstream.
 
-use super::{EVIL, KUBERNETES, KUBERNETES_IP, Load, Names, SERVERS, finished, specification};
+use super::{EVIL, KUBERNETES, KUBERNETES_IP, Names, SERVERS, finished, specification};
 use crate::dig::Dig;
 use crate::eventually;
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ const NOWHERE: &str = "nothing.shop.svc.cluster.local";
 const BOOT: Duration = Duration::from_secs(20);
 /// How much slower than at other times 99 of 100 answers of the cluster's names may be.
 const SLOWER_US: u64 = 1_000;
-/// Each figure is the best of so many at most: others who work on this machine make figures only worse.
+/// It is measured so often at most: what others do on this machine may meet one node more than the other.
 const MEASURED: usize = 5;
 
 /// Asks until the right answer comes; any other must be none at all, or one that tells nothing. Returns what came before.
@@ -97,7 +97,7 @@ fn without_api(names: &Names<'_>) -> Result<()> {
     );
     for (server, tcp) in SERVERS.iter().flat_map(|s| [(s, false), (s, true)]) {
         let dig = Dig { tcp, ..Dig::new("n2a", server.parse()?) };
-        specification::play_zone(b, dig, "what was known last is served")?;
+        specification::play_zone(b, dig, "what was known last is served", "")?;
     }
     // And of one that was never there, nothing is said either way.
     nothing_known(names)
@@ -124,7 +124,8 @@ fn nothing_known(names: &Names<'_>) -> Result<()> {
     println!("dns: nothing known: {rcode} after {} ms", took.as_millis());
     for (server, tcp) in SERVERS.iter().flat_map(|s| [(s, false), (s, true)]) {
         let dig = Dig { tcp, ..Dig::new(node, server.parse()?) };
-        let asked = specification::play_zone(b, dig, "nothing is known yet")?;
+        // Of a range that it does not know, the reverse names are the upstream's.
+        let asked = specification::play_zone(b, dig, "nothing is known yet", "1.0.43.10.in-addr.arpa")?;
         println!("dns: nothing known: {asked} questions at {server} as specified");
     }
     lab.lab(&["service", "node-1", "start", "server"])?;
@@ -139,7 +140,7 @@ fn nothing_known(names: &Names<'_>) -> Result<()> {
 /// # Errors
 /// When the cluster's names are slower, or an answer is wrong.
 pub fn upstream_trouble(names: &mut Names<'_>) -> Result<()> {
-    let normal = measure(names, "normal", 0)?;
+    measure(names, "normal")?;
     let outcome = (|| {
         for (mode, rcodes) in [
             ("slow", &["NOERROR"][..]),
@@ -153,12 +154,12 @@ pub fn upstream_trouble(names: &mut Names<'_>) -> Result<()> {
             ("refused", &["SERVFAIL", "REFUSED"]),
         ] {
             names.upstream_is(mode)?;
-            trouble(names, mode, rcodes, &normal)?;
+            trouble(names, mode, rcodes)?;
             names.upstream_is("normal")?;
             recovers(names, mode)?;
         }
         names.stop_upstream();
-        trouble(names, "gone", &["SERVFAIL", "TIMEOUT"], &normal)?;
+        trouble(names, "gone", &["SERVFAIL", "TIMEOUT"])?;
         names.start_upstream()?;
         recovers(names, "gone")
     })();
@@ -170,14 +171,8 @@ pub fn upstream_trouble(names: &mut Names<'_>) -> Result<()> {
     Ok(())
 }
 
-fn trouble(names: &Names<'_>, mode: &str, rcodes: &[&str], normal: &Load) -> Result<()> {
-    let load = measure(names, mode, normal.p99_us + SLOWER_US)?;
-    let slower = load.p99_us.saturating_sub(normal.p99_us);
-    println!("dns: upstream {mode}: {load}; 99 of 100 {slower} µs later than normal");
-    ensure!(
-        slower <= SLOWER_US,
-        "the cluster's names are slower by {slower} µs while the upstream is {mode}"
-    );
+fn trouble(names: &Names<'_>, mode: &str, rcodes: &[&str]) -> Result<()> {
+    measure(names, mode)?;
     let dig = Dig { patience: 5, ..Dig::new("n1b", SERVERS[0].parse()?) };
     let name = format!("last.with-{mode}.example");
     let reply = dig.ask(names.battery, &name, "A")?;
@@ -197,37 +192,29 @@ fn recovers(names: &Names<'_>, mode: &str) -> Result<()> {
     Ok(())
 }
 
-/// Times of the cluster's names while others ask for outside names, each another one; not better than `enough`.
-fn measure(names: &Names<'_>, mode: &str, enough: u64) -> Result<Load> {
-    let mut best: Option<Load> = None;
+/// The cluster's names are as fast on a node whose pods ask for outside names, each another one, as at the same time on one whose
+/// pods do not.
+fn measure(names: &Names<'_>, mode: &str) -> Result<()> {
+    let target = format!("{}:53", SERVERS[0]);
+    let steady = |from: &str| {
+        let words = ["dns", "load", &target, "--name", KUBERNETES, "--expect", KUBERNETES_IP];
+        names.battery.start(from, &[&words[..], &["--rate", "200", "--count", "300"]].concat())
+    };
+    let mut least = u64::MAX;
     for round in 0..MEASURED {
         let outside: Vec<String> = (0..50).map(|n| format!("o{n}.{round}.{mode}-x.example")).collect();
-        let target = format!("{}:53", SERVERS[0]);
         let words = ["dns", "load", &target, "--name", &outside.join(","), "--rate", "50"];
         let beside = names.battery.start("n1b", &words)?;
-        let words = [
-            "dns",
-            "load",
-            &target,
-            "--name",
-            KUBERNETES,
-            "--expect",
-            KUBERNETES_IP,
-            "--rate",
-            "200",
-            "--count",
-            "300",
-        ];
-        let load = finished(names.battery.start("n1a", &words)?)?;
+        let (here, elsewhere) = (steady("n1a")?, steady("n2a")?);
+        let (here, elsewhere) = (finished(here)?, finished(elsewhere)?);
         drop(beside);
-        load.all_right().with_context(|| format!("the cluster's names while the upstream is {mode}"))?;
-        if best.as_ref().is_none_or(|best| load.p99_us < best.p99_us) {
-            let last = load.p99_us <= enough;
-            best = Some(load);
-            if last {
-                break;
-            }
+        here.all_right().with_context(|| format!("the cluster's names while the upstream is {mode}"))?;
+        let slower = here.p99_us.saturating_sub(elsewhere.p99_us);
+        least = least.min(slower);
+        println!("dns: upstream {mode}: {here}; {slower} µs more than on another node");
+        if least <= SLOWER_US {
+            return Ok(());
         }
     }
-    best.context("nothing was measured")
+    bail!("the cluster's names are slower by {least} µs while the upstream is {mode}")
 }

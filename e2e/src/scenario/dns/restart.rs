@@ -9,6 +9,8 @@ const NODE: &str = "node-1";
 const POD: &str = "n1a";
 /// Questions a second; each may take 2 s, and is asked once.
 const RATE: u64 = 1_000;
+/// Questions that an agent may have read and not answered when it is killed.
+const IN_HAND: u64 = 4;
 /// What a start may take.
 const START: Duration = Duration::from_secs(20);
 
@@ -45,8 +47,7 @@ pub fn agent_is_killed(names: &Names<'_>) -> Result<()> {
         b.lab().lab(&["service", NODE, "start", "agent"])?;
         serves(b)
     })?;
-    // One thread for each processor, of which each has one question in its hands.
-    let most = restarts()? as u64 * 2;
+    let most = restarts()? as u64 * IN_HAND;
     ensure!(load.lost <= most && load.wrong.is_empty(), "{load:?}");
     Ok(())
 }

@@ -160,14 +160,15 @@ pub fn domain_of_ones_own(names: &Names<'_>) -> Result<()> {
     asked
 }
 
-/// Asks all questions of a zone of the file whose state there is, as it is.
+/// Asks the questions of a zone of the file whose state there is, as it is; without those for `except`. Returns how many.
 ///
 /// # Errors
 /// When an answer is another.
-pub(super) fn play_zone(b: &Battery, dig: Dig<'_>, title: &str) -> Result<usize> {
-    let case = case(title)?;
-    play(b, dig, &case.questions, true)?;
-    Ok(case.questions.len())
+pub(super) fn play_zone(b: &Battery, dig: Dig<'_>, title: &str, except: &str) -> Result<usize> {
+    let mut questions = case(title)?.questions;
+    questions.retain(|question| question.name != except);
+    play(b, dig, &questions, true)?;
+    Ok(questions.len())
 }
 
 fn play(b: &Battery, dig: Dig<'_>, questions: &[Question], ours: bool) -> Result<()> {
@@ -253,7 +254,10 @@ impl Made<'_> {
 
     fn cluster(&mut self, kind: &'static str, name: &str, object: &Value) -> Result<()> {
         self.battery.objects().apply(object)?;
-        self.objects.push((kind, name.to_owned()));
+        let own = (kind, name.to_owned());
+        if !self.objects.contains(&own) {
+            self.objects.push(own);
+        }
         Ok(())
     }
 
