@@ -100,7 +100,14 @@ impl Keeper {
 
     /// Waits until it is gone.
     pub(crate) async fn gone(&self) {
-        let _ = self.0.readable().await;
+        // What was ready for an answer before counts as ready until a read finds nothing.
+        while self.0.readable().await.is_ok() {
+            match self.0.try_read(&mut [0; 1]) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // It says nothing unasked.
+                Ok(_) | Err(_) => return,
+            }
+        }
     }
 }
 
@@ -236,6 +243,7 @@ async fn speak(stream: &UnixStream, store: &Store) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures::FutureExt as _;
     use std::net::UdpSocket;
 
     async fn started(dir: &Path) -> tokio::task::JoinHandle<io::Result<()>> {
@@ -272,6 +280,21 @@ mod tests {
         assert!(next.take().await.unwrap().is_empty());
         drop(socket);
         UdpSocket::bind(address).unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_agent_sees_that_it_is_gone_and_not_before() {
+        let (own, other) = UnixStream::pair().unwrap();
+        let keeper = Keeper(own);
+        let answer = async {
+            receive(&other).await.unwrap();
+            send(&other, Message { verb: Verb::Keep, names: Vec::new() }, &[]).await.unwrap();
+        };
+        let (kept, ()) = tokio::join!(keeper.keep(&[]), answer);
+        kept.unwrap();
+        assert!(keeper.gone().now_or_never().is_none());
+        drop(other);
+        keeper.gone().await;
     }
 
     #[tokio::test]

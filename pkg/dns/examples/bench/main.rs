@@ -91,7 +91,10 @@ impl Bench {
             }
         }
         for (server, runs) in servers.iter().zip(&runs) {
-            self.show(format!("{services} Services, {what}: {}", server.who.name()), Run::median(runs).json());
+            self.show(
+                format!("{services} Services, {what}: {}", server.who.name()),
+                Run::median(runs).json(),
+            );
         }
         Ok(())
     }
@@ -122,20 +125,28 @@ impl Bench {
         let resolvers: Vec<&Server> = servers.iter().filter(|server| server.who != Who::Knot).collect();
         let rate = Some(RATE);
         self.measure(&format!("no such name at {RATE}/s"), &all, Kind::Missing, services, rate)?;
-        self.measure(&format!("outside name, cached, at {RATE}/s"), &resolvers, Kind::Outside, services, rate)?;
+        self.measure(
+            &format!("outside name, cached, at {RATE}/s"),
+            &resolvers,
+            Kind::Outside,
+            services,
+            rate,
+        )?;
         // The others deny the step, and are asked three times more for the same answer.
         self.measure(&format!("first step to it at {RATE}/s"), &resolvers, Kind::Search, services, rate)
     }
 
     /// What they take when nobody asks.
     fn idle(&mut self, servers: &[Server]) -> Result<()> {
-        let times =
-            || servers.iter().map(Server::processor_time).collect::<Result<Vec<Duration>>>();
+        let times = || servers.iter().map(Server::processor_time).collect::<Result<Vec<Duration>>>();
         let before = times()?;
         std::thread::park_timeout(IDLE);
         for ((server, before), after) in servers.iter().zip(before).zip(times()?) {
             let spent = (after - before).as_millis();
-            self.show(format!("idle for {} s: {}", IDLE.as_secs(), server.who.name()), json!({ "processor_ms": spent }));
+            self.show(
+                format!("idle for {} s: {}", IDLE.as_secs(), server.who.name()),
+                json!({ "processor_ms": spent }),
+            );
         }
         Ok(())
     }

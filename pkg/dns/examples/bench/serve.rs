@@ -42,7 +42,11 @@ pub(crate) fn serve(services: usize, dir: &Path) -> Result<()> {
             overrides: Arc::new(Overrides::default()),
             offline: false,
             limit: LIMIT,
-            resolv: Paths { etc: dir.join("none"), resolved: dir.join("none"), network_manager: dir.join("none") },
+            resolv: Paths {
+                etc: dir.join("none"),
+                resolved: dir.join("none"),
+                network_manager: dir.join("none"),
+            },
             run_dir: dir.to_owned(),
             program: "true".into(),
         };

@@ -260,12 +260,18 @@ fn unbound(services: usize) -> Result<String> {
     for (name, data) in (0..services).flat_map(records) {
         writeln!(all, " local-data: \"{name} {data}\"")?;
     }
-    write!(all, "remote-control:\n control-enable: no\nforward-zone:\n name: \".\"\n forward-addr: {host}@{port}\n")?;
+    write!(
+        all,
+        "remote-control:\n control-enable: no\nforward-zone:\n name: \".\"\n forward-addr: {host}@{port}\n"
+    )?;
     Ok(all)
 }
 
 fn knot(services: usize, dir: &Path) -> Result<String> {
-    let mut forward = format!("{}\n{DOMAIN}. 5 IN NS ns.dns.{DOMAIN}.\nns.dns.{DOMAIN}. 5 IN A {SERVER}\n", soa(&format!("{DOMAIN}.")));
+    let mut forward = format!(
+        "{}\n{DOMAIN}. 5 IN NS ns.dns.{DOMAIN}.\nns.dns.{DOMAIN}. 5 IN A {SERVER}\n",
+        soa(&format!("{DOMAIN}."))
+    );
     let zone = "43.10.in-addr.arpa.";
     let mut reverse = format!("{}\n{zone} 5 IN NS ns.dns.{DOMAIN}.\n", soa(zone));
     for (name, data) in (0..services).flat_map(records) {
