@@ -1,6 +1,7 @@
 //! What cluster DNS is given.
 
 use crate::answer::PodNames;
+use crate::limits::Rate;
 use crate::overrides::Overrides;
 use crate::resolv::Paths;
 use crate::status::DnsStatus;
@@ -34,6 +35,8 @@ pub struct DnsConfig {
     pub overrides: Arc<Overrides>,
     /// Outside names are denied at once.
     pub offline: bool,
+    /// How many questions a client may ask.
+    pub limit: Rate,
     /// Where the node's resolvers are named.
     pub resolv: Paths,
     /// Directory of the keeper's socket.

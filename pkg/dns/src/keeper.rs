@@ -236,6 +236,7 @@ async fn speak(stream: &UnixStream, store: &Store) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures::FutureExt as _;
     use std::net::UdpSocket;
 
     async fn started(dir: &Path) -> JoinSet<io::Result<()>> {
@@ -277,6 +278,21 @@ mod tests {
         assert!(next.take().await.unwrap().is_empty());
         drop(socket);
         UdpSocket::bind(address).unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_agent_sees_that_it_is_gone_and_not_before() {
+        let (own, other) = UnixStream::pair().unwrap();
+        let keeper = Keeper(own);
+        let answer = async {
+            receive(&other).await.unwrap();
+            send(&other, Message { verb: Verb::Keep, names: Vec::new() }, &[]).await.unwrap();
+        };
+        let (kept, ()) = tokio::join!(keeper.keep(&[]), answer);
+        kept.unwrap();
+        assert!(keeper.gone().now_or_never().is_none());
+        drop(other);
+        keeper.gone().await;
     }
 
     #[tokio::test]

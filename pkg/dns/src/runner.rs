@@ -221,7 +221,7 @@ impl Runner {
             World { zone: Zone::new(&config.domain)?, clients: Clients::new(&config.domain), settings };
         let forwarder = Forwarder::new(upstream::Config::default(), Bounds::default());
         Ok(Self {
-            desk: Arc::new(Desk::new(world, forwarder)),
+            desk: Arc::new(Desk::new(world, forwarder, config.limit)),
             config,
             deps,
             health,

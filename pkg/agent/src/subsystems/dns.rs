@@ -4,6 +4,7 @@ use super::Shared;
 use crate::supervisor::SubsystemError;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
+use warren_dns::limits::Rate;
 use warren_dns::resolv::Paths;
 use warren_dns::{Deps, DnsConfig, Tables};
 use warren_netlink::nft::Nft;
@@ -32,6 +33,7 @@ pub(super) async fn run(
         upstreams: said.upstreams.clone(),
         overrides: Arc::clone(&said.overrides),
         offline: said.offline,
+        limit: Rate::default(),
         resolv: Paths::default(),
         run_dir: shared.config.run_dir.clone(),
         program: "/proc/self/exe".into(),
