@@ -17,7 +17,7 @@ use warren_store::{Store, Table};
 use warren_types::{Attachment, ClusterConfig, EndpointSlice, LocalNode, Node, Pod, Service};
 
 /// What the user says of it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DnsConfig {
     /// The cluster's domain.
     pub domain: Name,
@@ -37,12 +37,6 @@ pub struct DnsConfig {
     pub offline: bool,
     /// How many questions a client may ask.
     pub limit: Rate,
-    /// Where the node's resolvers are named.
-    pub resolv: Paths,
-    /// Directory of the keeper's socket.
-    pub run_dir: PathBuf,
-    /// What is executed to be the keeper, before [`crate::keeper::args`].
-    pub program: OsString,
 }
 
 /// The tables that it follows.
@@ -84,4 +78,10 @@ pub struct Deps {
     pub nft: Nft,
     /// Where it shows what it does.
     pub status: DnsStatus,
+    /// Where the node's resolvers are named.
+    pub resolv: Paths,
+    /// Directory of the keeper's socket.
+    pub run_dir: PathBuf,
+    /// What is executed to be the keeper, before [`crate::keeper::args`].
+    pub program: OsString,
 }

@@ -42,6 +42,12 @@ pub(crate) fn serve(services: usize, dir: &Path) -> Result<()> {
             overrides: Arc::new(Overrides::default()),
             offline: false,
             limit: LIMIT,
+        };
+        let deps = Deps {
+            tables: Tables::of(&store),
+            netlink: Netlink::current()?,
+            nft: Nft::current()?,
+            status: DnsStatus::default(),
             resolv: Paths {
                 etc: dir.join("none"),
                 resolved: dir.join("none"),
@@ -49,12 +55,6 @@ pub(crate) fn serve(services: usize, dir: &Path) -> Result<()> {
             },
             run_dir: dir.to_owned(),
             program: "true".into(),
-        };
-        let deps = Deps {
-            tables: Tables::of(&store),
-            netlink: Netlink::current()?,
-            nft: Nft::current()?,
-            status: DnsStatus::default(),
         };
         warren_dns::run(config, deps, HealthCell::default(), CancellationToken::new()).await?;
         anyhow::Ok(())
