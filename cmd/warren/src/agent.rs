@@ -143,6 +143,9 @@ pub(crate) struct AgentArgs {
     #[arg(long, value_name = "BOOL", env = "WARREN_DNS_OFFLINE", num_args = 0..=1, default_missing_value = "true",
           help_heading = "DNS")]
     dns_offline: Option<String>,
+    /// Questions that one client may ask in a second; 0 is no limit [default: 100000].
+    #[arg(long, value_name = "NUMBER", env = "WARREN_DNS_CLIENT_LIMIT", help_heading = "DNS")]
+    dns_client_limit: Option<String>,
 }
 
 impl AgentArgs {
@@ -186,6 +189,7 @@ impl AgentArgs {
             ("dns-pod-names", one(self.dns_pod_names)),
             ("dns-search", one(self.dns_search)),
             ("dns-offline", one(self.dns_offline)),
+            ("dns-client-limit", one(self.dns_client_limit)),
         ] {
             raw.say(key, Origin::Flag, values);
         }

@@ -13,6 +13,8 @@ pub(crate) enum What {
     Cni,
     /// TCP, UDP and ping through the tunnel, beside wireguard-go.
     Overlay,
+    /// DNS: questions a second, processor time, latency and memory, beside unbound and knot.
+    Dns,
     /// Services: from a row to the kernel, memory, churn, connections, beside a full rewrite by nft.
     Proxy,
 }
@@ -32,6 +34,7 @@ pub(crate) fn run(what: What, output: Output) -> Result<()> {
     match what {
         What::Api => needs::for_api_benchmark()?,
         What::Cni => needs::for_cni_benchmark()?,
+        What::Dns => needs::for_dns_benchmark()?,
         What::Overlay => needs::for_overlay_benchmark()?,
         What::Proxy => needs::for_proxy_benchmark()?,
     }
@@ -43,14 +46,19 @@ pub(crate) fn run(what: What, output: Output) -> Result<()> {
         What::Api => "api",
         What::Cni => "cni",
         What::Overlay => "overlay",
-        What::Proxy => {
-            // Its clock starts at a row in the store, inside the process.
-            let mut bench = crate::run::cargo();
-            bench.args(["run", "--release", "--package", "warren-proxy", "--example", "bench", "--", output]);
-            return crate::run::run("bench proxy", &mut bench);
-        }
+        // One server alone, without the rest of the agent.
+        What::Dns => return example("dns", "warren-dns", output),
+        // Its clock starts at a row in the store, inside the process.
+        What::Proxy => return example("proxy", "warren-proxy", output),
     };
     let binary = build::release()?;
     let mut bench = Command::new(build::binary("build the benchmarks", "bench")?);
     crate::run::run(&format!("bench {name}"), bench.args([name, output]).env("WARREN_BIN", binary))
+}
+
+/// Runs the example `bench` of a crate.
+fn example(name: &str, package: &str, output: &str) -> Result<()> {
+    let mut bench = crate::run::cargo();
+    bench.args(["run", "--release", "--package", package, "--example", "bench", "--", output]);
+    crate::run::run(&format!("bench {name}"), &mut bench)
 }

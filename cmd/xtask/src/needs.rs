@@ -40,6 +40,9 @@ const OVERLAY_PEERS: &[(&str, &str)] = &[
 
 /// What the benchmark of Services compares with, and makes links by.
 const PROXY_PEERS: &[(&str, &str)] = &[("nft", "nftables"), ("ip", "iproute2")];
+/// Programs the benchmark of DNS uses.
+const DNS_PEERS: &[(&str, &str)] =
+    &[("dnsperf", "dnsperf"), ("unbound", "unbound"), ("knotd", "knot"), ("ip", "iproute2")];
 /// Programs the benchmark of the API server uses.
 const API_PEERS: &[(&str, &str)] = &[("etcd", "etcd-server")];
 
@@ -89,6 +92,11 @@ pub(crate) fn for_overlay_benchmark() -> Result<()> {
 /// As [`for_all`], for the benchmark of Services.
 pub(crate) fn for_proxy_benchmark() -> Result<()> {
     missing(PROXY_PEERS)
+}
+
+/// As [`for_all`], for the benchmark of DNS.
+pub(crate) fn for_dns_benchmark() -> Result<()> {
+    missing(DNS_PEERS)
 }
 
 /// As [`for_all`], for the benchmark of CNI.

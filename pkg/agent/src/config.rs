@@ -6,7 +6,6 @@
 mod dns;
 mod services;
 
-pub use dns::DnsSettings;
 pub use services::ServicesConfig;
 
 use ipnet::IpNet;
@@ -14,6 +13,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use warren_dns::DnsConfig;
 use warren_types::cidr::overlap;
 use warren_types::{Family, NodeName, Secret, defaults};
 
@@ -53,6 +53,7 @@ pub const KEYS: &[&str] = &[
     "dns-pod-names",
     "dns-search",
     "dns-offline",
+    "dns-client-limit",
 ];
 /// Keys of `warren server`, which may share the file.
 const SERVER_KEYS: &[&str] = &[
@@ -150,8 +151,8 @@ pub struct AgentConfig {
     pub mtu: Option<u32>,
     /// Services.
     pub services: ServicesConfig,
-    /// Cluster DNS.
-    pub dns: DnsSettings,
+    /// Cluster DNS; none when somebody else serves it.
+    pub dns: Option<DnsConfig>,
 }
 
 impl AgentConfig {

@@ -9,6 +9,8 @@ pub use render::{render_explanation, render_list, render_show};
 
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
+use warren_dns::DnsStatus;
+use warren_dns::place::PORT;
 use warren_loadbalancer::{AddressState, LoadBalancerStatus, Mode, StatusSnapshot};
 use warren_netlink::nft::Nft;
 use warren_proxy::ProxyStatus;
@@ -17,7 +19,7 @@ use warren_proxy::names::{V4, V6};
 use warren_proxy::view::{self, FaultView, Hits, HolderView, NoLocal, ServiceSummary, ServiceView};
 use warren_store::Store;
 use warren_store::tables::{pod_key, service_key};
-use warren_types::{LoadBalancerAddresses, Node, NodeName, Pod, PodKey, ServiceKey};
+use warren_types::{LoadBalancerAddresses, Node, NodeName, Pod, PodKey, Service, ServiceKey};
 
 /// The part of `warren status` that is about Services.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -120,6 +122,8 @@ pub struct ExplainQuery {
 pub struct Desk {
     /// The proxy; none when it is off.
     pub proxy: Option<ProxyStatus>,
+    /// Cluster DNS, whose addresses are served by no endpoint; none when it is off.
+    pub dns: Option<DnsStatus>,
     /// The load balancer.
     pub load_balancer: LoadBalancerStatus,
     /// Where its addresses come from.
@@ -182,6 +186,10 @@ impl Desk {
             Some((view::show(engine, &key, hits.as_ref())?, addresses?))
         });
         let (mut view, addresses) = found.ok_or(NoAnswer::NotLoaded)?.ok_or(NoAnswer::NoService(text))?;
+        if let Some(addresses) = self.served_by_dns(&key) {
+            view.note = format!("cluster DNS: this node's agent answers at {addresses} itself, port 53");
+            view.fronts.retain(|front| front.port != PORT);
+        }
         view.load_balancer = self.holders(&addresses);
         // Only the node that writes addresses knows why some are missing.
         let row = self.store.table::<LoadBalancerAddresses>().get(&service_key(&key));
@@ -204,7 +212,28 @@ impl Desk {
         let others = others.flat_map(|node| node.internal_ips.iter().copied()).collect();
         let question = Question { source, service, port: query.port.clone(), at: query.at, others };
         let proxy = self.proxy.as_ref().ok_or(NoAnswer::NotLoaded)?;
-        Ok(proxy.look(|engine| explain::explain(engine, &question)).ok_or(NoAnswer::NotLoaded)??)
+        let mut answer =
+            proxy.look(|engine| explain::explain(engine, &question)).ok_or(NoAnswer::NotLoaded)??;
+        if let Some(addresses) = self.served_by_dns(&question.service) {
+            let of_dns = |path: &&mut explain::Path| path.destination.ends_with(&format!(":{PORT}"));
+            for path in answer.paths.iter_mut().filter(of_dns) {
+                let text = format!("this node's agent answers at {addresses} itself, untranslated");
+                path.steps = vec![explain::Step { about: "cluster DNS".into(), text }];
+                path.outcome = explain::Outcome::Delivered;
+                path.end = "it comes to this node's own server".into();
+                path.advice = Some("`warren dns query NAME --from POD` says what it answers".into());
+            }
+        }
+        Ok(answer)
+    }
+
+    /// The addresses of cluster DNS, when the Service stands for them.
+    fn served_by_dns(&self, service: &ServiceKey) -> Option<String> {
+        let served = self.dns.as_ref()?.get()?.addresses;
+        let row = self.store.table::<Service>().get(&service_key(service))?;
+        let addresses: Vec<String> =
+            row.cluster_ips.iter().filter(|ip| served.contains(ip)).map(ToString::to_string).collect();
+        (!addresses.is_empty()).then(|| addresses.join(", "))
     }
 
     fn source(&self, text: &str) -> Result<Source, NoAnswer> {

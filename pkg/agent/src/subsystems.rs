@@ -65,6 +65,7 @@ impl Shared {
     pub(crate) fn desk(&self) -> Result<Desk, NetlinkError> {
         Ok(Desk {
             proxy: self.config.services.proxy.then(|| self.proxy.clone()),
+            dns: self.config.dns.is_some().then(|| self.dns.clone()),
             load_balancer: self.load_balancer.clone(),
             mode: self.config.services.load_balancer.clone(),
             nft: Nft::current()?,
@@ -76,7 +77,7 @@ impl Shared {
     /// Who tells of cluster DNS.
     pub(crate) fn dns_desk(&self) -> DnsDesk {
         DnsDesk {
-            status: self.config.dns.on.then(|| self.dns.clone()),
+            status: self.config.dns.is_some().then(|| self.dns.clone()),
             store: self.store.clone(),
             source: self.status.clone(),
         }

@@ -1,6 +1,7 @@
 //! What cluster DNS is given.
 
 use crate::answer::PodNames;
+use crate::limits::Rate;
 use crate::overrides::Overrides;
 use crate::resolv::Paths;
 use crate::status::DnsStatus;
@@ -16,7 +17,7 @@ use warren_store::{Store, Table};
 use warren_types::{Attachment, ClusterConfig, EndpointSlice, LocalNode, Node, Pod, Service};
 
 /// What the user says of it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DnsConfig {
     /// The cluster's domain.
     pub domain: Name,
@@ -34,12 +35,8 @@ pub struct DnsConfig {
     pub overrides: Arc<Overrides>,
     /// Outside names are denied at once.
     pub offline: bool,
-    /// Where the node's resolvers are named.
-    pub resolv: Paths,
-    /// Directory of the keeper's socket.
-    pub run_dir: PathBuf,
-    /// What is executed to be the keeper, before [`crate::keeper::args`].
-    pub program: OsString,
+    /// How many questions a client may ask.
+    pub limit: Rate,
 }
 
 /// The tables that it follows.
@@ -81,4 +78,10 @@ pub struct Deps {
     pub nft: Nft,
     /// Where it shows what it does.
     pub status: DnsStatus,
+    /// Where the node's resolvers are named.
+    pub resolv: Paths,
+    /// Directory of the keeper's socket.
+    pub run_dir: PathBuf,
+    /// What is executed to be the keeper, before [`crate::keeper::args`].
+    pub program: OsString,
 }

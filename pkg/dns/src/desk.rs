@@ -3,7 +3,7 @@
 use crate::answer::{self, Asked, Client, Context, Outcome, Reply, Settings};
 use crate::clients::Clients;
 use crate::figures::Figures;
-use crate::limits::{Limits, Shares, teller};
+use crate::limits::{Limits, Rate, Shares, teller};
 use crate::upstream::{Forwarder, Resolved};
 use crate::wire::{Name, Query, Rcode, Record, Transport, Writer};
 use crate::zone::Zone;
@@ -54,11 +54,11 @@ pub(crate) enum Handled {
 }
 
 impl Desk {
-    pub(crate) fn new(world: World, forwarder: Arc<Forwarder>) -> Self {
+    pub(crate) fn new(world: World, forwarder: Arc<Forwarder>, limit: Rate) -> Self {
         Self {
             world: RwLock::new(world),
             forwarder,
-            limits: Limits::new(crate::limits::Rate::default()),
+            limits: Limits::new(limit),
             shares: Arc::default(),
             waiting: Arc::new(Semaphore::new(WAITING)),
             figures: Figures::default(),

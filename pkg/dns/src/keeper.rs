@@ -236,6 +236,7 @@ async fn speak(stream: &UnixStream, store: &Store) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures::FutureExt as _;
     use std::net::UdpSocket;
 
     async fn started(dir: &Path) -> JoinSet<io::Result<()>> {
@@ -280,21 +281,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_is_gone_when_it_has_ended_and_not_before() {
-        let dir = tempfile::tempdir().unwrap();
-        let _serving = started(dir.path()).await;
-        let keeper = Keeper::connect(dir.path()).await.unwrap();
-        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-        keeper.keep(&[("udp".into(), socket.as_fd())]).await.unwrap();
-        assert!(keeper.take().await.unwrap().len() == 1);
-        tokio::select! {
-            biased;
-            () = keeper.gone() => panic!("it serves"),
-            () = tokio::time::sleep(Duration::from_millis(50)) => {}
-        }
-        let (near, far) = UnixStream::pair().unwrap();
-        drop(far);
-        Keeper(near).gone().await;
+    async fn an_agent_sees_that_it_is_gone_and_not_before() {
+        let (own, other) = UnixStream::pair().unwrap();
+        let keeper = Keeper(own);
+        let answer = async {
+            receive(&other).await.unwrap();
+            send(&other, Message { verb: Verb::Keep, names: Vec::new() }, &[]).await.unwrap();
+        };
+        let (kept, ()) = tokio::join!(keeper.keep(&[]), answer);
+        kept.unwrap();
+        assert!(keeper.gone().now_or_never().is_none());
+        drop(other);
+        keeper.gone().await;
     }
 
     #[tokio::test]

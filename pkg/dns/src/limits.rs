@@ -26,7 +26,7 @@ pub struct Rate {
 
 impl Default for Rate {
     fn default() -> Self {
-        Self { per_second: 2_000, burst: 4_000, clients: 16_384 }
+        Self { per_second: 100_000, burst: 100_000, clients: 16_384 }
     }
 }
 

@@ -55,7 +55,7 @@ pub async fn run(
     stop: CancellationToken,
 ) -> Result<(), DnsError> {
     let mut follow = Follow::of(&deps);
-    let mut files = resolv::Watch::new(config.resolv.clone());
+    let mut files = resolv::Watch::new(deps.resolv.clone());
     let mut links = deps.netlink.changes().await?;
     let mut rules = deps.nft.changes().await?;
     let mut runner = Runner::new(config, deps, health)?;
@@ -223,7 +223,7 @@ impl Runner {
             World { zone: Zone::new(&config.domain)?, clients: Clients::new(&config.domain), settings };
         let forwarder = Forwarder::new(upstream::Config::default(), Bounds::default());
         Ok(Self {
-            desk: Arc::new(Desk::new(world, forwarder)),
+            desk: Arc::new(Desk::new(world, forwarder, config.limit)),
             config,
             deps,
             health,
@@ -329,7 +329,7 @@ impl Runner {
     /// The resolvers of the node.
     fn found(&self) -> HostResolver {
         let own: Vec<IpAddr> = self.addresses.iter().copied().collect();
-        HostResolver::find(&self.config.upstreams, &own, &self.config.resolv)
+        HostResolver::find(&self.config.upstreams, &own, &self.deps.resolv)
     }
 
     /// Finds the upstreams anew.
@@ -349,7 +349,7 @@ impl Runner {
     /// Takes the sockets that the agent before has left.
     async fn adopt(&mut self) {
         let kept = async {
-            let keeper = Keeper::connect(&self.config.run_dir).await?;
+            let keeper = Keeper::connect(&self.deps.run_dir).await?;
             let sockets = Sockets::adopt(keeper.take().await?);
             Ok::<_, io::Error>((keeper, sockets))
         };
@@ -418,9 +418,9 @@ impl Runner {
 
     /// Starts the keeper where there is none.
     async fn find_keeper(&mut self) {
-        let (program, run_dir) = (self.config.program.clone(), self.config.run_dir.clone());
+        let (program, run_dir) = (self.deps.program.clone(), self.deps.run_dir.clone());
         let start = move || Command::new(program).args(keeper::args(&run_dir)).stdin(Stdio::null()).output();
-        let mut found = Keeper::connect(&self.config.run_dir).await;
+        let mut found = Keeper::connect(&self.deps.run_dir).await;
         if found.is_err() {
             match tokio::task::spawn_blocking(start).await {
                 Ok(Ok(out)) if out.status.success() => {}
@@ -433,7 +433,7 @@ impl Runner {
                 }
                 Err(error) => tracing::warn!(%error, "the keeper of the DNS sockets could not be started"),
             }
-            found = Keeper::connect(&self.config.run_dir).await;
+            found = Keeper::connect(&self.deps.run_dir).await;
         }
         self.keeper = found.ok();
         self.deposit().await;

@@ -20,6 +20,8 @@ pub(crate) struct Go {
     /// Empty for the echo server.
     pub(crate) command: Vec<String>,
     pub(crate) log: PathBuf,
+    /// What its `/etc/resolv.conf` says, as kubelet writes it.
+    pub(crate) resolv_conf: String,
 }
 
 /// What it says when its program has ended.
@@ -54,6 +56,10 @@ async fn live(host_pid: i32) -> Result<ExitCode, LabError> {
         return Ok(ExitCode::SUCCESS); // Never attached.
     }
     let go: Go = serde_json::from_str(&line).map_err(LabError::message("the order to start"))?;
+    // Where the machine has no such file, or one that leads out of the lab, pods have none.
+    if let Err(error) = root::show_file("/etc/resolv.conf", &go.resolv_conf) {
+        tracing::warn!(%error, "the pod has no resolver");
+    }
     let how = match start(&go, &children).await {
         Ok(how) => how,
         Err(error) => error.to_string(),

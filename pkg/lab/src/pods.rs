@@ -19,6 +19,8 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::net::unix::pipe;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use warren_types::cluster::dns_address;
+use warren_types::defaults;
 
 /// Where the network namespaces of pods are mounted, in the node.
 const NETNS_DIR: &str = "/run/netns-lab";
@@ -54,6 +56,18 @@ struct Pod {
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What kubelet writes for a pod with these addresses: cluster DNS in their families, and the search path of the
+/// namespace that all pods of a lab are in.
+fn resolv_conf(ips: &[IpAddr]) -> String {
+    let domain = defaults::CLUSTER_DOMAIN;
+    let ranges = [defaults::SERVICE_CIDR_V4, defaults::SERVICE_CIDR_V6];
+    let servers = ranges.iter().filter_map(|range| dns_address(&range.parse().ok()?));
+    let servers = servers.filter(|server| ips.iter().any(|ip| ip.is_ipv4() == server.is_ipv4()));
+    let mut text: String = servers.map(|server| format!("nameserver {server}\n")).collect();
+    text.push_str(&format!("search default.svc.{domain} svc.{domain} {domain}\noptions ndots:5\n"));
+    text
 }
 
 /// A pod's first process with furnished namespaces.
@@ -192,7 +206,12 @@ impl Pods {
         result: Value,
     ) -> Result<Arc<Pod>, LabError> {
         use std::io::Write as _;
-        let order = Go { name: spec.name.clone(), command: spec.command.clone(), log: self.log(&spec.name) };
+        let order = Go {
+            name: spec.name.clone(),
+            command: spec.command.clone(),
+            log: self.log(&spec.name),
+            resolv_conf: resolv_conf(&ips),
+        };
         let mut line = serde_json::to_vec(&order).map_err(LabError::message("the order to start"))?;
         line.push(b'\n');
         // The pod reads it at once, or has ended.

@@ -126,6 +126,14 @@ pub(crate) fn enter_pod() -> Result<(), LabError> {
     mount_kernel(Path::new("/proc"), Path::new("/sys"))
 }
 
+/// Shows the calling process `text` in place of a file of its node.
+pub(crate) fn show_file(path: &str, text: &str) -> Result<(), LabError> {
+    let what = || format!("give a pod its {path}");
+    let own = Path::new("/run").join(path.rsplit('/').next().unwrap_or_default());
+    fs::write(&own, text).map_err(LabError::io(what()))?;
+    mounted("a pod's own file", Some(&own), Path::new(path), None, MsFlags::MS_BIND, None)
+}
+
 /// Gives the calling process the kernel's view of the devices of its network namespace. `place` is an empty directory.
 pub(crate) fn own_devices(place: &Path) -> Result<(), LabError> {
     mount_devices(place)?;

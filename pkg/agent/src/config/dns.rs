@@ -5,39 +5,18 @@ use super::services::on_off;
 use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
+use warren_dns::DnsConfig;
 use warren_dns::answer::PodNames;
+use warren_dns::limits::Rate;
 use warren_dns::overrides::Overrides;
-use warren_dns::upstream::Address;
 use warren_dns::wire::Name;
 
 /// Longest TTL that may be asked for, in seconds.
 const LONGEST_TTL: u32 = 3_600;
 
-/// How cluster DNS is served on this node.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DnsSettings {
-    /// Whether Warren serves it; else somebody else does.
-    pub on: bool,
-    /// The cluster's domain.
-    pub domain: Name,
-    /// Its addresses; empty: those of the Service `kube-system/kube-dns`, else the tenth of each range of Services.
-    pub addresses: Vec<IpAddr>,
-    /// TTL of the cluster's names, in seconds.
-    pub ttl: u32,
-    /// Which pods' addresses have names.
-    pub pods: PodNames,
-    /// Whether pods' search paths are walked for them.
-    pub search: bool,
-    /// Upstream resolvers; empty: the node's.
-    pub upstreams: Vec<Address>,
-    /// Stub domains, hosts and rewrites.
-    pub overrides: Arc<Overrides>,
-    /// Outside names are denied at once.
-    pub offline: bool,
-}
-
 impl RawConfig {
-    pub(super) fn dns(&mut self) -> DnsSettings {
+    /// None when somebody else serves cluster DNS.
+    pub(super) fn dns(&mut self) -> Option<DnsConfig> {
         let (stubs, hosts, rewrites) =
             (self.each("dns-stub"), self.each("dns-host"), self.each("dns-rewrite"));
         let overrides = Overrides::new(stubs, hosts, rewrites).unwrap_or_else(|error| {
@@ -48,8 +27,8 @@ impl RawConfig {
             let name: Name = v.parse().map_err(|e: warren_dns::wire::InvalidName| e.to_string())?;
             warren_dns::zone::Zone::new(&name).map(|_| name).map_err(|e| e.to_string())
         });
-        DnsSettings {
-            on: self.parse("dns", on_off).unwrap_or(true),
+        let on = self.parse("dns", on_off).unwrap_or(true);
+        let config = DnsConfig {
             domain: domain.unwrap_or_else(default_domain),
             addresses: self.dns_addresses(),
             ttl: self.parse("dns-ttl", ttl).unwrap_or(5),
@@ -58,7 +37,9 @@ impl RawConfig {
             upstreams: self.parts("dns-upstream"),
             overrides: Arc::new(overrides),
             offline: self.parse("dns-offline", super::boolean).unwrap_or(false),
-        }
+            limit: self.parse("dns-client-limit", limit).unwrap_or_default(),
+        };
+        on.then_some(config)
     }
 
     fn dns_addresses(&mut self) -> Vec<IpAddr> {
@@ -107,6 +88,12 @@ fn ttl(v: &str) -> Result<u32, String> {
     seconds.ok_or_else(|| format!("{v:?} is not a number of seconds from 0 to {LONGEST_TTL}"))
 }
 
+/// Questions a second; 0 is no limit. A second's worth may come at once.
+fn limit(v: &str) -> Result<Rate, String> {
+    let per_second = v.parse().map_err(|_| format!("{v:?} is not a number of questions a second"))?;
+    Ok(Rate { per_second, burst: per_second, ..Rate::default() })
+}
+
 fn pod_names(v: &str) -> Result<PodNames, String> {
     match v {
         "disabled" => Ok(PodNames::Disabled),
@@ -121,7 +108,7 @@ mod tests {
     use super::super::Origin;
     use super::*;
 
-    fn read(said: &[(&str, &[&str])]) -> (DnsSettings, Vec<super::super::Fault>) {
+    fn read(said: &[(&str, &[&str])]) -> (Option<DnsConfig>, Vec<super::super::Fault>) {
         let mut raw = RawConfig::default();
         for (key, values) in said {
             raw.say(key, Origin::Flag, values.iter().map(|v| (*v).to_owned()).collect());
@@ -133,15 +120,17 @@ mod tests {
     #[test]
     fn what_is_not_said_has_the_customary_value() {
         let (settings, faults) = read(&[]);
+        let settings = settings.unwrap();
         assert_eq!(faults, []);
-        assert!(settings.on && settings.search && !settings.offline);
+        assert!(settings.search && !settings.offline);
         assert_eq!((settings.ttl, settings.domain.to_string()), (5, "cluster.local.".into()));
     }
 
     #[test]
     fn everything_can_be_said() {
         let (settings, faults) = read(&[
-            ("dns", &["off"]),
+            ("dns", &["on"]),
+            ("dns-client-limit", &["500"]),
             ("cluster-domain", &["lab.example"]),
             ("cluster-dns", &["10.43.0.10,fd43::a"]),
             ("dns-ttl", &["30"]),
@@ -154,7 +143,9 @@ mod tests {
             ("dns-offline", &["true"]),
         ]);
         assert_eq!(faults, []);
-        assert!(!settings.on && !settings.search && settings.offline);
+        let settings = settings.unwrap();
+        assert!(!settings.search && settings.offline && settings.limit.per_second == 500);
+        assert_eq!(read(&[("dns", &["off"])]), (None, Vec::new()));
         assert_eq!((settings.addresses.len(), settings.upstreams.len(), settings.ttl), (2, 2, 30));
         assert_eq!(settings.pods, PodNames::Insecure);
     }
@@ -165,6 +156,7 @@ mod tests {
             ("cluster-domain", &["a..b"]),
             ("cluster-dns", &["127.0.0.1"]),
             ("dns-ttl", &["4000"]),
+            ("dns-client-limit", &["-1"]),
             ("dns-pod-names", &["some"]),
             ("dns-upstream", &["nine"]),
             ("dns-stub", &["corp.example"]),
@@ -176,6 +168,7 @@ mod tests {
             "cluster-domain",
             "cluster-dns",
             "dns-ttl",
+            "dns-client-limit",
             "dns-pod-names",
             "dns-upstream",
             "dns-stub",

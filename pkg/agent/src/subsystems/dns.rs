@@ -2,10 +2,9 @@
 
 use super::Shared;
 use crate::supervisor::SubsystemError;
-use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use warren_dns::resolv::Paths;
-use warren_dns::{Deps, DnsConfig, Tables};
+use warren_dns::{Deps, Tables};
 use warren_netlink::nft::Nft;
 use warren_types::{HealthCell, HealthState};
 
@@ -15,32 +14,21 @@ pub(super) async fn run(
     health: HealthCell,
     stop: CancellationToken,
 ) -> Result<(), SubsystemError> {
-    let said = &shared.config.dns;
-    if !said.on {
+    let Some(config) = shared.config.dns.clone() else {
         // What an agent with another configuration left must not keep questions from whoever answers them now.
         warren_dns::clear(&shared.netlink, &Nft::current()?, &shared.config.run_dir).await?;
         health.set(HealthState::Ready, "off: cluster DNS is left to somebody else");
         stop.cancelled().await;
         return Ok(());
-    }
-    let config = DnsConfig {
-        domain: said.domain.clone(),
-        addresses: said.addresses.clone(),
-        ttl: said.ttl,
-        pods: said.pods,
-        search: said.search,
-        upstreams: said.upstreams.clone(),
-        overrides: Arc::clone(&said.overrides),
-        offline: said.offline,
-        resolv: Paths::default(),
-        run_dir: shared.config.run_dir.clone(),
-        program: "/proc/self/exe".into(),
     };
     let deps = Deps {
         tables: Tables::of(&shared.store),
         netlink: shared.netlink.clone(),
         nft: Nft::current()?,
         status: shared.dns.clone(),
+        resolv: Paths::default(),
+        run_dir: shared.config.run_dir.clone(),
+        program: "/proc/self/exe".into(),
     };
     Ok(warren_dns::run(config, deps, health, stop).await?)
 }

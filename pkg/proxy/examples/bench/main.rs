@@ -22,6 +22,8 @@ fn main() -> Result<()> {
     let mut args = std::env::args().skip(1);
     let as_json = args.next().is_some_and(|output| output == "json");
     let seconds = args.next().map_or(Ok(60), |text| text.parse()).context("seconds of churn")?;
+    // For whoever looks at one thing: without it, all is measured.
+    let packets_alone = args.next().is_some_and(|what| what == "packets");
     let mut all = serde_json::Map::new();
     let mut show = |name: String, value: serde_json::Value| {
         if !as_json {
@@ -29,13 +31,15 @@ fn main() -> Result<()> {
         }
         all.insert(name, value);
     };
-    for size in SIZES {
+    for size in SIZES.into_iter().filter(|_| !packets_alone) {
         for (name, value) in in_namespace(move || sized(size))? {
             show(format!("{size} Services: {name}"), value);
         }
     }
-    for (name, value) in in_namespace(move || churn(seconds))? {
-        show(name, value);
+    if !packets_alone {
+        for (name, value) in in_namespace(move || churn(seconds))? {
+            show(name, value);
+        }
     }
     for (name, value) in in_namespace(packets::measure)? {
         show(name, value);

@@ -17,6 +17,9 @@ use std::time::{Duration, Instant};
 const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 42, 0, 250);
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 42, 0, 251);
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 42, 255, 1);
+/// Where the server listens: for the Service, and for who dials it directly. One port for both would let the ends of the
+/// ones, which connection tracking remembers for 10 s, stand in the way of the others with the same port of the client.
+const PORTS: [u16; 2] = [8080, 8081];
 const ROUND: Duration = Duration::from_secs(2);
 const ROUNDS: usize = 7;
 
@@ -28,7 +31,7 @@ pub(crate) fn measure() -> Result<Figures> {
     cluster.start();
     cluster.loaded()?;
     let service = SocketAddr::new(cluster.serve(20_000, SERVER)?, 80);
-    let direct = SocketAddr::new(IpAddr::V4(SERVER), 8080);
+    let direct = SocketAddr::new(IpAddr::V4(SERVER), PORTS[1]);
     let received = Arc::new(AtomicU64::new(0));
     serve(server, received.clone())?;
     let thread = std::thread::spawn(move || {
@@ -101,30 +104,38 @@ fn pod(link: &str, address: Ipv4Addr) -> Result<File> {
 /// One byte back for the first byte; everything else is counted.
 fn serve(ns: File, received: Arc<AtomicU64>) -> Result<()> {
     let (ready, listening) = mpsc::channel();
-    std::thread::spawn(move || -> Result<()> {
-        setns(&ns, CloneFlags::CLONE_NEWNET)?;
-        let listener = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-        listener.bind(&SocketAddr::from((SERVER, 8080)).into())?;
-        listener.listen(1024)?;
-        ready.send(())?;
-        for client in TcpListener::from(listener).incoming() {
-            let (mut client, received) = (client?, received.clone());
-            let mut first = [0; 1];
-            if client.read_exact(&mut first).is_err() || client.write_all(&first).is_err() {
-                continue;
+    for port in PORTS {
+        let (ns, ready, received) = (ns.try_clone()?, ready.clone(), received.clone());
+        std::thread::spawn(move || -> Result<()> {
+            setns(&ns, CloneFlags::CLONE_NEWNET)?;
+            let listener = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+            listener.bind(&SocketAddr::from((SERVER, port)).into())?;
+            listener.listen(1024)?;
+            ready.send(())?;
+            for client in TcpListener::from(listener).incoming() {
+                answer(client?, &received);
             }
-            if first == *b"s" {
-                std::thread::spawn(move || {
-                    let mut buffer = vec![0; 256 * 1024];
-                    while let Ok(length @ 1..) = client.read(&mut buffer) {
-                        received.fetch_add(length as u64, Ordering::Relaxed);
-                    }
-                });
-            }
+            Ok(())
+        });
+    }
+    for _ in PORTS {
+        listening.recv().context("the server does not listen")?;
+    }
+    Ok(())
+}
+
+fn answer(mut client: TcpStream, received: &Arc<AtomicU64>) {
+    let received = received.clone();
+    let mut first = [0; 1];
+    if client.read_exact(&mut first).is_err() || client.write_all(&first).is_err() || first != *b"s" {
+        return;
+    }
+    std::thread::spawn(move || {
+        let mut buffer = vec![0; 256 * 1024];
+        while let Ok(length @ 1..) = client.read(&mut buffer) {
+            received.fetch_add(length as u64, Ordering::Relaxed);
         }
-        Ok(())
     });
-    listening.recv().context("the server does not listen")
 }
 
 /// Connections a second: each asks once, and ends by a reset, so that ports do not run out.
