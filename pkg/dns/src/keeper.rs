@@ -19,6 +19,7 @@ use tokio::io::Interest;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use warren_netlink::detached::Detached;
 use warren_netlink::handover;
@@ -197,6 +198,7 @@ async fn keep_all(run_dir: &Path) -> io::Result<()> {
     let own = process(run_dir);
     own.ready()?;
     let (store, places) = (Store::default(), Arc::new(Semaphore::new(SPEAKERS)));
+    let mut speakers = JoinSet::new();
     loop {
         let place = Arc::clone(&places).acquire_owned();
         let accepted = async { (place.await, listener.accept().await) };
@@ -206,7 +208,8 @@ async fn keep_all(run_dir: &Path) -> io::Result<()> {
             (place, accepted) = accepted => (place, accepted?.0),
         };
         let store = Arc::clone(&store);
-        tokio::spawn(async move {
+        while speakers.try_join_next().is_some() {}
+        speakers.spawn(async move {
             let _place = place;
             if let Err(error) = speak(&stream, &store).await {
                 tracing::warn!(%error, "an exchange failed");
@@ -246,11 +249,13 @@ mod tests {
     use futures::FutureExt as _;
     use std::net::UdpSocket;
 
-    async fn started(dir: &Path) -> tokio::task::JoinHandle<io::Result<()>> {
+    async fn started(dir: &Path) -> JoinSet<io::Result<()>> {
         let path = dir.to_owned();
-        let serving = tokio::spawn(async move { keep_all(&path).await });
+        let mut serving = JoinSet::new();
+        serving.spawn(async move { keep_all(&path).await });
         while Keeper::connect(dir).await.is_err() {
-            assert!(!serving.is_finished(), "{:?}", serving.await);
+            let ended = serving.try_join_next();
+            assert!(ended.is_none(), "{ended:?}");
             tokio::task::yield_now().await;
         }
         serving

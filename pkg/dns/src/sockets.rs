@@ -3,6 +3,7 @@
 use crate::keeper::Named;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -64,9 +65,11 @@ impl Sockets {
         self.0.retain(|place, _| wanted.contains(place));
         let mut failed = Vec::new();
         for place in wanted {
-            if !self.0.contains_key(&place) {
+            if let Entry::Vacant(free) = self.0.entry(place) {
                 match open(place) {
-                    Ok(socket) => drop(self.0.insert(place, Arc::new(socket))),
+                    Ok(socket) => {
+                        free.insert(Arc::new(socket));
+                    }
                     Err(error) => failed.push(format!("{place} cannot be listened on: {error}")),
                 }
             }
