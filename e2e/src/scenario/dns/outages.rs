@@ -122,11 +122,16 @@ fn nothing_known(names: &Names<'_>) -> Result<()> {
     };
     let (rcode, took) = eventually(BOOT, served)?;
     println!("dns: nothing known: {rcode} after {} ms", took.as_millis());
-    for (server, tcp) in SERVERS.iter().flat_map(|s| [(s, false), (s, true)]) {
-        let dig = Dig { tcp, ..Dig::new(node, server.parse()?) };
-        // Of a range that it does not know, the reverse names are the upstream's.
+    for tcp in [false, true] {
+        // Of a range that it does not know, the reverse names are the upstream's. A question from the address of the server
+        // itself is the node's own; all others are of nobody who is known.
+        let dig = Dig { tcp, ..Dig::new(node, SERVERS[0].parse()?) };
         let asked = specification::play_zone(b, dig, "nothing is known yet", "1.0.43.10.in-addr.arpa")?;
-        println!("dns: nothing known: {asked} questions at {server} as specified");
+        for (from, server) in [("n3a", SERVERS[0]), ("n3a", SERVERS[1]), (node, SERVERS[1])] {
+            let reply = Dig { tcp, ..Dig::new(from, server.parse()?) }.ask(b, KUBERNETES, "A")?;
+            ensure!(reply.rcode == "SERVFAIL", "{from} at {server}: {reply:?}");
+        }
+        println!("dns: nothing known: {asked} questions as specified");
     }
     lab.lab(&["service", "node-1", "start", "server"])?;
     let (took, before) = never_wrong(names, "n3a", BOOT)?;
