@@ -78,6 +78,7 @@ async fn status_health_and_metrics_answer_from_a_thread_of_their_own() {
     assert!(unloaded.to_string().contains("--proxy=off"), "{unloaded}");
     board.set_desk(Desk {
         proxy: Some(ProxyStatus::default()),
+        dns: None,
         load_balancer: LoadBalancerStatus::default(),
         mode: Mode::Nodes,
         nft: Nft::current().unwrap(),
