@@ -9,8 +9,8 @@ const NODE: &str = "node-1";
 const POD: &str = "n1a";
 /// Questions a second; each may take 2 s, and is asked once.
 const RATE: u64 = 1_000;
-/// Questions that an agent may have read and not answered when it is killed.
-const IN_HAND: u64 = 4;
+/// Questions that an agent may have read and not answered when it is killed: a batch, when it was behind.
+const IN_HAND: u64 = 32;
 /// What a start may take.
 const START: Duration = Duration::from_secs(20);
 
