@@ -18,7 +18,7 @@ use crate::upstream::tls::Roots;
 use crate::upstream::{self, Forwarder};
 use crate::zone::{Knowledge, Zone};
 use ipnet::IpNet;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::process::{Command, Stdio};
@@ -206,6 +206,8 @@ struct Runner {
     health: HealthCell,
     desk: Arc<Desk>,
     roots: Roots,
+    /// Which tables had been loaded when what the zone has of them was read. The tables themselves may be further.
+    loaded: BTreeMap<&'static str, bool>,
     addresses: BTreeSet<IpAddr>,
     sockets: Sockets,
     taken_over: usize,
@@ -228,6 +230,7 @@ impl Runner {
             deps,
             health,
             roots: Roots::default(),
+            loaded: BTreeMap::new(),
             addresses: BTreeSet::new(),
             sockets: Sockets::default(),
             taken_over: 0,
@@ -242,18 +245,19 @@ impl Runner {
         let tables = &self.deps.tables;
         // Its domain was a zone before.
         let Ok(mut zone) = Zone::new(&self.config.domain) else { return };
-        for row in tables.services.snapshot().rows.values() {
-            zone.set_service(&row.key, Some(row));
-        }
-        for row in tables.slices.snapshot().rows.values() {
-            zone.set_slice(&row.key, Some(row));
-        }
-        for row in tables.pods.snapshot().rows.values() {
-            zone.set_pod(&row.key, Some(row));
-        }
-        for row in tables.nodes.snapshot().rows.values() {
-            zone.set_node(&row.name, Some(row));
-        }
+        let (services, slices) = (tables.services.snapshot(), tables.slices.snapshot());
+        let (pods, nodes) = (tables.pods.snapshot(), tables.nodes.snapshot());
+        services.rows.values().for_each(|row| zone.set_service(&row.key, Some(row)));
+        slices.rows.values().for_each(|row| zone.set_slice(&row.key, Some(row)));
+        pods.rows.values().for_each(|row| zone.set_pod(&row.key, Some(row)));
+        nodes.rows.values().for_each(|row| zone.set_node(&row.name, Some(row)));
+        self.loaded = [
+            (Service::TABLE, services.loaded),
+            (EndpointSlice::TABLE, slices.loaded),
+            (Pod::TABLE, pods.loaded),
+            (Node::TABLE, nodes.loaded),
+        ]
+        .into();
         let mut clients = Clients::new(&self.config.domain);
         for (key, row) in tables.attachments.snapshot().rows.iter() {
             clients.set_attachment(key, Some(row));
@@ -273,20 +277,21 @@ impl Runner {
     fn take<R: Record>(&mut self, update: Update<R>, set: impl Fn(&mut World, &str, Option<&R>)) {
         match update {
             Update::Snapshot(_) => self.rebuild(),
-            Update::Delta { changes, .. } => self.desk.change(|world| {
-                changes.iter().for_each(|(key, row)| set(world, key, row.as_deref()));
-            }),
+            Update::Delta { changes, snapshot } => {
+                self.desk.change(|world| {
+                    changes.iter().for_each(|(key, row)| set(world, key, row.as_deref()));
+                });
+                if let Some(loaded) = self.loaded.get_mut(R::TABLE) {
+                    *loaded = snapshot.loaded;
+                }
+            }
         }
         self.know();
     }
 
     /// Whether all that negative answers rest on is known.
     fn known(&self) -> Knowledge {
-        let tables = &self.deps.tables;
-        let known = tables.services.loaded()
-            && tables.slices.loaded()
-            && tables.pods.loaded()
-            && tables.nodes.loaded();
+        let known = !self.loaded.is_empty() && self.loaded.values().all(|loaded| *loaded);
         if known { Knowledge::Current } else { Knowledge::Nothing }
     }
 
