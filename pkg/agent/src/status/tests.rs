@@ -12,7 +12,6 @@ fn report() -> StatusReport {
             .then(|| FailureView { seconds_ago: 200, reason: "panicked: boom".into() }),
     };
     StatusReport {
-        dns: None,
         version: "0.1.0".into(),
         pid: 42,
         uptime_seconds: 18_120,
@@ -80,6 +79,19 @@ fn report() -> StatusReport {
             proxy: Some(crate::services::ProxyView { services: 4, ..Default::default() }),
             load_balancer: None,
         },
+        dns: Some(crate::dns::DnsView {
+            addresses: vec!["10.43.0.10".into()],
+            domain: "cluster.local.".into(),
+            services: 4,
+            known: true,
+            source: "/etc/resolv.conf".into(),
+            upstreams: vec![crate::dns::UpstreamView {
+                address: "192.0.2.53".into(),
+                latency_micros: Some(1_250),
+                ..Default::default()
+            }],
+            ..Default::default()
+        }),
     }
 }
 
