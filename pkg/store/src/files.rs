@@ -12,6 +12,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::codec::{Content, Digest, SCHEMA};
 use crate::disk::{self, DiskFile, sync_dir};
@@ -26,6 +27,10 @@ const FORMAT_WORD: &str = "warren-store";
 const GENERATION: &str = "gen-";
 /// So many set-aside copies are kept; older ones are removed, so that a crash loop cannot fill the disk.
 const COPIES: usize = 5;
+/// So long a lock is waited for: a program that its holder starts has it too, from the fork until it is executed, and may so
+/// outlive the holder for a moment.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
 /// The directory, locked.
 pub(crate) struct Files {
@@ -104,10 +109,16 @@ impl Files {
         let path = dir.join(LOCK);
         let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
         let lock = lock.map_err(io_error(&path))?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Self { dir: dir.to_owned(), generation: 0, _lock: lock }),
-            Err(TryLockError::WouldBlock) => Err(StoreError::Locked(dir.to_owned())),
-            Err(TryLockError::Error(e)) => Err(io_error(&path)(e)),
+        let begun = Instant::now();
+        loop {
+            match lock.try_lock() {
+                Ok(()) => return Ok(Self { dir: dir.to_owned(), generation: 0, _lock: lock }),
+                Err(TryLockError::WouldBlock) if begun.elapsed() < LOCK_PATIENCE => {
+                    std::thread::park_timeout(LOCK_PAUSE);
+                }
+                Err(TryLockError::WouldBlock) => return Err(StoreError::Locked(dir.to_owned())),
+                Err(TryLockError::Error(e)) => return Err(io_error(&path)(e)),
+            }
         }
     }
 

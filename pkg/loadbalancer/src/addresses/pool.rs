@@ -93,7 +93,10 @@ impl<'a> Allocation<'a> {
                 node.name
             ));
         }
-        for holder in self.holders.get(&address).into_iter().flatten() {
+        // Which of several is named must not depend on who came first.
+        let mut holders: Vec<_> = self.holders.get(&address).into_iter().flatten().collect();
+        holders.sort_by(|a, b| a.key.cmp(&b.key));
+        for holder in holders {
             let taken = |what: &str| Err(format!("Service {} has it, and {what}", holder.key));
             let key = service.sharing_key.as_deref();
             if key.is_none() || key != holder.sharing_key.as_deref() {
