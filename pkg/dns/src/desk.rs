@@ -15,7 +15,7 @@ use std::time::Instant;
 use tokio::sync::Semaphore;
 
 /// Most questions that wait for others at once.
-const WAITING: usize = 4_096;
+pub(crate) const WAITING: u32 = 4_096;
 
 /// What answers are made of.
 #[derive(Debug)]
@@ -60,16 +60,11 @@ impl Desk {
             forwarder,
             limits: Limits::new(limit),
             shares: Arc::default(),
-            waiting: Arc::new(Semaphore::new(WAITING)),
+            waiting: Arc::new(Semaphore::new(WAITING as usize)),
             figures: Figures::default(),
             turns: AtomicU64::new(0),
             seed: RandomState::new(),
         }
-    }
-
-    /// How many can wait at once.
-    pub(crate) const fn waiting_places(&self) -> usize {
-        WAITING
     }
 
     pub(crate) fn world(&self) -> RwLockReadGuard<'_, World> {

@@ -7,7 +7,7 @@ use crate::answer::Settings;
 use crate::cache::Bounds;
 use crate::clients::Clients;
 use crate::config::{Deps, DnsConfig};
-use crate::desk::{Desk, World};
+use crate::desk::{Desk, WAITING, World};
 use crate::error::DnsError;
 use crate::keeper::{self, Keeper};
 use crate::place;
@@ -427,15 +427,13 @@ impl Runner {
         let start = move || Command::new(program).args(keeper::args(&run_dir)).stdin(Stdio::null()).output();
         let mut found = Keeper::connect(&self.deps.run_dir).await;
         if found.is_err() {
-            match tokio::task::spawn_blocking(start).await {
-                Ok(Ok(out)) if out.status.success() => {}
-                Ok(Ok(out)) => tracing::warn!(
+            let started = tokio::task::spawn_blocking(start).await.map_err(io::Error::other);
+            match started.flatten() {
+                Ok(out) if out.status.success() => {}
+                Ok(out) => tracing::warn!(
                     why = String::from_utf8_lossy(&out.stderr).trim(),
                     "the keeper of the DNS sockets did not start"
                 ),
-                Ok(Err(error)) => {
-                    tracing::warn!(%error, "the keeper of the DNS sockets could not be started")
-                }
                 Err(error) => tracing::warn!(%error, "the keeper of the DNS sockets could not be started"),
             }
             found = Keeper::connect(&self.deps.run_dir).await;
@@ -474,7 +472,6 @@ impl Runner {
     async fn stop(mut self) {
         let Some(server) = self.server.take() else { return };
         server.stop().await;
-        let all = u32::try_from(self.desk.waiting_places()).unwrap_or(u32::MAX);
-        let _ = tokio::time::timeout(GRACE, self.desk.waiting.acquire_many(all)).await;
+        let _ = tokio::time::timeout(GRACE, self.desk.waiting.acquire_many(WAITING)).await;
     }
 }
