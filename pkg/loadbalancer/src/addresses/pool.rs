@@ -33,13 +33,12 @@ pub(super) fn give(pool: &Pool, nodes: &[&Node], services: &[&Service]) -> AllGi
             }
         }
     }
+    let mut refused = Vec::new();
     for (service, family) in &open {
         if let Some(asked) = requests(service, *family).first().copied() {
             match allocation.may_have(service, asked) {
                 Ok(()) => allocation.take(service, asked, &mut all),
-                Err(why) => {
-                    fault(&mut all, service, "AddressRefused", format!("{asked} was asked for, but {why}"))
-                }
+                Err(_) => refused.push((*service, asked)),
             }
         }
     }
@@ -50,6 +49,12 @@ pub(super) fn give(pool: &Pool, nodes: &[&Node], services: &[&Service]) -> AllGi
                 Some(address) => allocation.take(service, address, &mut all),
                 None => without.push((service, family)),
             }
+        }
+    }
+    // Said of those who have the addresses in the end, so that what is said stays once each of them keeps its own.
+    for (service, asked) in refused {
+        if let Err(why) = allocation.may_have(service, asked) {
+            fault(&mut all, service, "AddressRefused", format!("{asked} was asked for, but {why}"));
         }
     }
     for service in services {

@@ -265,6 +265,23 @@ fn requests_come_first_and_are_refused_with_a_reason() {
 }
 
 #[test]
+fn a_refusal_names_the_same_holder_once_everyone_has_what_was_given() {
+    let asks = |name: &str, created, port, key: Option<&str>| {
+        let mut one = service(name, created, &[port]);
+        one.requested_addresses = vec![ip("198.51.100.2")];
+        one.sharing_key = key.map(Into::into);
+        one
+    };
+    let services =
+        vec![asks("z", 0, 80, Some("team")), asks("m", 1, 81, None), asks("a", 2, 82, Some("team"))];
+    let mut cluster = of_pool(&["198.51.100.1-198.51.100.9"], services);
+    let message = cluster.message("m");
+    assert!(message.contains("Service default/a has it"), "{message}");
+    cluster.apply();
+    assert_eq!(cluster.message("m"), message);
+}
+
+#[test]
 fn services_with_a_key_in_common_share_unless_ports_or_policy_forbid() {
     let shared = |name: &str, created, port| {
         let mut one = service(name, created, &[port]);
