@@ -73,14 +73,16 @@ pub struct Asked {
 }
 
 /// What someone else answered.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reply {
+#[derive(Debug, Clone, Copy)]
+pub struct Reply<'r> {
     /// The response code.
     pub rcode: Rcode,
     /// The answer section.
-    pub answers: Vec<Record>,
-    /// The authority section: the SOA of negative answers.
-    pub authorities: Vec<Record>,
+    pub answers: &'r [Record],
+    /// The SOA of a negative answer.
+    pub soa: Option<&'r Record>,
+    /// How long the records may be kept, in seconds: in place of their own times, which they had when they came.
+    pub ttl: u32,
 }
 
 /// Names that the cluster says stand for each other, from the one that was asked for; the last is someone else's.
@@ -251,7 +253,7 @@ pub fn complete(
     settings: &Settings,
     query: &Query<'_>,
     chain: &Chain,
-    reply: Option<&Reply>,
+    reply: Option<Reply<'_>>,
     transport: Transport,
     out: &mut Vec<u8>,
 ) {
@@ -266,15 +268,16 @@ pub fn complete(
 }
 
 /// Writes what someone else answered to a question.
-pub fn relay(query: &Query<'_>, reply: &Reply, transport: Transport, out: &mut Vec<u8>) {
+pub fn relay(query: &Query<'_>, reply: Reply<'_>, transport: Transport, out: &mut Vec<u8>) {
     write_reply(Writer::new(query, transport, out), reply);
 }
 
-fn write_reply(mut writer: Writer<'_>, reply: &Reply) {
-    for (section, records) in [(Section::Answer, &reply.answers), (Section::Authority, &reply.authorities)] {
-        for record in records {
-            writer.copy(section, record);
-        }
+fn write_reply(mut writer: Writer<'_>, reply: Reply<'_>) {
+    for record in reply.answers {
+        writer.copy(Section::Answer, record, reply.ttl);
+    }
+    if let Some(soa) = reply.soa {
+        writer.copy(Section::Authority, soa, reply.ttl);
     }
     writer.finish(reply.rcode);
 }

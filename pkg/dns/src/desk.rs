@@ -5,7 +5,7 @@ use crate::clients::Clients;
 use crate::figures::Figures;
 use crate::limits::{Limits, Rate, Shares, teller};
 use crate::upstream::{Forwarder, Resolved};
-use crate::wire::{Name, Query, Rcode, Record, Transport, Writer};
+use crate::wire::{Name, Query, Rcode, Transport, Writer};
 use crate::zone::Zone;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::net::IpAddr;
@@ -209,23 +209,19 @@ pub(crate) fn go_on(
     resolved: &Resolved,
     out: &mut Vec<u8>,
 ) -> Outcome {
-    let reply = reply(resolved);
+    let reply = Reply {
+        rcode: resolved.entry.rcode(),
+        answers: resolved.entry.answers(),
+        soa: resolved.entry.soa(),
+        ttl: resolved.ttl,
+    };
     match outcome {
         Outcome::Answered => return Outcome::Answered,
-        Outcome::Forward(_) => answer::relay(query, &reply, context.transport, out),
+        Outcome::Forward(_) => answer::relay(query, reply, context.transport, out),
         Outcome::ForwardThen(chain) => {
-            answer::complete(context.settings, query, &chain, Some(&reply), context.transport, out);
+            answer::complete(context.settings, query, &chain, Some(reply), context.transport, out);
         }
-        Outcome::WalkSearch(walk) => return walk.next(context, query, Some(&reply), out),
+        Outcome::WalkSearch(walk) => return walk.next(context, query, Some(reply), out),
     }
     Outcome::Answered
-}
-
-fn reply(resolved: &Resolved) -> Reply {
-    let aged = |record: &Record| Record { ttl: resolved.ttl, ..record.clone() };
-    Reply {
-        rcode: resolved.entry.rcode(),
-        answers: resolved.entry.answers().iter().map(aged).collect(),
-        authorities: resolved.entry.soa().map(aged).into_iter().collect(),
-    }
 }

@@ -75,7 +75,7 @@ impl Walk {
         mut self,
         context: Context<'_>,
         query: &Query<'_>,
-        reply: Option<&Reply>,
+        reply: Option<Reply<'_>>,
         out: &mut Vec<u8>,
     ) -> Outcome {
         match reply.map(|r| r.rcode) {

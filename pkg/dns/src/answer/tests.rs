@@ -267,8 +267,8 @@ fn what_an_external_name_stands_for_is_put_after_it() {
         ttl: 300,
         data: crate::wire::Data::Address([192, 0, 2, 1].into()),
     };
-    let reply = Reply { rcode: Rcode::NO_ERROR, answers: vec![record], authorities: vec![] };
-    complete(&settings, &query, &chain, Some(&reply), Transport::Udp, &mut out);
+    let reply = Reply { rcode: Rcode::NO_ERROR, answers: &[record], soa: None, ttl: 300 };
+    complete(&settings, &query, &chain, Some(reply), Transport::Udp, &mut out);
     let message = read(&out);
     let texts: Vec<String> = message.answers.iter().map(|r| text("answer", r)).collect();
     assert_eq!(

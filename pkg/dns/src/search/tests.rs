@@ -38,7 +38,7 @@ impl World {
         Self { zone, settings: Settings::default(), outside, asked: std::cell::RefCell::default() }
     }
 
-    fn upstream(&self, asked: &Asked) -> Option<Reply> {
+    fn upstream(&self, asked: &Asked) -> Option<(Rcode, Vec<Record>)> {
         let name = asked.name.to_string().trim_end_matches('.').to_ascii_lowercase();
         self.asked.borrow_mut().push(name.clone());
         let known = self.outside.get(&name).copied().unwrap_or(Outside::Missing);
@@ -55,7 +55,7 @@ impl World {
             data: Data::Address([192, 0, 2, 1].into()),
         };
         let answers = if known == Outside::Address { vec![record] } else { Vec::new() };
-        Some(Reply { rcode, answers, authorities: Vec::new() })
+        Some((rcode, answers))
     }
 
     /// Asks as a client, and does what the server would do. The code, and the last name of the answer with its address.
@@ -71,18 +71,25 @@ impl World {
                 Outcome::Answered => break,
                 Outcome::WalkSearch(walk) => {
                     let reply = self.upstream(&walk.asked());
-                    walk.next(context, &query, reply.as_ref(), &mut out)
+                    walk.next(context, &query, reply.as_ref().map(said), &mut out)
                 }
                 Outcome::Forward(asked) => {
                     match self.upstream(&asked) {
-                        Some(reply) => crate::answer::relay(&query, &reply, Transport::Udp, &mut out),
+                        Some(reply) => crate::answer::relay(&query, said(&reply), Transport::Udp, &mut out),
                         None => drop(fail(context, &query, Rcode::SERV_FAIL, &mut out)),
                     }
                     break;
                 }
                 Outcome::ForwardThen(chain) => {
                     let reply = self.upstream(&chain.asked());
-                    complete(&self.settings, &query, &chain, reply.as_ref(), Transport::Udp, &mut out);
+                    complete(
+                        &self.settings,
+                        &query,
+                        &chain,
+                        reply.as_ref().map(said),
+                        Transport::Udp,
+                        &mut out,
+                    );
                     break;
                 }
             };
@@ -143,6 +150,10 @@ fn path(domains: &[&str]) -> Vec<Name> {
 
 fn pod_path() -> Vec<Name> {
     super::pod_path(&"cluster.local".parse().unwrap(), &"a".parse().unwrap(), &path(&["corp.example"]))
+}
+
+fn said((rcode, answers): &(Rcode, Vec<Record>)) -> Reply<'_> {
+    Reply { rcode: *rcode, answers, soa: None, ttl: 60 }
 }
 
 #[test]

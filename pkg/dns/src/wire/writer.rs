@@ -181,8 +181,8 @@ impl<'o> Writer<'o> {
         fitted
     }
 
-    /// Writes a record that was read elsewhere.
-    pub fn copy(&mut self, section: Section, record: &Record) -> bool {
+    /// Writes a record that was read elsewhere, with another TTL.
+    pub fn copy(&mut self, section: Section, record: &Record, ttl: u32) -> bool {
         let data = match &record.data {
             Data::Address(address) => Rdata::Address(*address),
             Data::Name(name) => Rdata::Name(name.wire()),
@@ -201,13 +201,13 @@ impl<'o> Writer<'o> {
                     section,
                     Owner::Name(record.owner.wire()),
                     record.rtype,
-                    record.ttl,
+                    ttl,
                     Rdata::Other(&wire),
                 );
             }
             Data::Other(bytes) => Rdata::Other(bytes),
         };
-        self.record(section, Owner::Name(record.owner.wire()), record.rtype, record.ttl, data)
+        self.record(section, Owner::Name(record.owner.wire()), record.rtype, ttl, data)
     }
 
     /// Ends the answer; the buffer holds it now.

@@ -179,7 +179,7 @@ proptest! {
         let mut cut = false;
         for (i, record) in records.iter().enumerate() {
             let section = if i < answers { Section::Answer } else { Section::Additional };
-            let fitted = writer.copy(section, record);
+            let fitted = writer.copy(section, record, record.ttl);
             cut |= !fitted && section == Section::Answer;
             prop_assert!(!(cut && fitted), "nothing is added once the answer is cut");
             if fitted {
@@ -230,6 +230,7 @@ fn a_longest_answer_of_names_that_nearly_end_alike_is_written_in_bounded_work() 
         writer.copy(
             Section::Answer,
             &Record { owner, rtype: Type::A, ttl: 1, data: Data::Address([1; 4].into()) },
+            1,
         );
         tried += 1;
     }
