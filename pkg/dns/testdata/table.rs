@@ -209,6 +209,7 @@ fn pod(key: &str, words: &[&str]) -> Pod {
         host_network: false,
         labels: std::collections::BTreeMap::new(),
         finished: words.contains(&"finished"),
+        named_ports: Vec::new(),
     }
 }
 

@@ -334,6 +334,7 @@ pub fn pod(meta: &ObjectMeta, data: &Value) -> Converted<Pod> {
         host_network: data.pointer("/spec/hostNetwork").and_then(Value::as_bool).unwrap_or(false),
         labels: meta.labels.clone().unwrap_or_default(),
         finished: matches!(text(data, "/status/phase"), Some("Succeeded" | "Failed")),
+        named_ports: Vec::new(),
     };
     Converted { row: Some(row), refused: door.refused }
 }

@@ -14,12 +14,15 @@
 //! | `endpoint_slices` | [`EndpointSlice`] | source |
 //! | `service_faults` | [`ServiceFaults`] | proxy |
 //! | `load_balancer_addresses` | [`LoadBalancerAddresses`] | loadbalancer |
+//! | `namespaces` | [`NamespaceState`] | source |
+//! | `network_policies` | [`NetworkPolicy`] | source |
 
 use crate::Record;
 use serde::{Deserialize, Serialize};
 use warren_types::{
-    Attachment, AttachmentKey, ClusterConfig, EndpointSlice, LoadBalancerAddresses, LocalNode, Node, NodeId,
-    NodeName, PeerEndpoint, Pod, PodKey, Secret, SecretKey, Service, ServiceFaults, ServiceKey, SliceKey,
+    Attachment, AttachmentKey, ClusterConfig, EndpointSlice, LoadBalancerAddresses, LocalNode, Namespace,
+    NamespaceState, NetworkPolicy, Node, NodeId, NodeName, PeerEndpoint, Pod, PodKey, PolicyKey, Secret,
+    SecretKey, Service, ServiceFaults, ServiceKey, SliceKey,
 };
 
 /// The secrets and the identity of this node. Table `keys`, one row.
@@ -126,4 +129,26 @@ impl Record for LoadBalancerAddresses {
     fn key(&self) -> String {
         service_key(&self.service)
     }
+}
+impl Record for NamespaceState {
+    const TABLE: &'static str = "namespaces";
+    fn key(&self) -> String {
+        namespace_key(&self.name)
+    }
+}
+/// Key in `namespaces`.
+#[must_use]
+pub fn namespace_key(name: &Namespace) -> String {
+    name.to_string()
+}
+impl Record for NetworkPolicy {
+    const TABLE: &'static str = "network_policies";
+    fn key(&self) -> String {
+        policy_key(&self.key)
+    }
+}
+/// Key in `network_policies`.
+#[must_use]
+pub fn policy_key(key: &PolicyKey) -> String {
+    key.to_string()
 }

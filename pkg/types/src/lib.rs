@@ -19,6 +19,8 @@ pub mod name;
 pub mod node;
 pub mod peer;
 pub mod pod;
+pub mod policy;
+pub mod selector;
 pub mod service;
 
 pub use attachment::{Attachment, AttachmentKey, AttachmentPhase, HostPort, LeaseRequest};
@@ -28,12 +30,14 @@ pub use endpoint::{Endpoint, EndpointPort, EndpointSlice};
 pub use health::{HealthCell, HealthReport, HealthState};
 pub use keys::{PublicKey, Secret, SecretKey};
 pub use name::{
-    BootId, ContainerId, IfName, InvalidName, Namespace, NodeId, NodeName, PodKey, PodName, ServiceKey,
-    ServiceName, SliceKey, SliceName,
+    BootId, ContainerId, IfName, InvalidName, Namespace, NodeId, NodeName, PodKey, PodName, PolicyKey,
+    PolicyName, ServiceKey, ServiceName, SliceKey, SliceName,
 };
 pub use node::{HeldPort, LocalNode, Node};
 pub use peer::PeerEndpoint;
-pub use pod::Pod;
+pub use pod::{NamedPort, Pod};
+pub use policy::{NamespaceState, NetworkPolicy, PolicyPeer, PolicyPort, PolicyRule, PortMatch};
+pub use selector::{Labels, Requirement, Selector};
 pub use service::{
     Affinity, Fault, LoadBalancerAddresses, Protocol, Service, ServiceFaults, ServiceKind, ServicePort,
     TrafficPolicy,

@@ -136,6 +136,11 @@ name_type!(
     "use lower-case letters, digits and '-', at most 63 characters"
 );
 name_type!(
+    /// Name of a NetworkPolicy (`NetworkPolicy.metadata.name`, an RFC 1123 subdomain).
+    PolicyName, "policy name", is_dns_subdomain,
+    "use lower-case letters, digits, '-' and '.', at most 253 characters"
+);
+name_type!(
     /// Name of an EndpointSlice (`EndpointSlice.metadata.name`, an RFC 1123 subdomain).
     SliceName, "EndpointSlice name", is_dns_subdomain,
     "use lower-case letters, digits, '-' and '.', at most 253 characters"
@@ -159,77 +164,38 @@ name_type!(
     NodeId, "node id", is_node_id, "expected 32 lower-case hexadecimal digits"
 );
 
-/// Namespace and name of a pod.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct PodKey {
-    /// The pod's namespace.
-    pub namespace: Namespace,
-    /// The pod's name.
-    pub name: PodName,
+macro_rules! key_type {
+    ($key:ident, $name:ident, $what:literal) => {
+        #[doc = concat!("Namespace and name of ", $what, ".")]
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        pub struct $key {
+            /// The namespace.
+            pub namespace: Namespace,
+            /// The name in it.
+            pub name: $name,
+        }
+
+        impl $key {
+            /// The inverse of its text, `namespace/name`.
+            #[must_use]
+            pub fn parse(text: &str) -> Option<Self> {
+                let (namespace, name) = text.split_once('/')?;
+                Some(Self { namespace: Namespace::new(namespace).ok()?, name: $name::new(name).ok()? })
+            }
+        }
+
+        impl fmt::Display for $key {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}/{}", self.namespace, self.name)
+            }
+        }
+    };
 }
 
-impl PodKey {
-    /// The inverse of its text, `namespace/name`.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        let (namespace, name) = text.split_once('/')?;
-        Some(Self { namespace: Namespace::new(namespace).ok()?, name: PodName::new(name).ok()? })
-    }
-}
-
-impl fmt::Display for PodKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.namespace, self.name)
-    }
-}
-
-/// Namespace and name of a Service.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct ServiceKey {
-    /// The Service's namespace.
-    pub namespace: Namespace,
-    /// The Service's name.
-    pub name: ServiceName,
-}
-
-impl ServiceKey {
-    /// The inverse of its text, `namespace/name`.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        let (namespace, name) = text.split_once('/')?;
-        Some(Self { namespace: Namespace::new(namespace).ok()?, name: ServiceName::new(name).ok()? })
-    }
-}
-
-impl fmt::Display for ServiceKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.namespace, self.name)
-    }
-}
-
-/// Namespace and name of an EndpointSlice.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct SliceKey {
-    /// The slice's namespace.
-    pub namespace: Namespace,
-    /// The slice's name.
-    pub name: SliceName,
-}
-
-impl SliceKey {
-    /// The inverse of its text, `namespace/name`.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        let (namespace, name) = text.split_once('/')?;
-        Some(Self { namespace: Namespace::new(namespace).ok()?, name: SliceName::new(name).ok()? })
-    }
-}
-
-impl fmt::Display for SliceKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.namespace, self.name)
-    }
-}
+key_type!(PodKey, PodName, "a pod");
+key_type!(ServiceKey, ServiceName, "a Service");
+key_type!(SliceKey, SliceName, "an EndpointSlice");
+key_type!(PolicyKey, PolicyName, "a NetworkPolicy");
 
 #[cfg(test)]
 mod tests {

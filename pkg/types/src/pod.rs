@@ -1,8 +1,7 @@
 //! Pods as the cluster sees them.
 
-use crate::{NodeName, PodKey};
+use crate::{Labels, NodeName, PodKey, Protocol};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 /// A pod of the cluster, from its Pod object. Table `pods`, written by `source`.
@@ -19,7 +18,21 @@ pub struct Pod {
     /// `spec.hostNetwork`.
     pub host_network: bool,
     /// `metadata.labels`.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Labels,
     /// Whether the pod has ended (phase Succeeded or Failed): its addresses are no longer its own.
     pub finished: bool,
+    /// Ports that its containers have a name for.
+    #[serde(default)]
+    pub named_ports: Vec<NamedPort>,
+}
+
+/// A port with a name, of one of a pod's containers (`spec.containers[].ports[]`, also of sidecars).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct NamedPort {
+    /// Its name.
+    pub name: String,
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The port at the pod's address.
+    pub port: u16,
 }
