@@ -109,6 +109,13 @@ pub(crate) struct AgentArgs {
     #[arg(long, value_name = "LINK", env = "WARREN_LOADBALANCER_INTERFACE", help_heading = "Services")]
     loadbalancer_interface: Option<String>,
 
+    /// Enforce NetworkPolicies (on), or leave them to somebody else (off) [default: on].
+    #[arg(long, value_name = "ON|OFF", env = "WARREN_NETWORK_POLICY", help_heading = "Network policy")]
+    network_policy: Option<String>,
+    /// What becomes of pods while their labels or policies are not known: closed, open [default: closed].
+    #[arg(long, value_name = "WHAT", env = "WARREN_NETWORK_POLICY_UNKNOWN", help_heading = "Network policy")]
+    network_policy_unknown: Option<String>,
+
     /// Serve cluster DNS on this node (on), or leave it to somebody else (off) [default: on].
     #[arg(long, value_name = "ON|OFF", env = "WARREN_DNS", help_heading = "DNS")]
     dns: Option<String>,
@@ -178,6 +185,8 @@ impl AgentArgs {
             ("loadbalancer", one(self.loadbalancer)),
             ("loadbalancer-pool", self.loadbalancer_pool),
             ("loadbalancer-interface", one(self.loadbalancer_interface)),
+            ("network-policy", one(self.network_policy)),
+            ("network-policy-unknown", one(self.network_policy_unknown)),
             ("dns", one(self.dns)),
             ("cluster-dns", self.cluster_dns),
             ("cluster-domain", one(self.cluster_domain)),

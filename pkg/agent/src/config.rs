@@ -14,6 +14,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use warren_dns::DnsConfig;
+use warren_policy::Unknown;
 use warren_types::cidr::overlap;
 use warren_types::{Family, NodeName, Secret, defaults};
 
@@ -42,6 +43,8 @@ pub const KEYS: &[&str] = &[
     "loadbalancer",
     "loadbalancer-pool",
     "loadbalancer-interface",
+    "network-policy",
+    "network-policy-unknown",
     "dns",
     "cluster-dns",
     "cluster-domain",
@@ -151,6 +154,8 @@ pub struct AgentConfig {
     pub mtu: Option<u32>,
     /// Services.
     pub services: ServicesConfig,
+    /// What becomes of pods of which nothing is known; none when somebody else enforces network policies.
+    pub policy: Option<Unknown>,
     /// Cluster DNS; none when somebody else serves it.
     pub dns: Option<DnsConfig>,
 }
@@ -342,6 +347,7 @@ impl RawConfig {
                 .unwrap_or_else(|| (std::net::Ipv4Addr::LOCALHOST, defaults::HEALTH_PORT).into()),
             mtu: self.parse("mtu", mtu),
             services: self.services(),
+            policy: self.policy(),
             dns: self.dns(),
             api: api.unwrap_or(ApiChoice::InCluster),
             node_name: node_name.clone().unwrap_or_else(placeholder),
@@ -350,6 +356,16 @@ impl RawConfig {
             service_cidrs,
         };
         if self.faults.is_empty() && node_name.is_some() { Ok(config) } else { Err(Faults(self.faults)) }
+    }
+
+    fn policy(&mut self) -> Option<Unknown> {
+        let unknown = self.parse("network-policy-unknown", |v| match v {
+            "closed" => Ok(Unknown::Closed),
+            "open" => Ok(Unknown::Open),
+            _ => Err(format!("{v:?} is neither closed nor open")),
+        });
+        let on = self.parse("network-policy", services::on_off).unwrap_or(true);
+        on.then(|| unknown.unwrap_or_default())
     }
 
     fn node_name(&mut self, facts: &Facts) -> Option<NodeName> {

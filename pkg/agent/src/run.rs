@@ -16,6 +16,7 @@ use warren_dns::DnsStatus;
 use warren_loadbalancer::{HeldPorts, LoadBalancerStatus};
 use warren_netlink::{Netlink, NetlinkError};
 use warren_overlay::OverlayStatus;
+use warren_policy::{Gate, PolicyStatus};
 use warren_proxy::ProxyStatus;
 use warren_source::{ApiAccess, SourceStatus};
 use warren_store::{Durability, Opened, Store, StoreError};
@@ -129,6 +130,8 @@ pub async fn run(config: AgentConfig) -> Result<(), AgentError> {
         access,
         overlay: OverlayStatus::default(),
         proxy: ProxyStatus::default(),
+        policy: PolicyStatus::default(),
+        gate: Gate::default(),
         dns: DnsStatus::default(),
         load_balancer: LoadBalancerStatus::default(),
         held_ports: tokio::sync::watch::Sender::new(HeldPorts::default()),

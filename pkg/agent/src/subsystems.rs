@@ -7,6 +7,7 @@ pub(crate) mod join;
 mod loadbalancer;
 mod node;
 mod overlay;
+mod policy;
 mod proxy;
 mod source;
 
@@ -26,6 +27,7 @@ use warren_loadbalancer::{HeldPorts, LoadBalancerStatus, Mode};
 use warren_netlink::nft::Nft;
 use warren_netlink::{Netlink, NetlinkError};
 use warren_overlay::OverlayStatus;
+use warren_policy::{Gate, PolicyStatus};
 use warren_proxy::ProxyStatus;
 use warren_source::{ApiAccess, SourceStatus};
 use warren_store::Store;
@@ -48,6 +50,10 @@ pub(crate) struct Shared {
     pub(crate) overlay: OverlayStatus,
     /// What the proxy shows of itself.
     pub(crate) proxy: ProxyStatus,
+    /// What network policy shows of itself.
+    pub(crate) policy: PolicyStatus,
+    /// Where pods wait until the kernel isolates them.
+    pub(crate) gate: Gate,
     /// What cluster DNS shows of itself.
     pub(crate) dns: DnsStatus,
     /// What the load balancer says of itself.
@@ -94,6 +100,7 @@ pub(crate) fn start_all(supervisor: &mut Supervisor, shared: &Shared) {
     start(supervisor, shared, "node", node::run);
     start(supervisor, shared, "overlay", overlay::run);
     start(supervisor, shared, "proxy", proxy::run);
+    start(supervisor, shared, "policy", policy::run);
     if shared.config.services.load_balancer != Mode::Off {
         start(supervisor, shared, "loadbalancer", loadbalancer::run);
     }

@@ -1,8 +1,8 @@
 //! The attach engine: what the agent does for the plugin.
 //!
 //! One attachment is worked on by one call at a time; different attachments run side by side. The order of an ADD: lease
-//! and link pair (together), the source filter and the pod's side (together), the host's side, the journal, the answer.
-//! The host's side is raised after the filter is in the kernel, so that the link carries nothing before. A DEL runs from
+//! and link pair (together), the source filter, network policy and the pod's side (together), the host's side, the journal, the
+//! answer. The host's side is raised after filter and policy are in the kernel, so that the link carries nothing before. A DEL runs from
 //! the journal alone. Kernel objects need no journal to be found again: their names follow from the attachment's key and
 //! carry Warren's marks.
 
@@ -15,6 +15,7 @@ mod recover;
 
 pub use recover::Recovered;
 
+use crate::gate::PodGate;
 use crate::pool::{AddressPool, PoolError};
 use crate::queue::DelQueue;
 use crate::spec::{AddRequest, AddResult, Code, GcRequest, Refusal};
@@ -59,6 +60,7 @@ struct Inner {
     host: Netlink,
     nft: Nft,
     pool: Arc<dyn AddressPool>,
+    gate: Arc<dyn PodGate>,
     locks: KeyLocks,
     permits: Semaphore,
     /// Host links in use, and by whom.
@@ -149,13 +151,20 @@ fn no_lease(error: &PoolError) -> Refusal {
 impl Engine {
     /// An engine that works in the namespace of `host` and `nft`. It refuses ADD until [`Engine::recover`] has run.
     #[must_use]
-    pub fn new(config: EngineConfig, host: Netlink, nft: Nft, pool: Arc<dyn AddressPool>) -> Self {
+    pub fn new(
+        config: EngineConfig,
+        host: Netlink,
+        nft: Nft,
+        pool: Arc<dyn AddressPool>,
+        gate: Arc<dyn PodGate>,
+    ) -> Self {
         let permits = Semaphore::new(config.at_once.clamp(1, 1024));
         Self(Arc::new(Inner {
             config,
             host,
             nft,
             pool,
+            gate,
             permits,
             locks: KeyLocks::default(),
             names: Mutex::default(),

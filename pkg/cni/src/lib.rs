@@ -2,11 +2,11 @@
 //!
 //! Job: attach containers to the node's network and detach them (CNI specification 1.1, results in the formats from
 //! 0.3.1 on): routed veth pair, addresses, routes, the source filter; a journal that survives the agent.
-//! Inputs: environment and standard input of the plugin; leases from an [`AddressPool`]; the pods' MTU.
+//! Inputs: environment and standard input of the plugin; leases from an [`AddressPool`]; the word of a [`PodGate`]; the pods' MTU.
 //! Outputs: links, routes, neighbours and filter entries; rows of the journal; the result on standard output.
 //! Owns: links `wrnp*` and what hangs on them; the sets of pod sources in `inet warren`; the socket and the queue of
 //! deletions.
-//! Ordering: the source filter is in the kernel before a pod's link is up; the journal has an attachment on disk before
+//! Ordering: the source filter, and what network policy wants, are in the kernel before a pod's link is up; the journal has an attachment on disk before
 //! the runtime hears of it, and forgets it after the kernel has.
 //! Failure: the plugin never waits longer than a minute; without an agent ADD says "try again" and DEL is queued. An ADD
 //! that died anywhere is rolled back at the next start.
@@ -14,6 +14,7 @@
 //! missing? Can a call end with kernel objects that neither the journal nor a mark leads to?
 
 pub mod engine;
+pub mod gate;
 pub mod plugin;
 pub mod pool;
 mod queue;
@@ -23,6 +24,7 @@ pub mod stats;
 mod wire;
 
 pub use engine::{Added, Engine, EngineConfig, Recovered};
+pub use gate::PodGate;
 pub use pool::{AddressPool, BoxFuture, PoolError};
 pub use server::{CniConfig, CniError, serve};
 pub use stats::CallStats;

@@ -16,18 +16,32 @@
 pub mod boxes;
 mod classes;
 mod commit;
+pub mod config;
 pub mod decide;
+pub mod denials;
 pub mod engine;
+mod error;
+pub mod gate;
+pub mod held;
 mod index;
 pub mod items;
+mod known;
 mod locals;
 mod peers;
 pub mod rules;
+pub mod ruleset;
+mod runner;
+mod status;
 
+pub use config::{Deps, PolicyConfig, Tables};
 pub use decide::{Flow, Judgement, Side};
 pub use engine::{Committed, Engine, Held, Settings, Subject, Unknown};
+pub use error::PolicyError;
+pub use gate::{Gate, GateError};
 pub use items::{Item, Verdict};
 pub use rules::{Action, Direction, Policy, PolicyId, Tier};
+pub use runner::run;
+pub use status::{Figures, PolicyStatus};
 
 #[cfg(test)]
 mod tests;

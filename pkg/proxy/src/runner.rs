@@ -11,7 +11,7 @@ use crate::flows::Served;
 use crate::isolate::Isolation;
 use crate::local::LocalServers;
 use crate::node::{NodeContext, Rows};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use warren_netlink::NetlinkError;
 use warren_netlink::nft::{Applied, Section};
 use warren_store::tables::{ONLY, service_key};
-use warren_store::{Change, Durability, Record, Update, Watch};
+use warren_store::{Change, Durability, Update, Watch};
 use warren_types::{
     Attachment, EndpointSlice, HealthCell, HealthState, Protocol, Service, ServiceFaults, ServiceKey,
     SliceKey,
@@ -100,21 +100,12 @@ pub async fn run(
         }
         since = Instant::now();
         // What came together goes into one transaction.
-        while let Some(update) = ready(follow.services.next()).await {
+        while let Some(update) = follow.services.try_next() {
             runner.take_services(update);
         }
-        while let Some(update) = ready(follow.slices.next()).await {
+        while let Some(update) = follow.slices.try_next() {
             runner.take_slices(update);
         }
-    }
-}
-
-/// What a future has now, if it has anything.
-async fn ready<T>(future: impl Future<Output = Option<T>>) -> Option<T> {
-    tokio::select! {
-        biased;
-        value = future => value,
-        () = std::future::ready(()) => None,
     }
 }
 
@@ -199,7 +190,7 @@ impl Runner {
 
     fn take_services(&self, update: Update<Service>) {
         self.engine(|engine| {
-            for (key, row) in changes(update, || engine.known_services()) {
+            for (key, row) in update.rows_by_key(|| engine.known_services()) {
                 if let Some(key) = row.as_ref().map(|row| row.key.clone()).or_else(|| ServiceKey::parse(&key))
                 {
                     engine.set_service(&key, row);
@@ -210,7 +201,7 @@ impl Runner {
 
     fn take_slices(&self, update: Update<EndpointSlice>) {
         self.engine(|engine| {
-            for (key, row) in changes(update, || engine.known_slices()) {
+            for (key, row) in update.rows_by_key(|| engine.known_slices()) {
                 if let Some(key) = row.as_ref().map(|row| row.key.clone()).or_else(|| SliceKey::parse(&key)) {
                     engine.set_slice(&key, row);
                 }
@@ -220,7 +211,7 @@ impl Runner {
 
     fn take_attachments(&self, update: Update<Attachment>) {
         self.engine(|engine| {
-            for (key, row) in changes(update, || engine.known_attachments()) {
+            for (key, row) in update.rows_by_key(|| engine.known_attachments()) {
                 engine.set_attachment(&key, row);
             }
         });
@@ -395,21 +386,5 @@ impl Runner {
             table.mark_loaded().await?;
         }
         Ok(())
-    }
-}
-
-/// The rows that an update tells of, by their keys in the table. After a snapshot, what was known and is not in it is gone.
-fn changes<R: Record>(
-    update: Update<R>,
-    known: impl FnOnce() -> Vec<String>,
-) -> BTreeMap<String, Option<Arc<R>>> {
-    match update {
-        Update::Delta { changes, .. } => changes,
-        Update::Snapshot(snapshot) => {
-            let mut all: BTreeMap<String, Option<Arc<R>>> =
-                known().into_iter().map(|key| (key, None)).collect();
-            all.extend(snapshot.rows.iter().map(|(key, row)| (key.clone(), Some(row.clone()))));
-            all
-        }
     }
 }

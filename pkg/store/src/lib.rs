@@ -404,6 +404,18 @@ pub enum Update<R> {
 }
 
 impl<R> Update<R> {
+    /// The rows that it tells of, by their keys; none: removed. Of a whole table, those of `known` that are not in it are.
+    pub fn rows_by_key(self, known: impl FnOnce() -> Vec<String>) -> BTreeMap<String, Option<Arc<R>>> {
+        match self {
+            Self::Delta { changes, .. } => changes,
+            Self::Snapshot(snapshot) => {
+                let mut all: BTreeMap<_, _> = known().into_iter().map(|key| (key, None)).collect();
+                all.extend(snapshot.rows.iter().map(|(key, row)| (key.clone(), Some(row.clone()))));
+                all
+            }
+        }
+    }
+
     /// The table after this update.
     #[must_use]
     pub fn snapshot(&self) -> &Snapshot<R> {

@@ -106,6 +106,14 @@ impl<R: Record> Watch<R> {
         }
     }
 
+    /// The next update, if there is one now.
+    pub fn try_next(&mut self) -> Option<Update<R>> {
+        match self.take() {
+            Taken::Update(update) => Some(update),
+            Taken::Nothing | Taken::Closed => None,
+        }
+    }
+
     /// Waits until [`crate::Table::loaded`], then returns a snapshot. `None` when the store has closed. Takes nothing
     /// away from [`Watch::next`], whose first update stays a snapshot.
     pub async fn loaded(&mut self) -> Option<Snapshot<R>> {

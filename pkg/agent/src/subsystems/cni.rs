@@ -1,7 +1,7 @@
 //! Starts `warren_cni` when pods can be attached: the guard is in the kernel and the node has podCIDRs. Installs the
 //! plugin, and writes the conflist once the socket is served.
 
-use super::{Shared, ipam};
+use super::{Shared, ipam, policy};
 use crate::files;
 use crate::supervisor::SubsystemError;
 use std::path::Path;
@@ -50,6 +50,7 @@ pub(super) async fn run(
         shared.netlink.clone(),
         Nft::current()?,
         Arc::new(ipam::Adapter(pool)),
+        Arc::new(policy::Adapter(shared.config.policy.map(|_| shared.gate.clone()))),
     );
     let config = CniConfig {
         socket: shared.config.run_dir.join(defaults::CNI_SOCKET),

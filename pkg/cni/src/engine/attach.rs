@@ -96,11 +96,13 @@ impl Engine {
         let (lease, (pair, pod)) = (lease?, pair?);
         self.step(Step::Leased)?;
         let sources = sources(link, &lease.addresses);
-        let (filter, side) = tokio::join!(self.0.nft.add_pod_sources(&sources), async {
-            furnish_pod(&pod, ns, pair.peer_index, &key.if_name, macs.host, &lease.addresses).await?;
-            harden(link)
-        });
+        let (filter, gate, side) =
+            tokio::join!(self.0.nft.add_pod_sources(&sources), self.0.gate.admit(key), async {
+                furnish_pod(&pod, ns, pair.peer_index, &key.if_name, macs.host, &lease.addresses).await?;
+                harden(link)
+            });
         filter.map_err(no_filter)?;
+        gate.map_err(|why| Refusal::new(Code::TryAgain, why))?;
         side?;
         self.step(Step::Prepared)?;
         self.raise(link, pair.index, macs.pod, &lease.addresses).await?;

@@ -22,6 +22,8 @@ pub enum Section {
     Services,
     /// The way to the cluster's DNS address.
     Dns,
+    /// Network policies.
+    Policy,
 }
 
 impl Section {
@@ -30,7 +32,7 @@ impl Section {
     pub fn owns(self, name: &str) -> bool {
         match self.prefix() {
             Some(prefix) => name.starts_with(prefix),
-            None => [Self::Services, Self::Dns].iter().all(|other| !other.owns(name)),
+            None => [Self::Services, Self::Dns, Self::Policy].iter().all(|other| !other.owns(name)),
         }
     }
 
@@ -40,6 +42,7 @@ impl Section {
             Self::Base => None,
             Self::Services => Some("svc_"),
             Self::Dns => Some("dns_"),
+            Self::Policy => Some("pol_"),
         }
     }
 }

@@ -1,0 +1,377 @@
+//! The rules, which depend on nothing, and how items become elements of the sets and maps that they look into.
+//!
+//! All of it hangs in the forward hook: behind the translation of destinations, so that the real receiver is judged, and
+//! before that of sources, so that the real sender is. What a pod and its own node have to say to each other does not come
+//! by there, and always passes, as Kubernetes wants. Answers, and ICMP errors of what passed, belong to a connection and pass.
+//!
+//! A TCP packet that belongs to no connection and does not begin one is dropped when either end is isolated: after a
+//! connection was ended because it is no longer allowed, an answer on its way would else begin it anew from the other end.
+
+use crate::items::{Item, Verdict as Judged};
+use crate::rules::Direction;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use warren_netlink::nft::Change;
+use warren_netlink::nft::build::{base, equals, go, rule};
+use warren_netlink::nft::expr::{Comparison, Connection, Expr, Header, Meta, Register, SetChange, Verdict};
+use warren_netlink::nft::model::{Chain, Element, FORWARD, Field, Rule, Ruleset, Set, Value};
+
+/// `NF_IP_PRI_FILTER`.
+const PRIORITY_FILTER: i32 = 0;
+const IPPROTO_TCP: u8 = 6;
+/// Protocols whose packets have ports where they are looked for: TCP, UDP, SCTP.
+const WITH_PORTS: [u8; 3] = [6, 17, 132];
+/// Offset of the flags in a TCP header; of these, FIN, SYN, RST and ACK, of which SYN alone begins a connection.
+const TCP_FLAGS: u32 = 13;
+const TCP_FLAGS_MASK: u8 = 0x17;
+const TCP_SYN: u8 = 0x02;
+/// In the state of a connection: `NF_CT_STATE_BIT(IP_CT_ESTABLISHED)` and `NF_CT_STATE_BIT(IP_CT_RELATED)`.
+const STATE_KNOWN: u32 = 0b110;
+/// Kinds of denied packets that are remembered, of one family.
+const DENIED: u32 = 4_096;
+/// How long a kind is remembered, in ms.
+pub(crate) const DENIED_FOR: u64 = 60_000;
+
+/// Set: classes whose default is to deny; counts the packets.
+pub(crate) const CLOSED: &str = "pol_closed";
+const PEERS: &str = "pol_peers";
+const PORTED: &str = "pol_ported";
+const FORWARD_CHAIN: &str = "pol_forward";
+
+/// What one family's sets and chains are called.
+struct Names {
+    v4: bool,
+    /// `NFPROTO_*`.
+    number: u8,
+    /// Where a header has its source and its destination.
+    source: u32,
+    destination: u32,
+    sending: &'static str,
+    receiving: &'static str,
+    oneself: &'static str,
+    identities: &'static str,
+    blocks: &'static str,
+    denied: &'static str,
+    send: Way,
+    receive: Way,
+}
+
+/// Chains of one direction.
+struct Way {
+    judge: &'static str,
+    refuse: &'static str,
+}
+
+const V4: Names = Names {
+    v4: true,
+    number: 2,
+    source: 12,
+    destination: 16,
+    sending: "pol_out4",
+    receiving: "pol_in4",
+    oneself: "pol_self4",
+    identities: "pol_id4",
+    blocks: "pol_blocks4",
+    denied: "pol_denied4",
+    send: Way { judge: "pol_egress4", refuse: "pol_refuse_egress4" },
+    receive: Way { judge: "pol_ingress4", refuse: "pol_refuse_ingress4" },
+};
+
+const V6: Names = Names {
+    v4: false,
+    number: 10,
+    source: 8,
+    destination: 24,
+    sending: "pol_out6",
+    receiving: "pol_in6",
+    oneself: "pol_self6",
+    identities: "pol_id6",
+    blocks: "pol_blocks6",
+    denied: "pol_denied6",
+    send: Way { judge: "pol_egress6", refuse: "pol_refuse_egress6" },
+    receive: Way { judge: "pol_ingress6", refuse: "pol_refuse_ingress6" },
+};
+
+/// The sets that packets fill with what was denied: source, destination, protocol, port, class.
+pub(crate) const DENIED_SETS: [&str; 2] = [V4.denied, V6.denied];
+
+impl Names {
+    fn of(address: IpAddr) -> &'static Self {
+        if address.is_ipv4() { &V4 } else { &V6 }
+    }
+
+    fn address(&self) -> Field {
+        if self.v4 { Field::Ipv4 } else { Field::Ipv6 }
+    }
+
+    fn length(&self) -> u8 {
+        if self.v4 { 4 } else { 16 }
+    }
+
+    fn load(&self, offset: u32, into: Register) -> Expr {
+        Expr::Payload { header: Header::Network, offset, length: self.length().into(), into }
+    }
+
+    /// The pod whose policies count, its peer, and the map with the pod's class.
+    fn ends(&self, direction: Direction) -> (u32, u32, &'static str) {
+        match direction {
+            Direction::Egress => (self.source, self.destination, self.sending),
+            Direction::Ingress => (self.destination, self.source, self.receiving),
+        }
+    }
+
+    fn way(&self, direction: Direction) -> &Way {
+        match direction {
+            Direction::Egress => &self.send,
+            Direction::Ingress => &self.receive,
+        }
+    }
+}
+
+/// The section `pol_` with these items.
+#[must_use]
+pub fn ruleset<'i>(items: impl IntoIterator<Item = &'i Item>) -> Ruleset {
+    let mut all = Ruleset::default();
+    for (name, set) in sets() {
+        if !DENIED_SETS.contains(&name) {
+            all.elements.insert(name.into(), BTreeSet::new());
+        }
+        all.sets.insert(name.into(), set);
+    }
+    let ported = WITH_PORTS.map(|protocol| Element::exact(padded(&[protocol])));
+    all.elements.insert(PORTED.into(), ported.into());
+    for item in items {
+        let (set, element) = element(item);
+        all.elements.entry(set.into()).or_default().insert(element);
+    }
+    let mut chain = |name: &str, base, rules| {
+        all.chains.insert(name.into(), Chain { base });
+        all.rules.insert(name.into(), rules);
+    };
+    chain(FORWARD_CHAIN, base("filter", FORWARD, PRIORITY_FILTER), forward());
+    for names in [&V4, &V6] {
+        for direction in [Direction::Egress, Direction::Ingress] {
+            let way = names.way(direction);
+            chain(way.judge, None, judge(names, direction));
+            chain(way.refuse, None, refuse(names, direction));
+        }
+    }
+    all
+}
+
+/// What brings the kernel from the items that it has to others.
+#[must_use]
+pub fn change<'i>(
+    add: impl IntoIterator<Item = &'i Item>,
+    remove: impl IntoIterator<Item = &'i Item>,
+) -> Change {
+    let mut change = Change::default();
+    for (items, into) in [
+        (&mut add.into_iter() as &mut dyn Iterator<Item = &Item>, &mut change.add),
+        (&mut remove.into_iter(), &mut change.remove),
+    ] {
+        for item in items {
+            let (set, element) = element(item);
+            into.entry(set.to_owned()).or_default().push(element);
+        }
+    }
+    change
+}
+
+fn sets() -> Vec<(&'static str, Set)> {
+    let judged = |field: Field| {
+        Set::of_range_tuples(&[Field::Number, field, Field::Protocol, Field::Port]).mapping_to_verdicts()
+    };
+    let mut sets = vec![
+        (PEERS, judged(Field::Number)),
+        (CLOSED, Set::of(Field::Number).counted()),
+        (PORTED, Set::of(Field::Protocol)),
+    ];
+    for names in [&V4, &V6] {
+        let address = names.address();
+        let numbered = || Set::of(address).mapping_to(&[Field::Number]);
+        let denied = [address, address, Field::Protocol, Field::Port, Field::Number];
+        sets.extend([
+            (names.sending, numbered()),
+            (names.receiving, numbered()),
+            (names.identities, numbered()),
+            (names.oneself, Set::of_tuples(&[address, address])),
+            (names.blocks, judged(address)),
+            (names.denied, Set::of_tuples(&denied).counted().filled_by_packets(DENIED)),
+        ]);
+    }
+    sets
+}
+
+fn padded(bytes: &[u8]) -> Vec<u8> {
+    let mut padded = bytes.to_vec();
+    padded.resize(bytes.len().next_multiple_of(4), 0);
+    padded
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    }
+}
+
+/// A box of a map of verdicts.
+fn ranged(
+    class: u32,
+    peer: (Vec<u8>, Vec<u8>),
+    protocols: (u8, u8),
+    ports: (u16, u16),
+    verdict: Judged,
+) -> Element {
+    let key = |peer: Vec<u8>, protocol: u8, port: u16| {
+        [class.to_ne_bytes().to_vec(), peer, padded(&[protocol]), padded(&port.to_be_bytes())].concat()
+    };
+    let to = match verdict {
+        Judged::Accept => Verdict::Return,
+        Judged::Deny => Verdict::Drop,
+    };
+    Element::range(key(peer.0, protocols.0, ports.0), key(peer.1, protocols.1, ports.1))
+        .to(Value::Verdict(to))
+}
+
+/// The element that stands for an item, and its set.
+fn element(item: &Item) -> (&'static str, Element) {
+    let number = |number: u32| number.to_ne_bytes().to_vec();
+    match *item {
+        Item::Local { direction, address, class } => {
+            let (_, _, map) = Names::of(address).ends(direction);
+            (map, Element::exact(octets(address)).to(Value::Bytes(number(class))))
+        }
+        Item::Loop { address } => {
+            let both = [octets(address), octets(address)].concat();
+            (Names::of(address).oneself, Element::exact(both))
+        }
+        Item::Identity { address, identity } => {
+            let element = Element::exact(octets(address)).to(Value::Bytes(number(identity)));
+            (Names::of(address).identities, element)
+        }
+        Item::Peer { class, identity, protocols, ports, verdict } => {
+            let peer = (number(identity), number(identity));
+            (PEERS, ranged(class, peer, protocols, ports, verdict))
+        }
+        Item::Block { class, addresses: (first, last), protocols, ports, verdict } => {
+            let element = ranged(class, (octets(first), octets(last)), protocols, ports, verdict);
+            (Names::of(first).blocks, element)
+        }
+        Item::Closed { class } => (CLOSED, Element::exact(number(class))),
+    }
+}
+
+fn forward() -> Vec<Rule> {
+    let known = vec![
+        Expr::Connection { load: Connection::State, into: Register::FIRST },
+        Expr::Mask {
+            from: Register::FIRST,
+            into: Register::FIRST,
+            mask: STATE_KNOWN.to_ne_bytes().to_vec(),
+            toggle: vec![0; 4],
+        },
+        Expr::Compare { from: Register::FIRST, is: Comparison::NotEqual, value: vec![0; 4] },
+    ];
+    let mut rules = vec![rule([known, go(Verdict::Accept)])];
+    for names in [&V4, &V6] {
+        let family = || equals(Meta::Family, vec![names.number]);
+        let both = vec![
+            names.load(names.source, Register::FIRST),
+            names.load(names.destination, Register::FIRST.after(names.length())),
+            Expr::Lookup { set: names.oneself.into(), from: Register::FIRST, inverted: false },
+        ];
+        rules.push(rule([family(), both, go(Verdict::Accept)]));
+        for direction in [Direction::Egress, Direction::Ingress] {
+            let (pod, _, map) = names.ends(direction);
+            let jump = go(Verdict::Jump(names.way(direction).judge.into()));
+            rules.push(rule([family(), class(names, pod, map, Register::FIRST), jump]));
+        }
+    }
+    rules
+}
+
+/// Loads the class of the pod at an end; goes on when it has one. Uses words that do not overlap those of a longer key.
+fn class(names: &Names, pod: u32, map: &str, into: Register) -> Vec<Expr> {
+    vec![names.load(pod, into), Expr::Map { map: map.into(), from: into, into }]
+}
+
+/// Loads what every protocol with ports has where, behind a key's first part.
+fn protocol_and_port(behind: Register) -> Vec<Expr> {
+    vec![
+        Expr::Meta { load: Meta::Protocol, into: behind },
+        Expr::Payload { header: Header::Transport, offset: 2, length: 2, into: behind.after(1) },
+    ]
+}
+
+/// Comes back when the packet passes; does not when it is denied.
+fn judge(names: &Names, direction: Direction) -> Vec<Rule> {
+    let (pod, peer, map) = names.ends(direction);
+    let refuse = || go(Verdict::Goto(names.way(direction).refuse.into()));
+    let stray = [
+        equals(Meta::Protocol, vec![IPPROTO_TCP]),
+        vec![
+            Expr::Payload { header: Header::Transport, offset: TCP_FLAGS, length: 1, into: Register::FIRST },
+            Expr::Mask {
+                from: Register::FIRST,
+                into: Register::FIRST,
+                mask: vec![TCP_FLAGS_MASK],
+                toggle: vec![0],
+            },
+            Expr::Compare { from: Register::FIRST, is: Comparison::NotEqual, value: vec![TCP_SYN] },
+        ],
+        go(Verdict::Drop),
+    ];
+    let second = Register::FIRST.after(4);
+    let identity = || {
+        vec![names.load(peer, second), Expr::Map { map: names.identities.into(), from: second, into: second }]
+    };
+    let verdict = |map: &str| vec![Expr::VerdictMap { map: map.into(), from: Register::FIRST }];
+    let closed = vec![Expr::Lookup { set: CLOSED.into(), from: Register::FIRST, inverted: false }];
+    let known = [
+        class(names, pod, map, Register::FIRST),
+        identity(),
+        protocol_and_port(second.after(4)),
+        verdict(PEERS),
+    ];
+    let known_closed = [identity(), class(names, pod, map, Register::FIRST), closed.clone(), refuse()];
+    let known_open = [identity(), go(Verdict::Return)];
+    let block = [
+        class(names, pod, map, Register::FIRST),
+        vec![names.load(peer, second)],
+        protocol_and_port(second.after(names.length())),
+        verdict(names.blocks),
+    ];
+    let block_closed = [class(names, pod, map, Register::FIRST), closed, refuse()];
+    vec![rule(stray), rule(known), rule(known_closed), rule(known_open), rule(block), rule(block_closed)]
+}
+
+/// Remembers what is denied, and drops it.
+fn refuse(names: &Names, direction: Direction) -> Vec<Rule> {
+    let (pod, _, map) = names.ends(direction);
+    let [from, to] = [Register::FIRST, Register::FIRST.after(names.length())];
+    let protocol = to.after(names.length());
+    let (port, number) = (protocol.after(1), protocol.after(1).after(2));
+    let remember = |port_of: Vec<Expr>| {
+        let ends = vec![names.load(names.source, from), names.load(names.destination, to)];
+        let change = Expr::ChangeSet {
+            set: names.denied.into(),
+            change: SetChange::Update,
+            key: from,
+            value: None,
+            timeout: DENIED_FOR,
+        };
+        rule([ends, port_of, class(names, pod, map, number), vec![change]])
+    };
+    let ported = |inverted| {
+        vec![
+            Expr::Meta { load: Meta::Protocol, into: protocol },
+            Expr::Lookup { set: PORTED.into(), from: protocol, inverted },
+        ]
+    };
+    let with =
+        [ported(false), vec![Expr::Payload { header: Header::Transport, offset: 2, length: 2, into: port }]];
+    let without = [ported(true), vec![Expr::Constant { into: port, value: vec![0; 4] }]];
+    vec![remember(with.concat()), remember(without.concat()), rule([go(Verdict::Drop)])]
+}
