@@ -167,10 +167,10 @@ impl Engine {
 
     /// A namespace is like this now, or gone. While there are pods in it, its last labels stay.
     pub fn set_namespace(&mut self, name: &Namespace, row: Option<Arc<NamespaceState>>) {
-        let known = self.namespaces.entry(name.clone()).or_default();
-        if known.row == row {
+        if self.namespaces.get(name).and_then(|known| known.row.as_ref()) == row.as_ref() {
             return;
         }
+        let known = self.namespaces.entry(name.clone()).or_default();
         match &row {
             Some(row) => {
                 known.last = Some(row.clone());
@@ -357,6 +357,20 @@ impl Engine {
         let found = cover.into_iter().flat_map(|cover| cover.iter());
         let mut found = found.filter(|ports| ports.contains(flow.protocol, flow.port));
         found.next().map_or(class.default_verdict(), |ports| ports.verdict) == Verdict::Accept
+    }
+
+    /// Whether it holds nothing at all.
+    #[cfg(test)]
+    pub(crate) fn is_idle(&self) -> bool {
+        self.slots.is_empty()
+            && self.slot_ids.is_empty()
+            && self.held.is_empty()
+            && self.namespaces.is_empty()
+            && self.departed.is_empty()
+            && self.by_pod.is_empty()
+            && self.selecting.is_idle()
+            && self.classes.is_idle()
+            && self.peers.is_idle()
     }
 
     /// The class of an address of this node in a direction; none: not isolated.

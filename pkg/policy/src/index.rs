@@ -81,6 +81,10 @@ impl<T: PartialEq + Clone> ByLabel<T> {
         }
     }
 
+    fn is_empty(&self) -> bool {
+        self.values.is_empty() && self.keys.is_empty() && self.rest.is_empty()
+    }
+
     fn each_matching(&self, labels: &Labels, mut found: impl FnMut(&T)) {
         let by_label = labels.iter().flat_map(|(key, value)| {
             let with_value = self.values.get(key).and_then(|values| values.get(value)).into_iter().flatten();
@@ -137,6 +141,9 @@ impl Index {
             Scope::Namespace(name) => {
                 if let Some(by_label) = self.named.get_mut(name) {
                     by_label.remove(&selector.pods, &id);
+                    if by_label.is_empty() {
+                        self.named.remove(name);
+                    }
                 }
             }
             Scope::Matching(namespaces) => {
@@ -151,6 +158,14 @@ impl Index {
                 }
             }
         }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_idle(&self) -> bool {
+        self.named.is_empty()
+            && self.scopes.is_empty()
+            && self.matching.is_empty()
+            && self.scope_ids.is_empty()
     }
 
     /// The selectors that match a pod of a namespace, ascending. Of a namespace whose labels are not known only selectors

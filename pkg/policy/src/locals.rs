@@ -233,6 +233,14 @@ impl Classes {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn is_idle(&self) -> bool {
+        self.addresses.is_empty()
+            && self.numbers.is_empty()
+            && self.classes.is_empty()
+            && self.by_policy.is_empty()
+    }
+
     /// Whether a pod of this node has an address.
     pub(crate) fn is_local(&self, address: IpAddr) -> bool {
         self.addresses.contains_key(&address)

@@ -496,6 +496,22 @@ impl Peers {
         self.identities.keys().copied()
     }
 
+    #[cfg(test)]
+    pub(crate) fn is_idle(&self) -> bool {
+        self.atom_ids.is_empty()
+            && self.atoms.is_empty()
+            && self.blocks.by_cidr.is_empty()
+            && self.blocks.lengths.is_empty()
+            && self.names.is_empty()
+            && self.index.is_idle()
+            && self.claimants.is_empty()
+            && self.ids.is_empty()
+            && self.by_namespace.is_empty()
+            && self.addresses.is_empty()
+            && self.identities.is_empty()
+            && self.numbers.is_empty()
+    }
+
     /// The identity of an address.
     pub(crate) fn identity_of(&self, address: IpAddr) -> Option<u32> {
         self.addresses.get(&address)?.identity
