@@ -19,9 +19,11 @@ use warren_types::{
 };
 
 mod endpoint_slice;
+mod policy;
 mod service;
 
 pub use endpoint_slice::{endpoint_slice, slice_key_of};
+pub use policy::{namespace, namespace_of, network_policy, policy_key_of};
 pub(crate) use service::MAX_INGRESS;
 pub use service::{service, service_key_of};
 
@@ -334,7 +336,7 @@ pub fn pod(meta: &ObjectMeta, data: &Value) -> Converted<Pod> {
         host_network: data.pointer("/spec/hostNetwork").and_then(Value::as_bool).unwrap_or(false),
         labels: meta.labels.clone().unwrap_or_default(),
         finished: matches!(text(data, "/status/phase"), Some("Succeeded" | "Failed")),
-        named_ports: Vec::new(),
+        named_ports: policy::named_ports(&mut door, data),
     };
     Converted { row: Some(row), refused: door.refused }
 }

@@ -28,7 +28,7 @@ pub(crate) fn config() -> watcher::Config {
 }
 
 /// What sees every raw object of a kind besides the table: the write-back side compares with it.
-pub(crate) trait Observer: Send {
+pub(crate) trait Observer: Send + Sync {
     /// An object exists like this.
     fn seen(&mut self, object: &DynamicObject);
     /// The object with this namespace and name is gone.
@@ -58,6 +58,8 @@ pub(crate) struct Follow<R: Record, O> {
     pub(crate) key: fn(&DynamicObject) -> Option<String>,
     pub(crate) observer: O,
     pub(crate) status: SourceStatus,
+    /// The kind's group, when an API may do without it: one that does not serve it has no such objects.
+    pub(crate) optional: Option<&'static str>,
 }
 
 /// What has been heard and not yet committed.
@@ -126,7 +128,9 @@ impl<R: Record, O: Observer> Follow<R, O> {
             let ceiling = if unreachable(&error) { CEILING_UNREACHABLE } else { CEILING_REFUSED };
             let wait = backoff.next_wait_below(ceiling);
             tracing::debug!(kind = self.kind, error = %chain(&error), ?wait, relist, "watch failed");
-            if !unreachable(&error) && !relist {
+            if list_not_found(&error) && self.is_not_served().await {
+                self.none_of_this_kind().await?;
+            } else if !unreachable(&error) && !relist {
                 self.status.write_result(&format!("watch {}", self.kind), Some(chain(&error)));
             }
             tokio::select! {
@@ -137,6 +141,31 @@ impl<R: Record, O: Observer> Follow<R, O> {
                 return Ok(());
             }
         }
+    }
+
+    /// Whether the API knows nothing of this kind. A list that was not found is no proof: whoever stands before the API
+    /// may have said so. The API has to say which groups it serves, and the kind's must not be one of them.
+    async fn is_not_served(&self) -> bool {
+        let Some(group) = self.optional else { return false };
+        match self.api.clone().into_client().list_api_groups().await {
+            Ok(list) => !list.groups.is_empty() && list.groups.iter().all(|g| g.name != group),
+            Err(_) => false,
+        }
+    }
+
+    /// The API does not serve this kind: then there are no objects of it. What is known from when it did stays.
+    async fn none_of_this_kind(&self) -> Result<(), SourceError> {
+        let count = self.table.snapshot().rows.len();
+        let left = (count != 0).then(|| {
+            format!("the API does not serve {} (any more); the {count} last known stay in force", self.kind)
+        });
+        self.status.write_result(&format!("watch {}", self.kind), left);
+        self.status.synced(self.kind, true);
+        if !self.table.loaded() {
+            tracing::info!(kind = self.kind, "the API does not serve this kind");
+            self.table.mark_loaded().await?;
+        }
+        Ok(())
     }
 
     async fn take(
@@ -235,6 +264,10 @@ fn must_relist(error: &watcher::Error) -> bool {
         watcher::Error::NoResourceVersion => true,
         _ => false,
     }
+}
+
+fn list_not_found(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::InitialListFailed(kube::Error::Api(s)) if s.code == 404)
 }
 
 fn unreachable(error: &watcher::Error) -> bool {

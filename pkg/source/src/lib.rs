@@ -1,16 +1,18 @@
 //! A Kubernetes API into the store, and what this node has to say back to it.
 //!
-//! Job: follow Nodes, Pods, Services, EndpointSlices and the cluster's ConfigMap for ever, through any loss of the API; write this node's Node,
-//! Lease and (where the agent registers its Node) its Pods; write the addresses of load balancers, and Events of what is
-//! wrong with Services.
+//! Job: follow Nodes, Pods, Services, EndpointSlices, Namespaces, NetworkPolicies and the cluster's ConfigMap for ever,
+//! through any loss of the API; write this node's Node, Lease and (where the agent registers its Node) its Pods; write the
+//! addresses of load balancers, and Events of what is wrong with Services.
 //! Inputs: an API, reached by a kubeconfig or a service account; tables `local_node`, `attachments`,
 //! `load_balancer_addresses` and `service_faults`.
-//! Outputs: tables `nodes`, `pods`, `services`, `endpoint_slices`, `cluster`; objects in the API; [`SourceStatus`].
+//! Outputs: tables `nodes`, `pods`, `services`, `endpoint_slices`, `namespaces`, `network_policies`, `cluster`; objects in
+//! the API; [`SourceStatus`].
 //! Owns: annotations under `warren.dev/` of its own Node; with registration the whole Node, its Lease, and the Pods of
 //! this node that carry `warren.dev/container-id`; `status.loadBalancer` of Services that Warren gives addresses to;
 //! Events whose source is `warren` on this node.
 //! Ordering: a list replaces a table at once, when it is complete; nothing is deleted from the API before the first
 //! complete list and the first load of `attachments`. It does not know which kind of API it talks to.
+//! An API that does not serve NetworkPolicies has none; one that stopped to serve them leaves those that are known.
 //! Failure modes: API away: rows stay, tries go on every two seconds at most; API refuses a write: named in the status,
 //! retried with backoff; malformed object: the field is refused and named.
 
@@ -19,6 +21,7 @@ pub mod client;
 pub mod convert;
 mod events;
 mod follow;
+mod follows;
 pub mod join;
 mod lease;
 mod node;
@@ -31,8 +34,8 @@ mod work;
 pub use client::{ApiAccess, ApiClient};
 pub use status::{Refusal, SourceReport, SourceStatus};
 
-use follow::{Follow, Nobody};
-use kube::api::{Api, ApiResource};
+use follows::Follows;
+use kube::api::ApiResource;
 use kube::core::DynamicObject;
 use std::future::Future;
 use std::pin::Pin;
@@ -40,10 +43,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use warren_store::tables::{ONLY, node_key, service_key, slice_key};
 use warren_store::{Store, StoreError};
-use warren_types::cluster::CONFIG_MAP_NAMESPACE;
-use warren_types::{ClusterConfig, EndpointSlice, HealthCell, HealthState, NodeName, Service};
+use warren_types::{HealthCell, HealthState, NodeName};
 
 /// What the source needs to know.
 #[derive(Debug, Clone)]
@@ -126,28 +127,6 @@ fn tasks_of(
         Arc::new(observed::OwnNode::new(&config.node_name)),
         Arc::new(pods::OwnPods::new(&config.node_name)),
     );
-    let nodes = Follow {
-        kind: "Node",
-        api: Api::all_with(client.clone(), &resource::<k8s_openapi::api::core::v1::Node>()),
-        table: store.table(),
-        convert: |o| convert::node(&o.metadata, &o.data),
-        key: |o| NodeName::new(o.metadata.name.clone()?).ok().map(|n| node_key(&n)),
-        observer: observed::NodeObserver(own_node.clone()),
-        status: status.clone(),
-    };
-    let pods = Follow {
-        kind: "Pod",
-        api: Api::all_with(client.clone(), &resource::<k8s_openapi::api::core::v1::Pod>()),
-        table: store.table(),
-        convert: |o| convert::pod(&o.metadata, &o.data),
-        key: |o| {
-            convert::pod(&o.metadata, &serde_json::Value::Null)
-                .row
-                .map(|p| warren_store::tables::pod_key(&p.key))
-        },
-        observer: pods::PodObserver::new(own_pods.clone()),
-        status: status.clone(),
-    };
     let listed = tokio::sync::watch::Sender::new(false);
     let balancers = services::Publisher::new(client.clone(), store, listed.subscribe(), status.clone());
     let events = events::Publisher::new(
@@ -157,50 +136,16 @@ fn tasks_of(
         listed.subscribe(),
         status.clone(),
     );
-    let services = Follow::<Service, _> {
-        kind: "Service",
-        api: Api::all_with(client.clone(), &resource::<k8s_openapi::api::core::v1::Service>()),
-        table: store.table(),
-        convert: |o| convert::service(&o.metadata, &o.data),
-        key: |o| convert::service_key_of(&o.metadata).map(|k| service_key(&k)),
-        observer: services::Listed(listed),
-        status: status.clone(),
-    };
-    let slices = Follow::<EndpointSlice, _> {
-        kind: "EndpointSlice",
-        api: Api::all_with(client.clone(), &resource::<k8s_openapi::api::discovery::v1::EndpointSlice>()),
-        table: store.table(),
-        convert: |o| convert::endpoint_slice(&o.metadata, &o.data),
-        key: |o| convert::slice_key_of(&o.metadata).map(|k| slice_key(&k)),
-        observer: Nobody,
-        status: status.clone(),
-    };
-    let mut tasks: Vec<Task> = vec![
-        Box::pin(nodes.run(stop.clone())),
-        Box::pin(pods.run(stop.clone())),
-        Box::pin(services.run(stop.clone())),
-        Box::pin(slices.run(stop.clone())),
-        Box::pin(balancers.run(stop.clone())),
-        Box::pin(events.run(stop.clone())),
-    ];
+    let follows = Follows { client, store, status, stop };
+    let mut tasks = follows.tasks(
+        observed::NodeObserver(own_node.clone()),
+        pods::PodObserver::new(own_pods.clone()),
+        services::Listed(listed),
+    );
+    tasks.push(Box::pin(balancers.run(stop.clone())));
+    tasks.push(Box::pin(events.run(stop.clone())));
     if !config.cluster_from_flags {
-        let follow = Follow::<ClusterConfig, _> {
-            kind: "ConfigMap",
-            api: Api::namespaced_with(
-                client.clone(),
-                CONFIG_MAP_NAMESPACE,
-                &resource::<k8s_openapi::api::core::v1::ConfigMap>(),
-            ),
-            table: store.table(),
-            convert: |o| convert::cluster(&o.metadata, &o.data),
-            key: |o| {
-                let ours = o.metadata.name.as_deref() == Some(warren_types::cluster::CONFIG_MAP_NAME);
-                ours.then(|| ONLY.to_owned())
-            },
-            observer: Nobody,
-            status: status.clone(),
-        };
-        tasks.push(Box::pin(follow.run(stop.clone())));
+        tasks.push(follows.cluster());
     }
     let publisher = node::Publisher::new(config, client.clone(), store, own_node, status.clone());
     tasks.push(Box::pin(publisher.run(stop.clone())));

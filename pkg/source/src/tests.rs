@@ -1,5 +1,6 @@
 use super::*;
 mod fake;
+mod policies;
 mod services;
 
 use fake::FakeApi;
@@ -7,8 +8,8 @@ use serde_json::json;
 use std::time::Instant;
 use warren_store::tables::ONLY;
 use warren_types::{
-    Attachment, AttachmentKey, AttachmentPhase, BootId, ContainerId, IfName, LocalNode, Namespace, Node,
-    NodeId, Pod, PodKey, PodName, PublicKey,
+    Attachment, AttachmentKey, AttachmentPhase, BootId, ClusterConfig, ContainerId, IfName, LocalNode,
+    Namespace, Node, NodeId, Pod, PodKey, PodName, PublicKey,
 };
 
 #[test]

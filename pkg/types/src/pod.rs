@@ -36,3 +36,16 @@ pub struct NamedPort {
     /// The port at the pod's address.
     pub port: u16,
 }
+
+impl NamedPort {
+    /// Whether a port can have this name: RFC 6335, section 5.1, in lower case.
+    #[must_use]
+    pub fn is_name(name: &str) -> bool {
+        name.len() <= 15
+            && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+            && name.bytes().any(|b| b.is_ascii_lowercase())
+            && !name.contains("--")
+            && !name.starts_with('-')
+            && !name.ends_with('-')
+    }
+}

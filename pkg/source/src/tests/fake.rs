@@ -24,6 +24,9 @@ struct Inner {
     /// Revisions below this are too old; and whether the watch says so in its stream or by its status.
     oldest: u64,
     expire_in_stream: bool,
+    /// Whether networking.k8s.io is not served, and whether the list of groups is not either.
+    without_networking: bool,
+    without_groups: bool,
     lists: HashMap<String, usize>,
     writes: HashMap<String, usize>,
 }
@@ -72,7 +75,9 @@ impl FakeApi {
             .route("/api/v1/namespaces/{ns}/{resource}", any(ns_all))
             .route("/api/v1/namespaces/{ns}/{resource}/{name}", any(ns_one))
             .route("/api/v1/namespaces/{ns}/{resource}/{name}/status", any(ns_one))
+            .route("/apis", any(groups))
             .route("/apis/discovery.k8s.io/v1/{resource}", any(cluster_all))
+            .route("/apis/networking.k8s.io/v1/{resource}", any(networking_all))
             .route("/apis/coordination.k8s.io/v1/namespaces/{ns}/{resource}", any(ns_all))
             .route("/apis/coordination.k8s.io/v1/namespaces/{ns}/{resource}/{name}", any(ns_one))
             .with_state(served);
@@ -133,6 +138,11 @@ impl FakeApi {
         inner.events.clear();
         self.changed.send_replace(inner.revision);
     }
+    /// From now on networking.k8s.io is (not) served; `groups`: the list of groups is not either.
+    pub(super) fn without_networking(&self, without: bool, groups: bool) {
+        let mut inner = self.inner.lock().unwrap();
+        (inner.without_networking, inner.without_groups) = (without, groups);
+    }
     pub(super) fn lists(&self, resource: &str) -> usize {
         self.inner.lock().unwrap().lists.get(resource).copied().unwrap_or(0)
     }
@@ -179,6 +189,34 @@ fn delete(inner: &Mutex<Inner>, changed: &watch::Sender<u64>, resource: &str, ke
 
 type Params = Query<HashMap<String, String>>;
 
+async fn groups(State(s): State<Served>) -> Response {
+    let inner = s.inner.lock().unwrap();
+    if inner.without_groups {
+        return failure(404, "NotFound");
+    }
+    let group = |name: &str| {
+        let version = json!({"groupVersion": format!("{name}/v1"), "version": "v1"});
+        json!({"name": name, "versions": [version], "preferredVersion": version})
+    };
+    let mut groups = vec![group("discovery.k8s.io"), group("coordination.k8s.io")];
+    if !inner.without_networking {
+        groups.push(group("networking.k8s.io"));
+    }
+    json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}).to_string().into_response()
+}
+async fn networking_all(
+    State(s): State<Served>,
+    Path(resource): Path<String>,
+    q: Params,
+    m: Method,
+    body: String,
+) -> Response {
+    if s.inner.lock().unwrap().without_networking {
+        // What a real server says of a group that it does not know.
+        return (StatusCode::NOT_FOUND, "404 page not found\n").into_response();
+    }
+    all(s, None, resource, q, m, body)
+}
 async fn cluster_all(
     State(s): State<Served>,
     Path(resource): Path<String>,

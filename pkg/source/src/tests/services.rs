@@ -3,7 +3,9 @@
 use super::*;
 use serde_json::Value;
 use warren_store::Durability::Cached;
-use warren_types::{Fault, LoadBalancerAddresses, ServiceFaults, ServiceKey, ServiceName};
+use warren_types::{
+    EndpointSlice, Fault, LoadBalancerAddresses, Service, ServiceFaults, ServiceKey, ServiceName,
+};
 
 fn web() -> ServiceKey {
     ServiceKey { namespace: Namespace::new("shop").unwrap(), name: ServiceName::new("web").unwrap() }
