@@ -27,6 +27,8 @@ const TCP_FLAGS_MASK: u8 = 0x17;
 const TCP_SYN: u8 = 0x02;
 /// In the state of a connection: `NF_CT_STATE_BIT(IP_CT_ESTABLISHED)` and `NF_CT_STATE_BIT(IP_CT_RELATED)`.
 const STATE_KNOWN: u32 = 0b110;
+/// Where the packet's mark is kept for a moment: the last word, which no key reaches.
+const KEPT: Register = Register::FIRST.after(4 * 15);
 /// Kinds of denied packets that are remembered, of one family.
 const DENIED: u32 = 4_096;
 /// How long a kind is remembered, in ms.
@@ -138,7 +140,7 @@ pub fn ruleset<'i>(items: impl IntoIterator<Item = &'i Item>) -> Ruleset {
         }
         all.sets.insert(name.into(), set);
     }
-    let ported = WITH_PORTS.map(|protocol| Element::exact(padded(&[protocol])));
+    let ported = WITH_PORTS.map(|protocol| Element::exact(vec![protocol]));
     all.elements.insert(PORTED.into(), ported.into());
     for item in items {
         let (set, element) = element(item);
@@ -286,15 +288,35 @@ fn forward() -> Vec<Rule> {
         for direction in [Direction::Egress, Direction::Ingress] {
             let (pod, _, map) = names.ends(direction);
             let jump = go(Verdict::Jump(names.way(direction).judge.into()));
-            rules.push(rule([family(), class(names, pod, map, Register::FIRST), jump]));
+            let about = format!("pods in {map}");
+            rules.push(rule([family(), has(names, pod, map), jump]).about(&about));
         }
     }
     rules
 }
 
-/// Loads the class of the pod at an end; goes on when it has one. Uses words that do not overlap those of a longer key.
-fn class(names: &Names, pod: u32, map: &str, into: Register) -> Vec<Expr> {
-    vec![names.load(pod, into), Expr::Map { map: map.into(), from: into, into }]
+/// Goes on when a map has something for an address. Kernels before 6.9 do not look into a map without taking what is there.
+fn has(names: &Names, end: u32, map: &str) -> Vec<Expr> {
+    vec![
+        names.load(end, Register::FIRST),
+        Expr::Map { map: map.into(), from: Register::FIRST, into: Register::FIRST },
+    ]
+}
+
+/// Loads the number that a map has for an address; goes on when it has one.
+///
+/// `nft` cannot list rules with keys of which a part came from a map: it ends by an assertion, on any table of the host. So the
+/// number makes a detour through the packet's mark, which is put back at once.
+fn number_of(names: &Names, end: u32, map: &str, into: Register) -> Vec<Expr> {
+    let mark = |into| Expr::Meta { load: Meta::Mark, into };
+    vec![
+        names.load(end, into),
+        Expr::Map { map: map.into(), from: into, into },
+        mark(KEPT),
+        Expr::SetMark { from: into },
+        mark(into),
+        Expr::SetMark { from: KEPT },
+    ]
 }
 
 /// Loads what every protocol with ports has where, behind a key's first part.
@@ -324,27 +346,39 @@ fn judge(names: &Names, direction: Direction) -> Vec<Rule> {
         go(Verdict::Drop),
     ];
     let second = Register::FIRST.after(4);
-    let identity = || {
-        vec![names.load(peer, second), Expr::Map { map: names.identities.into(), from: second, into: second }]
-    };
+    let identity = || number_of(names, peer, names.identities, second);
     let verdict = |map: &str| vec![Expr::VerdictMap { map: map.into(), from: Register::FIRST }];
     let closed = vec![Expr::Lookup { set: CLOSED.into(), from: Register::FIRST, inverted: false }];
     let known = [
-        class(names, pod, map, Register::FIRST),
+        number_of(names, pod, map, Register::FIRST),
         identity(),
         protocol_and_port(second.after(4)),
         verdict(PEERS),
     ];
-    let known_closed = [identity(), class(names, pod, map, Register::FIRST), closed.clone(), refuse()];
-    let known_open = [identity(), go(Verdict::Return)];
+    let known_closed = [
+        has(names, peer, names.identities),
+        number_of(names, pod, map, Register::FIRST),
+        closed.clone(),
+        refuse(),
+    ];
+    // What nft does not show of a rule that only looks whether something is there.
+    let selected = format!("peers in {}", names.identities);
+    let known_open = [has(names, peer, names.identities), go(Verdict::Return)];
     let block = [
-        class(names, pod, map, Register::FIRST),
+        number_of(names, pod, map, Register::FIRST),
         vec![names.load(peer, second)],
         protocol_and_port(second.after(names.length())),
         verdict(names.blocks),
     ];
-    let block_closed = [class(names, pod, map, Register::FIRST), closed, refuse()];
-    vec![rule(stray), rule(known), rule(known_closed), rule(known_open), rule(block), rule(block_closed)]
+    let block_closed = [number_of(names, pod, map, Register::FIRST), closed, refuse()];
+    vec![
+        rule(stray),
+        rule(known),
+        rule(known_closed).about(&selected),
+        rule(known_open).about(&selected),
+        rule(block),
+        rule(block_closed),
+    ]
 }
 
 /// Remembers what is denied, and drops it.
@@ -362,7 +396,7 @@ fn refuse(names: &Names, direction: Direction) -> Vec<Rule> {
             value: None,
             timeout: DENIED_FOR,
         };
-        rule([ends, port_of, class(names, pod, map, number), vec![change]])
+        rule([ends, port_of, number_of(names, pod, map, number), vec![change]])
     };
     let ported = |inverted| {
         vec![

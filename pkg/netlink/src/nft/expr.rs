@@ -27,8 +27,9 @@ impl Register {
 
     /// The word behind a value of `bytes` bytes that starts here.
     #[must_use]
-    pub fn after(self, bytes: u8) -> Self {
-        Self((self.0 + bytes.div_ceil(4)).min(Self::WORDS - 1))
+    pub const fn after(self, bytes: u8) -> Self {
+        let word = self.0 + bytes.div_ceil(4);
+        if word < Self::WORDS { Self(word) } else { Self(Self::WORDS - 1) }
     }
 
     /// The number of the word.
@@ -56,6 +57,8 @@ impl Register {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Meta {
+    /// The packet's mark, a word in the machine's order.
+    Mark = 3,
     /// Name of the link it came in on, 16 bytes.
     InName = 6,
     /// Name of the link it leaves on.
@@ -67,7 +70,7 @@ pub enum Meta {
 }
 
 impl Meta {
-    const ALL: [Self; 4] = [Self::InName, Self::OutName, Self::Family, Self::Protocol];
+    const ALL: [Self; 5] = [Self::Mark, Self::InName, Self::OutName, Self::Family, Self::Protocol];
 }
 
 /// Where an offset counts from: `NFT_PAYLOAD_*`.
@@ -180,6 +183,11 @@ pub enum Expr {
         load: Connection,
         /// Where to.
         into: Register,
+    },
+    /// Sets the packet's mark.
+    SetMark {
+        /// From where.
+        from: Register,
     },
     /// Sets the mark of the packet's connection.
     SetConnectionMark {

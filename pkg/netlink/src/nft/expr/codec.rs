@@ -56,7 +56,7 @@ pub(in super::super) fn decode(list: &[u8]) -> Vec<Expr> {
 impl Expr {
     fn name(&self) -> &str {
         match self {
-            Self::Meta { .. } => "meta",
+            Self::Meta { .. } | Self::SetMark { .. } => "meta",
             Self::Connection { .. } | Self::SetConnectionMark { .. } => "ct",
             Self::Random { .. } => "numgen",
             Self::Translate { .. } => "nat",
@@ -109,6 +109,10 @@ impl Expr {
             Self::Connection { load, into } => {
                 w.u32(2, *load as u32);
                 w.u32(1, into.number());
+            }
+            Self::SetMark { from } => {
+                w.u32(2, Meta::Mark as u32);
+                w.u32(3, from.number());
             }
             Self::SetConnectionMark { from } => {
                 w.u32(2, Connection::Mark as u32);
@@ -191,6 +195,10 @@ impl Expr {
         let register = |kind| Register::from_number(number(kind)?);
         let value = |kind| wire::find(wire::find(data, kind)?, VALUE).map(<[u8]>::to_vec);
         Some(match name {
+            "meta" if number(3).is_some() => match number(2)? {
+                key if key == Meta::Mark as u32 => Self::SetMark { from: register(3)? },
+                _ => return None,
+            },
             "meta" => {
                 let key = number(2)?;
                 let load = *Meta::ALL.iter().find(|m| **m as u32 == key)?;

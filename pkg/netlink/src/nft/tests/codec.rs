@@ -44,7 +44,13 @@ fn value() -> impl Strategy<Value = Option<Value>> {
 }
 
 fn expression() -> impl Strategy<Value = Expr> {
-    let meta = prop_oneof![Just(Meta::InName), Just(Meta::OutName), Just(Meta::Family), Just(Meta::Protocol)];
+    let meta = prop_oneof![
+        Just(Meta::Mark),
+        Just(Meta::InName),
+        Just(Meta::OutName),
+        Just(Meta::Family),
+        Just(Meta::Protocol)
+    ];
     let header = prop_oneof![Just(Header::Network), Just(Header::Transport)];
     let comparison = prop_oneof![
         Just(Comparison::Equal),
@@ -86,6 +92,8 @@ fn of_connections() -> impl Strategy<Value = Expr> {
     prop_oneof![
         (load, register()).prop_map(|(load, into)| Expr::Connection { load, into }),
         register().prop_map(|from| Expr::SetConnectionMark { from }),
+        register().prop_map(|from| Expr::SetMark { from }),
+        register().prop_map(|from| Expr::SetMark { from }),
         (name(), register(), register()).prop_map(|(map, from, into)| Expr::Map { map, from, into }),
         (name(), register()).prop_map(|(map, from)| Expr::VerdictMap { map, from }),
         (any::<u32>(), register()).prop_map(|(below, into)| Expr::Random { below, into }),
