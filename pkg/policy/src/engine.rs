@@ -66,7 +66,7 @@ pub struct Committed {
     pub remove: BTreeSet<Item>,
     /// Whether a flow that was allowed before may be forbidden now.
     pub tightened: bool,
-    /// Whether [`Engine::held`] says something else than before.
+    /// Whether [`Engine::held`] or [`Engine::remembered`] may say something else than before.
     pub held_changed: bool,
 }
 
@@ -187,6 +187,7 @@ impl Engine {
         if self.pods.get(key) == row.as_ref() {
             return;
         }
+        self.held_changed |= self.is_remembered(key);
         if let Some(row) = &row {
             for subject in self.by_pod.get(key).into_iter().flatten() {
                 if let Some(local) = self.subjects.get_mut(subject).filter(|local| local.is_of(row)) {
@@ -198,7 +199,14 @@ impl Engine {
             Some(row) => self.pods.insert(key.clone(), row),
             None => self.pods.remove(key),
         };
+        self.held_changed |= self.is_remembered(key);
         self.dirty_pods.insert(key.clone());
+    }
+
+    /// Whether there is an attachment of a pod with that name whose last row is gone.
+    fn is_remembered(&self, key: &PodKey) -> bool {
+        let mut attached = self.by_pod.get(key).into_iter().flatten().filter_map(|of| self.subjects.get(of));
+        attached.any(|local| local.last.is_some() && local.last.as_ref() != self.pods.get(key))
     }
 
     /// An attachment is like this now, or gone.
@@ -209,6 +217,8 @@ impl Engine {
         }
         let mut last = None;
         if let Some(before) = self.subjects.remove(key) {
+            self.held_changed |=
+                before.last.is_some() && before.last.as_ref() != self.pods.get(&before.subject.pod);
             for address in &before.subject.addresses {
                 self.classes.set_address(*address, key, false);
             }
@@ -312,6 +322,26 @@ impl Engine {
             _ => None,
         })
         .collect()
+    }
+
+    /// The last rows of this node's pods whose row is gone, by attachment.
+    #[must_use]
+    pub fn remembered(&self) -> Vec<(String, Arc<Pod>)> {
+        let gone = |local: &Local| {
+            let last = local.last.as_ref()?;
+            (self.pods.get(&last.key) != Some(last)).then(|| last.clone())
+        };
+        self.subjects.iter().filter_map(|(key, local)| Some((key.clone(), gone(local)?))).collect()
+    }
+
+    /// Rows of an earlier time, for attachments whose pod has no row; to be set after those.
+    pub fn set_remembered(&mut self, rows: impl IntoIterator<Item = (String, Arc<Pod>)>) {
+        for (key, row) in rows {
+            if let Some(local) = self.subjects.get_mut(&key).filter(|l| l.last.is_none() && l.is_of(&row)) {
+                local.last = Some(row);
+                self.dirty_subjects.insert(key);
+            }
+        }
     }
 
     pub(crate) fn set_held_slot(&mut self, number: u32, held: bool) {
