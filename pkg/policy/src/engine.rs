@@ -120,6 +120,13 @@ pub(crate) struct Known {
     pub(crate) last: Option<Arc<NamespaceState>>,
 }
 
+impl Known {
+    /// Whether it is being deleted, or is gone.
+    pub(crate) fn is_going(&self) -> bool {
+        self.row.as_ref().is_none_or(|row| row.terminating)
+    }
+}
+
 /// A class as people may see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClassInfo {
@@ -142,6 +149,8 @@ pub struct Engine {
     /// Whom policies select.
     pub(crate) selecting: Index,
     pub(crate) held: BTreeSet<u32>,
+    /// Policies that were removed a while ago.
+    pub(crate) recent: BTreeMap<PolicyId, Arc<NetworkPolicy>>,
     pub(crate) subjects: BTreeMap<String, Local>,
     pub(crate) by_pod: HashMap<PodKey, BTreeSet<String>>,
     pub(crate) classes: Classes,
@@ -179,7 +188,28 @@ impl Engine {
             None => drop(self.departed.insert(name.clone())),
         }
         known.row = row;
+        let going = known.is_going();
         self.dirty_namespaces.insert(name.clone());
+        if going {
+            self.revive(name);
+        }
+    }
+
+    /// Policies and namespaces are watched apart: a policy's removal may be seen before the deletion that it is part of.
+    fn revive(&mut self, namespace: &Namespace) {
+        let of_it = |id: &PolicyId| id.namespace.as_ref() == Some(namespace);
+        let (back, recent) = std::mem::take(&mut self.recent).into_iter().partition(|(id, _)| of_it(id));
+        self.recent = recent;
+        let back: BTreeMap<PolicyId, Arc<NetworkPolicy>> = back;
+        for (id, row) in back {
+            self.put(&id, Arc::new(Policy::from(row.as_ref())), Some(row), Life::Removed);
+        }
+    }
+
+    /// Forgets policies that were removed from namespaces that are still there. Until then they come back when their namespace
+    /// turns out to be going: it is to be called every few seconds.
+    pub fn forget_removed(&mut self) {
+        self.recent.clear();
     }
 
     /// A pod is like this now, or gone. For a pod of this node the last row stays.
@@ -276,6 +306,7 @@ impl Engine {
                 number
             }
         };
+        self.recent.remove(id);
         self.set_held_slot(number, matches!(life, Life::Held(_)));
         let before = self.slots.remove(&number);
         let subjects = |slot: &Slot| slot.policy.subjects.clone();
@@ -395,6 +426,7 @@ impl Engine {
         self.slots.is_empty()
             && self.slot_ids.is_empty()
             && self.held.is_empty()
+            && self.recent.is_empty()
             && self.namespaces.is_empty()
             && self.departed.is_empty()
             && self.by_pod.is_empty()

@@ -432,6 +432,27 @@ fn policies_stay_until_the_last_pod_of_a_namespace_that_is_being_deleted() {
 }
 
 #[test]
+fn a_policy_whose_removal_is_seen_before_that_of_its_namespace_comes_back() {
+    let deny = policy("x/deny", Selector::default(), Some(vec![]), None);
+    let mut cluster = Cluster::new(std::slice::from_ref(&deny));
+    cluster.engine.set_policy(&deny.key, None);
+    cluster.commit();
+    assert_eq!(cluster.reach("x/a", 80).len(), 8);
+    cluster.engine.set_namespace(&namespace("x"), Some(Arc::new(state("x", true))));
+    assert!(cluster.commit());
+    assert!(cluster.reach("x/a", 80).is_empty());
+    assert_eq!(cluster.engine.held().len(), 1);
+    // One that was removed long before is no part of it.
+    let mut cluster = Cluster::new(std::slice::from_ref(&deny));
+    cluster.engine.set_policy(&deny.key, None);
+    cluster.commit();
+    cluster.engine.forget_removed();
+    cluster.engine.set_namespace(&namespace("x"), None);
+    cluster.commit();
+    assert_eq!(cluster.reach("x/a", 80).len(), 8);
+}
+
+#[test]
 fn a_policy_that_is_removed_from_a_living_namespace_goes() {
     let deny = policy("x/deny", Selector::default(), Some(vec![]), None);
     let mut cluster = Cluster::new(std::slice::from_ref(&deny));
