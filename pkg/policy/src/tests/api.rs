@@ -5,7 +5,7 @@ use super::world::{ip, namespace, node};
 use crate::decide::{Flow, RuleId, Side};
 use crate::engine::{Engine, Held, Settings, Subject, Unknown};
 use crate::items::Item;
-use crate::rules::{Direction, PolicyId, Tier};
+use crate::rules::{Action, Direction, PodSelector, Policy, PolicyId, RulePeer, Scope, Tier, TierRule};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -282,6 +282,11 @@ fn a_name_of_a_port_means_the_receivers_port() {
     let some = vec![pods(Some(is("ns", "y")), Selector::default())];
     let some = Cluster::new(&[policy("x/p", is("pod", "c"), None, http(some))]);
     assert_eq!(some.reached("x/c", 8080), ["y/a"]);
+    let mut moving = out;
+    let named_ports = vec![NamedPort { name: "http".to_owned(), protocol: Protocol::Tcp, port: 9090 }];
+    moving.engine.set_pod(&key("y/a"), Some(Arc::new(Pod { named_ports, ..row("y/a") })));
+    assert!(moving.commit());
+    assert_eq!(moving.reached("x/c", 9090), ["y/a"]);
     let nobody = Some(vec![rule(vec![], vec![port(Protocol::Udp, PortMatch::Named("http".to_owned()))])]);
     let nobody = Cluster::new(&[policy("x/p", Selector::default(), nobody, None)]);
     assert!(nobody.reach("x/a", 8080).is_empty(), "the protocol has to be the same");
@@ -496,6 +501,28 @@ fn a_selector_that_is_new_to_everyone_leaves_numbers_as_they_are() {
     cluster.commit();
     assert!(identities(&cluster).is_superset(&before));
     assert_eq!(identities(&cluster).len(), 9);
+}
+
+#[test]
+fn a_new_pod_may_lose_what_an_unknown_address_had_where_rules_deny() {
+    let peer =
+        RulePeer::Pods(PodSelector { namespaces: Scope::Matching(is("ns", "y")), pods: is("pod", "a") });
+    let deny = TierRule { action: Action::Deny, peers: vec![peer], ports: vec![] };
+    let id = PolicyId { tier: Tier::Admin, namespace: None, name: PolicyName::new("p").unwrap() };
+    let every = PodSelector { namespaces: Scope::Matching(Selector::default()), pods: Selector::default() };
+    let admin = Policy { id: id.clone(), order: 0, subjects: every, ingress: Some(vec![deny]), egress: None };
+    let mut cluster = Cluster::new(&[]);
+    cluster.engine.set_rules(&id, Some(Arc::new(admin)));
+    cluster.commit();
+    assert_eq!(cluster.reach("x/a", 80), ["x/b", "x/c", "y/b", "y/c", "z/a", "z/b", "z/c"]);
+    let by = RuleId { policy: id, rule: 0 };
+    assert_eq!(cluster.side(Direction::Ingress, "y/a", "x/a", 80), Side::DeniedBy { by });
+    assert_eq!(cluster.side(Direction::Ingress, "y/b", "x/a", 80), Side::AllowedByDefault);
+    assert!(cluster.tcp("10.42.1.9", "x/a", 80));
+    let new = Pod { key: key("y/new"), ips: vec![ip("10.42.1.9")], ..row("y/a") };
+    cluster.engine.set_pod(&key("y/new"), Some(Arc::new(new)));
+    assert!(cluster.commit());
+    assert!(!cluster.tcp("10.42.1.9", "x/a", 80));
 }
 
 #[test]
