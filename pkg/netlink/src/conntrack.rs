@@ -19,7 +19,8 @@ const SUBSYSTEM: u8 = 1;
 /// `IPCTNL_MSG_CT_GET`, `IPCTNL_MSG_CT_DELETE`.
 const GET: u16 = u16::from_be_bytes([SUBSYSTEM, 1]);
 const DELETE: u16 = u16::from_be_bytes([SUBSYSTEM, 2]);
-/// `NFPROTO_IPV4`, `NFPROTO_IPV6`.
+/// `NFPROTO_UNSPEC`, `NFPROTO_IPV4`, `NFPROTO_IPV6`.
+const ANY: u8 = 0;
 const V4: u8 = 2;
 const V6: u8 = 10;
 /// The filter's flag that says to compare the protocol of the tuple.
@@ -155,6 +156,26 @@ impl Conntrack {
                 found.complete &= whole.map_err(|failure| failure.named(OP, OBJECT, None))?;
             }
             Ok(found)
+        })
+        .await
+    }
+
+    /// The flows of all protocols that `keep` picks, of both families, in one walk through the kernel's table: that walk, and
+    /// not what is found on it, is what a dump costs on a quiet machine.
+    ///
+    /// # Errors
+    /// As [`Conntrack::flows`].
+    pub async fn all_flows_where(
+        &self,
+        mut keep: impl FnMut(&Flow) -> bool + Send + 'static,
+    ) -> Result<Flows, NetlinkError> {
+        const OP: &str = "list";
+        self.run(OP, move |connection| {
+            let mut flows = Vec::new();
+            let each = |attributes: &[u8]| flows.extend(decode(attributes).filter(&mut keep));
+            let whole = connection.dump_of(GET, ANY, Writer::default(), each);
+            let complete = whole.map_err(|failure| failure.named(OP, OBJECT, None))?;
+            Ok(Flows { flows, complete })
         })
         .await
     }

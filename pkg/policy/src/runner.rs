@@ -36,8 +36,9 @@ const FAILURES_MAX: u32 = 20;
 const UNSEEN: Duration = Duration::from_secs(5);
 /// How often denied packets are looked at for the log.
 const LOOK: Duration = Duration::from_secs(10);
-/// TCP, UDP, SCTP, ICMP, ICMPv6.
-const PROTOCOLS: [u8; 5] = [6, 17, 132, 1, 58];
+/// Protocols without ports.
+const ICMP: u8 = 1;
+const ICMP_V6: u8 = 58;
 
 /// Keeps policies in force until `stop`; then leaves everything as it is.
 ///
@@ -350,28 +351,22 @@ impl Runner {
     async fn end_flows(&self) -> Result<(), PolicyError> {
         let own: BTreeSet<IpAddr> =
             self.deps.netlink.list_addresses(None).await?.into_iter().map(|(_, net)| net.addr()).collect();
-        let own = Arc::new(own);
+        let status = self.deps.status.clone();
+        let forbidden = move |flow: &conntrack::Flow| {
+            let (from, to) = (flow.original.source.ip(), flow.reply.source);
+            let port = if matches!(flow.protocol, ICMP | ICMP_V6) { 0 } else { to.port() };
+            let flow = Flow { source: from, destination: to.ip(), protocol: flow.protocol, port };
+            !own.contains(&from)
+                && !own.contains(&to.ip())
+                && status.look(|engine| !engine.is_allowed(&flow)).unwrap_or(false)
+        };
+        let found = self.deps.conntrack.all_flows_where(forbidden).await?;
         let mut ended = 0;
-        for protocol in PROTOCOLS {
-            let (own, status) = (own.clone(), self.deps.status.clone());
-            let forbidden = move |flow: &conntrack::Flow| {
-                let (from, to) = (flow.original.source.ip(), flow.reply.source);
-                let port = if matches!(protocol, 1 | 58) { 0 } else { to.port() };
-                let flow = Flow { source: from, destination: to.ip(), protocol, port };
-                !own.contains(&from)
-                    && !own.contains(&to.ip())
-                    && status.look(|engine| !engine.is_allowed(&flow)).unwrap_or(false)
-            };
-            let found = self.deps.conntrack.flows_where(protocol, forbidden).await?;
-            for flow in &found.flows {
-                ended += u64::from(self.deps.conntrack.delete(flow).await?);
-            }
-            if !found.complete {
-                tracing::debug!(
-                    protocol,
-                    "the list of connections was interrupted; the next change looks again"
-                );
-            }
+        for flow in &found.flows {
+            ended += u64::from(self.deps.conntrack.delete(flow).await?);
+        }
+        if !found.complete {
+            tracing::debug!("the list of connections was interrupted; the next change looks again");
         }
         if ended > 0 {
             tracing::info!(ended, "connections that are no longer allowed");

@@ -176,6 +176,8 @@ fn a_ping_is_a_flow_that_can_be_ended() {
             let flows = conntrack.flows(protocol).await.unwrap().flows;
             let [flow] = flows.as_slice() else { panic!("{flows:?}") };
             assert_eq!(flow.reply.source.ip(), address.parse::<IpAddr>().unwrap());
+            let all = conntrack.all_flows_where(|_| true).await.unwrap();
+            assert_eq!(all, Flows { flows: flows.clone(), complete: true });
             assert!(conntrack.delete(flow).await.unwrap());
             assert_eq!(conntrack.flows(protocol).await.unwrap().flows, []);
         }

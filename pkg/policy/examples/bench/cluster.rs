@@ -60,7 +60,8 @@ fn remote(number: u32, turn: u32) -> Result<Pod> {
     })
 }
 
-/// A pod of this node; the first two have the addresses of those that packets go between.
+/// A pod of this node. The first two have the addresses of those that packets go between, and are of the first app, which
+/// everyone lets in.
 fn local(number: u32, app: u32) -> Result<(Pod, Attachment)> {
     let address: IpAddr = Ipv4Addr::from(0x0a2a_0000 + 250 + number).into();
     let key = PodKey { namespace: namespace(number)?, name: PodName::new(format!("local-{number}"))? };
@@ -104,7 +105,7 @@ fn policy(number: u32, turn: u32) -> Result<NetworkPolicy> {
         pods: selector("app", format!("a{}", number / NAMESPACES % APPS)),
         ingress: Some(vec![
             PolicyRule {
-                peers: vec![peer(number), peer(number + 1 + turn)],
+                peers: vec![peer(0), peer(number), peer(number + 1 + turn)],
                 ports: vec![port(8080, 8081), port(9000, 9100)],
             },
             PolicyRule {
@@ -126,8 +127,11 @@ impl Cluster {
         let dir = tempfile::tempdir()?;
         let store = Store::open(dir.path())?.store;
         let mut pods = (0..REMOTE).map(|n| remote(n, 0)).collect::<Result<Vec<_>>>()?;
-        let (own, attachments): (Vec<_>, Vec<_>) =
-            (0..LOCAL).map(|n| local(n, n)).collect::<Result<Vec<_>>>()?.into_iter().unzip();
+        let (own, attachments): (Vec<_>, Vec<_>) = (0..LOCAL)
+            .map(|n| local(n, if n < 2 { 0 } else { n }))
+            .collect::<Result<Vec<_>>>()?
+            .into_iter()
+            .unzip();
         pods.extend(own);
         let state = |n| Ok(NamespaceState { name: namespace(n)?, labels: Labels::new(), terminating: false });
         let namespaces = (0..NAMESPACES).map(state).collect::<Result<Vec<_>>>()?;
