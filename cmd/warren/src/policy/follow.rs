@@ -8,7 +8,7 @@ use std::os::fd::AsFd as _;
 use std::process::ExitCode;
 use std::time::Duration;
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use tokio::net::unix::pipe::Sender;
 use warren_agent::client::ask;
 use warren_agent::policy::{DenialView, render_denials};
 
@@ -53,8 +53,8 @@ pub(super) fn run(target: &Target, namespace: Option<&str>) -> anyhow::Result<Ex
 /// Ends when stdout is a pipe or terminal whose other end is gone.
 async fn nobody_reads() {
     let stdout = std::io::stdout().as_fd().try_clone_to_owned();
-    // A file is no such thing: it always takes more.
-    match stdout.and_then(|fd| AsyncFd::with_interest(fd, Interest::ERROR)) {
+    // It is only watched, never written to, so it may stay blocking. A file cannot be watched, and always takes more.
+    match stdout.and_then(Sender::from_owned_fd_unchecked) {
         Ok(stdout) => drop(stdout.ready(Interest::ERROR).await),
         Err(_) => std::future::pending().await,
     }

@@ -281,6 +281,20 @@ impl PolicyDesk {
                 there: format!("it has {}", there.collect::<Vec<_>>().join(", ").replace(" ,", ",")),
             });
         }
+        // Cluster DNS is no endpoint's: each node serves it at the Service's own address.
+        let own: Vec<IpAddr> =
+            row.cluster_ips.iter().copied().filter(|ip| self.is_of_node(&self.node, *ip)).collect();
+        if !own.is_empty() {
+            let of_port = |(protocol, port): (Protocol, u16), address: IpAddr| Target {
+                name: address.to_string(),
+                address,
+                by: Some(format!("svc/{key}:{port}")),
+                protocol: Some(protocol),
+                port: Some(port),
+            };
+            let ports = ports.iter().map(|((_, protocol), port)| (*protocol, *port));
+            return Ok(ports.flat_map(|port| own.iter().map(move |ip| of_port(port, *ip))).collect());
+        }
         let mut out = BTreeMap::new();
         let slices = self.store.table::<EndpointSlice>().snapshot().rows;
         for slice in slices.values().filter(|slice| slice.service == *key) {
