@@ -29,7 +29,7 @@ pub(super) fn run(target: &Target, namespace: Option<&str>) -> anyhow::Result<Ex
                     let mut all: Vec<DenialView> = if away { answered(answer) } else { answer.answer };
                     away = false;
                     all.retain(|denial| is_of(denial, namespace));
-                    let text = text(&seen.new(all), target.json())?;
+                    let text = text(&seen.untold(all), target.json())?;
                     if !text.is_empty() && !output::text(&text) {
                         break;
                     }
@@ -78,7 +78,7 @@ pub(super) struct Seen(BTreeMap<String, u64>);
 
 impl Seen {
     /// What is new: each kind with the packets that were not told of.
-    pub(super) fn new(&mut self, all: Vec<DenialView>) -> Vec<DenialView> {
+    pub(super) fn untold(&mut self, all: Vec<DenialView>) -> Vec<DenialView> {
         let before = std::mem::take(&mut self.0);
         let mut out = Vec::new();
         for mut denial in all {

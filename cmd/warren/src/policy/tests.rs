@@ -94,7 +94,7 @@ fn a_stream_tells_each_packet_once() {
     let mut seen = Seen::default();
     let told = |seen: &mut Seen, all: &[(&str, u64)]| -> Vec<(String, u64)> {
         let all = all.iter().map(|(source, packets)| denial(source, *packets)).collect();
-        seen.new(all).into_iter().map(|denial| (denial.source, denial.packets)).collect()
+        seen.untold(all).into_iter().map(|denial| (denial.source, denial.packets)).collect()
     };
     assert_eq!(told(&mut seen, &[("a", 3)]), [("a".to_owned(), 3)]);
     assert_eq!(told(&mut seen, &[("a", 3), ("b", 1)]), [("b".to_owned(), 1)]);

@@ -183,7 +183,7 @@ pub(crate) fn lines(out: &mut String, paint: Paint, view: Option<&PolicyView>) {
         0 => "none yet".to_owned(),
         n => format!("{n}, the last in {}.{} ms", tenths / 10, tenths % 10),
     };
-    let _ = write!(out, "{title}  {policies} policies  {isolated} pods isolated here  changes {last}");
+    let _ = write!(out, "{title}  {policies} in force  isolated pods {isolated}  changes {last}");
     let _ =
         write!(out, "  repairs {repairs}  connections ended {flows_ended}  packets denied {denied_packets}");
     for (n, what) in [(view.held, "held after their deletion"), (view.unknown, "pods not known yet")] {
