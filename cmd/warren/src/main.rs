@@ -16,6 +16,7 @@ mod lab;
 mod logging;
 mod objects;
 mod output;
+mod policy;
 mod server;
 mod service;
 mod status;
@@ -65,6 +66,8 @@ enum Command {
     Explain(service::ExplainArgs),
     /// Look at cluster DNS: ask as a pod would, and see why it answers so.
     Dns(dns::DnsArgs),
+    /// Look at network policies: what they make of a connection, and which packets they denied.
+    Policy(policy::PolicyArgs),
     /// Look at the addresses of this node's pods.
     Ipam(ipam::IpamArgs),
     /// Bring up and take apart whole clusters inside this machine.
@@ -105,6 +108,7 @@ impl Command {
             Command::Service(args) => service::run(args),
             Command::Explain(args) => service::explain(args),
             Command::Dns(args) => dns::run(args),
+            Command::Policy(args) => policy::run(args),
             Command::Ipam(args) => ipam::run(args),
             Command::Lab(args) => lab::run(args),
             Command::Wireguard(args) => wireguard::run(args),

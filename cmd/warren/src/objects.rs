@@ -94,14 +94,22 @@ pub(crate) struct DeleteArgs {
 
 /// The objects in a file; a List gives its items.
 fn read(path: &Path) -> anyhow::Result<Vec<Value>> {
+    read_up_to(path, FILE_LIMIT)
+}
+
+/// As `read`, with a limit of its own.
+pub(crate) fn read_up_to(path: &Path, limit: u64) -> anyhow::Result<Vec<Value>> {
     let mut text = String::new();
     let shown = if path == Path::new("-") { "standard input".to_owned() } else { path.display().to_string() };
     let read = if path == Path::new("-") {
-        std::io::stdin().lock().take(FILE_LIMIT).read_to_string(&mut text)
+        std::io::stdin().lock().take(limit + 1).read_to_string(&mut text)
     } else {
-        std::fs::File::open(path).and_then(|f| f.take(FILE_LIMIT).read_to_string(&mut text))
+        std::fs::File::open(path).and_then(|f| f.take(limit + 1).read_to_string(&mut text))
     };
-    read.map_err(|e| UsageError(format!("{shown}: {e}")))?;
+    let length = read.map_err(|e| UsageError(format!("{shown}: {e}")))?;
+    if u64::try_from(length).is_ok_and(|length| length > limit) {
+        return Err(UsageError(format!("{shown} is longer than {} MiB", limit >> 20)).into());
+    }
     objects(&text).map_err(|why| UsageError(format!("{shown}: {why}")).into())
 }
 

@@ -2,16 +2,18 @@
 //!
 //! `RUN_DIR/admin.sock` (0600 in a 0700 directory; peers must be root or the agent's own user): `/status`, `/ipam`,
 //! `/ipam/check`, `/services`, `/services/NAMESPACE/NAME`, `/explain`,
-//! `/dns/query`, JSON, read-only. On loopback TCP: `/livez`, `/readyz`, `/metrics`. Both answer from the [`Board`].
+//! `/dns/query`, `/policy`, `/policy/show/NAMESPACE/NAME`, `/policy/denials`, `/policy/check` (a question too long for an
+//! address, so it is posted), JSON, read-only. On loopback TCP: `/livez`, `/readyz`, `/metrics`. Both answer from the [`Board`].
 
 use crate::board::Board;
 use crate::dns::{DnsQuestion, NoDnsAnswer};
+use crate::policy::{CheckQuery, NoPolicyAnswer, PolicyDesk};
 use crate::services::{ExplainQuery, NoAnswer, Told};
 use crate::{files, metrics};
-use axum::extract::{Path as UrlPath, Query, State};
+use axum::extract::{DefaultBodyLimit, Path as UrlPath, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -35,6 +37,9 @@ const CONNECTIONS: usize = 32;
 const CONNECTION_LIMIT: Duration = Duration::from_secs(30);
 /// How long the address check may take.
 const CHECK_LIMIT: Duration = Duration::from_secs(15);
+
+/// Longest question that is posted.
+const MAX_QUESTION: usize = 8 << 20;
 
 /// Where the two listeners are.
 #[derive(Debug, Clone)]
@@ -77,6 +82,10 @@ async fn admin(path: PathBuf, board: Board, stop: CancellationToken) {
         .route("/services/{namespace}/{name}", get(service))
         .route("/explain", get(explain))
         .route("/dns/query", get(dns_query))
+        .route("/policy", get(policies))
+        .route("/policy/show/{namespace}/{name}", get(policy))
+        .route("/policy/denials", get(denials))
+        .route("/policy/check", post(check_policy).layer(DefaultBodyLimit::max(MAX_QUESTION)))
         .with_state(board);
     keep_open(Place::Admin(path), router, stop).await;
 }
@@ -270,6 +279,49 @@ async fn dns_query(State(board): State<Board>, Query(question): Query<DnsQuestio
             (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response()
         }
         Err(error) => (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response(),
+    }
+}
+
+/// An answer about network policies, or why there is none.
+fn tell_policy<T: serde::Serialize>(board: &Board, answer: Result<T, NoPolicyAnswer>) -> Response {
+    match answer {
+        Ok(answer) => {
+            Json(Told { behind: board.trouble_of("policy").unwrap_or_default(), answer }).into_response()
+        }
+        Err(error @ (NoPolicyAnswer::Off | NoPolicyAnswer::NotLoaded | NoPolicyAnswer::Kernel(_))) => {
+            (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response()
+        }
+        Err(error) => (StatusCode::NOT_FOUND, format!("{error}\n")).into_response(),
+    }
+}
+
+fn policy_desk(board: &Board) -> Result<PolicyDesk, NoPolicyAnswer> {
+    board.policy().ok_or(NoPolicyAnswer::NotLoaded)
+}
+
+async fn policies(State(board): State<Board>) -> Response {
+    tell_policy(&board, policy_desk(&board).and_then(|desk| desk.list()))
+}
+
+async fn policy(State(board): State<Board>, UrlPath(name): UrlPath<(String, String)>) -> Response {
+    tell_policy(&board, policy_desk(&board).and_then(|desk| desk.show(&name.0, &name.1)))
+}
+
+async fn denials(State(board): State<Board>) -> Response {
+    let answer = match policy_desk(&board) {
+        Ok(desk) => desk.denials().await,
+        Err(error) => Err(error),
+    };
+    tell_policy(&board, answer)
+}
+
+async fn check_policy(State(board): State<Board>, Json(query): Json<CheckQuery>) -> Response {
+    let desk = policy_desk(&board);
+    // It may be about a long policy: this thread answers health checks too.
+    let answer = tokio::task::spawn_blocking(move || desk.and_then(|desk| desk.check(&query))).await;
+    match answer {
+        Ok(answer) => tell_policy(&board, answer),
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }
 

@@ -4,6 +4,7 @@
 //! answer while the data side is stuck.
 
 use crate::dns::DnsDesk;
+use crate::policy::PolicyDesk;
 use crate::services::Desk;
 use crate::status::{
     AttachmentView, CallsView, CheckReport, ClusterNodeView, CniView, FailureView, IpamReport, NodeView,
@@ -59,6 +60,7 @@ struct Inner {
     calls: CallStats,
     desk: Mutex<Option<Desk>>,
     dns: Mutex<Option<DnsDesk>>,
+    policy: Mutex<Option<PolicyDesk>>,
 }
 
 fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -95,6 +97,7 @@ impl Board {
             calls: CallStats::default(),
             desk: Mutex::default(),
             dns: Mutex::default(),
+            policy: Mutex::default(),
         }))
     }
 
@@ -131,6 +134,15 @@ impl Board {
     #[must_use]
     pub fn dns(&self) -> Option<DnsDesk> {
         copy(&self.0.dns)
+    }
+    /// Who tells of network policies from now on.
+    pub fn set_policy(&self, desk: PolicyDesk) {
+        *lock(&self.0.policy) = Some(desk);
+    }
+    /// Who tells of network policies; none while the agent starts.
+    #[must_use]
+    pub fn policy(&self) -> Option<PolicyDesk> {
+        copy(&self.0.policy)
     }
     /// Where CNI counts its calls.
     #[must_use]
@@ -290,6 +302,7 @@ impl Board {
             cni: self.cni(),
             services: self.desk().map(|desk| desk.report()).unwrap_or_default(),
             dns: self.dns().and_then(|desk| desk.report()),
+            policy: self.policy().and_then(|desk| desk.report()),
         }
     }
 

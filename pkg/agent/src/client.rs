@@ -1,8 +1,9 @@
 //! Asking a running agent, through its admin socket.
 
-use http_body_util::{BodyExt as _, Empty, Limited};
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -45,7 +46,7 @@ impl AskError {
             }
             Self::Denied(_) => "run this as root, for example with sudo",
             Self::NotThere(_) => {
-                "`warren service list` names all Services, `warren ipam status` this node's pods; --namespace says where names are looked up"
+                "`warren service list` names all Services, `warren policy list` all policies, `warren ipam status` this node's pods; --namespace says where names are looked up"
             }
             Self::Failed { .. } => "look at the agent's log; `warren status` again shows whether it lasts",
         }
@@ -57,8 +58,31 @@ impl AskError {
 /// # Errors
 /// [`AskError`].
 pub async fn ask<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<T, AskError> {
+    put(socket, http::Request::get(path), Bytes::new()).await
+}
+
+/// Asks for `path` on the agent's `socket`, with a question that is longer than an address can be.
+///
+/// # Errors
+/// [`AskError`].
+pub async fn ask_about<T: DeserializeOwned>(
+    socket: &Path,
+    path: &str,
+    question: &impl Serialize,
+) -> Result<T, AskError> {
+    let question = serde_json::to_vec(question)
+        .map_err(|e| AskError::Failed { path: socket.to_owned(), reason: e.to_string() })?;
+    let request = http::Request::post(path).header(http::header::CONTENT_TYPE, "application/json");
+    put(socket, request, question.into()).await
+}
+
+async fn put<T: DeserializeOwned>(
+    socket: &Path,
+    request: http::request::Builder,
+    body: Bytes,
+) -> Result<T, AskError> {
     let failed = |reason: String| AskError::Failed { path: socket.to_owned(), reason };
-    match tokio::time::timeout(LIMIT, request(socket, path)).await {
+    match tokio::time::timeout(LIMIT, exchange(socket, request, body)).await {
         Ok(answer) => {
             serde_json::from_slice(&answer?).map_err(|e| failed(format!("the answer is not understood: {e}")))
         }
@@ -66,7 +90,7 @@ pub async fn ask<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<T, As
     }
 }
 
-async fn request(socket: &Path, path: &str) -> Result<Bytes, AskError> {
+async fn exchange(socket: &Path, request: http::request::Builder, body: Bytes) -> Result<Bytes, AskError> {
     let failed = |reason: String| AskError::Failed { path: socket.to_owned(), reason };
     let stream = tokio::net::UnixStream::connect(socket).await.map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused => {
@@ -78,9 +102,9 @@ async fn request(socket: &Path, path: &str) -> Result<Bytes, AskError> {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
         .map_err(|e| failed(e.to_string()))?;
-    let request = http::Request::get(path)
+    let request = request
         .header(http::header::HOST, "warren")
-        .body(Empty::<Bytes>::new())
+        .body(Full::new(body))
         .map_err(|e| failed(e.to_string()))?;
     let answer = async {
         let response = sender.send_request(request).await.map_err(|e| failed(e.to_string()))?;

@@ -18,6 +18,7 @@ pub mod dns;
 pub mod files;
 pub mod identity;
 pub mod metrics;
+pub mod policy;
 pub mod services;
 pub mod status;
 pub mod supervisor;

@@ -1,6 +1,7 @@
 //! Prometheus metrics, computed from a [`StatusReport`] when they are asked for.
 
 mod dns;
+mod policy;
 
 use crate::services::{ProxyView, ServicesReport};
 use crate::status::{CallsView, StatusReport};
@@ -102,6 +103,9 @@ pub fn text(report: &StatusReport) -> Result<String, fmt::Error> {
     services(r, &report.services);
     if let Some(view) = &report.dns {
         dns::own(r, view);
+    }
+    if let Some(view) = &report.policy {
+        policy::own(r, view);
     }
     let mut out = String::new();
     encode_registry(&mut out, &registry)?;

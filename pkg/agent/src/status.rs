@@ -1,6 +1,7 @@
 //! What `warren status` shows: the records that cross the admin socket, and how they read.
 
 use crate::dns::DnsView;
+use crate::policy::PolicyView;
 use crate::services::ServicesReport;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -38,6 +39,8 @@ pub struct StatusReport {
     pub services: ServicesReport,
     /// Cluster DNS; none when it is off, or does not serve yet.
     pub dns: Option<DnsView>,
+    /// Network policies; none when they are left to somebody else.
+    pub policy: Option<PolicyView>,
 }
 
 /// What CNI did.
@@ -307,6 +310,7 @@ pub fn render(r: &StatusReport, colour: bool) -> String {
     out.push('\n');
     crate::services::lines(&mut out, paint, &r.services);
     crate::dns::lines(&mut out, paint, r.dns.as_ref());
+    crate::policy::lines(&mut out, paint, r.policy.as_ref());
     out.push('\n');
     let rows: Vec<String> = r.store.rows.iter().map(|(t, n)| format!("{t} {n}")).collect();
     let _ = writeln!(

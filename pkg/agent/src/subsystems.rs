@@ -14,6 +14,7 @@ mod source;
 use crate::board::Board;
 use crate::config::AgentConfig;
 use crate::dns::DnsDesk;
+use crate::policy::PolicyDesk;
 use crate::services::Desk;
 use crate::supervisor::{Factory, SubsystemError, Supervisor};
 use crate::sysctls::SysctlRecord;
@@ -74,6 +75,17 @@ impl Shared {
             dns: self.config.dns.is_some().then(|| self.dns.clone()),
             load_balancer: self.load_balancer.clone(),
             mode: self.config.services.load_balancer.clone(),
+            nft: Nft::current()?,
+            store: self.store.clone(),
+            node: self.config.node_name.clone(),
+        })
+    }
+
+    /// Who tells of network policies.
+    pub(crate) fn policy_desk(&self) -> Result<PolicyDesk, NetlinkError> {
+        Ok(PolicyDesk {
+            status: self.config.policy.is_some().then(|| self.policy.clone()),
+            dns: self.config.dns.is_some().then(|| self.dns.clone()),
             nft: Nft::current()?,
             store: self.store.clone(),
             node: self.config.node_name.clone(),

@@ -32,9 +32,10 @@ pub mod rules;
 pub mod ruleset;
 mod runner;
 mod status;
+mod view;
 
 pub use config::{Deps, PolicyConfig, Tables};
-pub use decide::{Flow, Judgement, Side};
+pub use decide::{Flow, Judgement, RuleId, Side};
 pub use engine::{Committed, Engine, Held, Settings, Subject, Unknown};
 pub use error::PolicyError;
 pub use gate::{Gate, GateError};
@@ -42,6 +43,7 @@ pub use items::{Item, Verdict};
 pub use rules::{Action, Direction, Policy, PolicyId, Tier};
 pub use runner::run;
 pub use status::{Figures, PolicyStatus};
+pub use view::{Cost, Counts, Place};
 
 #[cfg(test)]
 mod tests;

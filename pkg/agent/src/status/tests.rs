@@ -92,6 +92,17 @@ fn report() -> StatusReport {
             }],
             ..Default::default()
         }),
+        policy: Some(crate::policy::PolicyView {
+            loaded: true,
+            policies: 5,
+            held: 1,
+            isolated: 3,
+            changes: 4,
+            last_change_micros: 730,
+            flows_ended: 2,
+            denied_packets: 17,
+            ..Default::default()
+        }),
     }
 }
 
