@@ -13,8 +13,8 @@ use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use warren_lab::{
-    CheckReport, Families, HostPort, LabConfig, LabError, LabName, LabStatus, NodeStatus, PodStatus, Request,
-    Role, Topology, client,
+    CheckReport, ContainerPort, Families, HostPort, LabConfig, LabError, LabName, LabStatus, NodeStatus,
+    PodStatus, Request, Role, Topology, client,
 };
 
 /// Arguments of `warren lab`.
@@ -191,6 +191,12 @@ struct RunArgs {
     /// Its labels.
     #[arg(long = "label", short = 'l', value_name = "KEY=VALUE", value_parser = label)]
     labels: Vec<(String, String)>,
+    /// Its namespace; `warren apply` makes it.
+    #[arg(long, default_value = "default", value_name = "NAMESPACE")]
+    namespace: String,
+    /// One of its ports that has a name, which a NetworkPolicy can say.
+    #[arg(long = "port", value_name = "NAME=PORT[/PROTOCOL]")]
+    ports: Vec<ContainerPort>,
     /// A port of its node that leads to it (hostPort).
     #[arg(long = "host-port", value_name = "[ADDRESS:]PORT:PORT[/PROTOCOL]")]
     host_ports: Vec<HostPort>,
@@ -314,9 +320,9 @@ async fn dispatch(args: LabArgs) -> anyhow::Result<ExitCode> {
             steps.finish();
             check_result(output, &report?)
         }
-        Verb::Run(RunArgs { pod, node, labels, host_ports, command }) => {
+        Verb::Run(RunArgs { pod, node, labels, namespace, ports, host_ports, command }) => {
             let labels: BTreeMap<String, String> = labels.into_iter().collect();
-            let request = Request::Run { name: pod, node, labels, host_ports, command };
+            let request = Request::Run { name: pod, node, labels, namespace, host_ports, ports, command };
             let pod: PodStatus = client::request(&name, &request, |_| {}).await?;
             show(output, &pod, |pod| {
                 let ips: Vec<String> = pod.ips.iter().map(ToString::to_string).collect();
@@ -533,6 +539,10 @@ mod tests {
         let Verb::Run(run) = args.verb else { panic!("{args:?}") };
         assert_eq!(run.labels, [("app".into(), "web".into()), ("a".into(), "b=c".into())]);
         assert_eq!((run.node.as_str(), run.command.len()), ("2", 2));
+        assert_eq!((run.namespace.as_str(), run.ports.len()), ("default", 0));
+        let args = parse("run web --namespace x --port http=8080 --port dns=53/udp").unwrap();
+        let Verb::Run(run) = args.verb else { panic!("{args:?}") };
+        assert_eq!((run.namespace.as_str(), run.ports[1].protocol.as_str()), ("x", "UDP"));
     }
 
     #[test]

@@ -36,6 +36,7 @@ fn request(n: u32, requested: &[&str]) -> LeaseRequest {
         netns: "/run/netns/x".into(),
         host_link: IfName::new(format!("wrnp{n}")).unwrap(),
         host_ports: Vec::new(),
+        named_ports: Vec::new(),
         requested: requested.iter().map(|a| a.parse().unwrap()).collect(),
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::reaper::Children;
 use crate::services::environment;
-use crate::wire::HostPort;
+use crate::wire::{ContainerPort, HostPort};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::fs;
@@ -23,9 +23,11 @@ pub(crate) struct Sandbox {
     pub(crate) container_id: String,
     pub(crate) netns: PathBuf,
     pub(crate) pod: String,
+    pub(crate) namespace: String,
     pub(crate) uid: String,
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) host_ports: Vec<HostPort>,
+    pub(crate) ports: Vec<ContainerPort>,
 }
 
 /// Why a plugin was not run to success.
@@ -84,8 +86,15 @@ fn request(
     config.insert("cniVersion".into(), json!(network.version));
     config.insert("name".into(), json!(network.name));
     let labels: Vec<Value> = sandbox.labels.iter().map(|(k, v)| json!({"key": k, "value": v})).collect();
+    let mut args = Map::new();
     if !labels.is_empty() {
-        config.insert("args".into(), json!({"cni": {"labels": labels}}));
+        args.insert("labels".into(), json!(labels));
+    }
+    if !sandbox.ports.is_empty() {
+        args.insert("ports".into(), json!(sandbox.ports));
+    }
+    if !args.is_empty() {
+        config.insert("args".into(), json!({"cni": args}));
     }
     // A runtime gives a plugin what that says it is capable of.
     let capable = config.remove("capabilities");
@@ -146,11 +155,11 @@ async fn run(
     command.env("CNI_COMMAND", verb).env("CNI_CONTAINERID", &sandbox.container_id);
     command.env("CNI_NETNS", &sandbox.netns).env("CNI_IFNAME", IF_NAME).env("CNI_PATH", BIN_DIR);
     let infra = &sandbox.container_id;
-    let (pod, uid) = (&sandbox.pod, &sandbox.uid);
+    let Sandbox { pod, namespace, uid, .. } = sandbox;
     command.env(
         "CNI_ARGS",
         format!(
-            "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={pod};K8S_POD_UID={uid};\
+            "IgnoreUnknown=1;K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={pod};K8S_POD_UID={uid};\
              K8S_POD_INFRA_CONTAINER_ID={infra}"
         ),
     );
@@ -182,9 +191,11 @@ mod tests {
             container_id: "c1".into(),
             netns: "/run/netns-lab/c1".into(),
             pod: "web".into(),
+            namespace: "default".into(),
             uid: "u".into(),
             labels: BTreeMap::from([("app".into(), "web".into())]),
             host_ports: Vec::new(),
+            ports: Vec::new(),
         }
     }
 
@@ -225,6 +236,21 @@ mod tests {
         );
         assert_eq!(config("false").get("runtimeConfig"), None);
         assert_eq!(config("true").get("capabilities"), None, "the runtime's, not the plugin's");
+    }
+
+    #[test]
+    fn names_of_ports_are_told_as_a_pod_has_them() {
+        let ports = ["http=8080", "dns=53/udp"].map(|p| p.parse().unwrap()).to_vec();
+        let network = parse(br#"{"cniVersion":"1.1.0","name":"w","plugins":[{"type":"w"}]}"#).unwrap();
+        let config = request(&network, &network.plugins[0], &Sandbox { ports, ..sandbox() }, None);
+        assert_eq!(
+            config["args"]["cni"]["ports"],
+            json!([{"name": "http", "containerPort": 8080, "protocol": "TCP"},
+                   {"name": "dns", "containerPort": 53, "protocol": "UDP"}])
+        );
+        for bad in ["http", "http=0", "http=1/icmp", "HTTP=1", "80=80", "=80", ""] {
+            assert!(bad.parse::<ContainerPort>().is_err(), "{bad:?}");
+        }
     }
 
     #[test]

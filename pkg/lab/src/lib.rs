@@ -45,8 +45,8 @@ pub use error::LabError;
 pub use exec::exec;
 pub use plan::{Families, LabConfig, Topology};
 pub use wire::{
-    CheckReport, CheckResult, Event, HostPort, LabStatus, NodeStatus, PodState, PodStatus, Request, Service,
-    ServiceAction, ServiceStatus,
+    CheckReport, CheckResult, ContainerPort, Event, HostPort, LabStatus, NodeStatus, PodState, PodStatus,
+    Request, Service, ServiceAction, ServiceStatus,
 };
 
 use std::os::unix::process::CommandExt as _;

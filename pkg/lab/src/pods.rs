@@ -58,15 +58,15 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What kubelet writes for a pod with these addresses: cluster DNS in their families, and the search path of the
-/// namespace that all pods of a lab are in.
-fn resolv_conf(ips: &[IpAddr]) -> String {
+/// What kubelet writes for a pod with these addresses: cluster DNS in their families, and the search path of its
+/// namespace.
+fn resolv_conf(namespace: &str, ips: &[IpAddr]) -> String {
     let domain = defaults::CLUSTER_DOMAIN;
     let ranges = [defaults::SERVICE_CIDR_V4, defaults::SERVICE_CIDR_V6];
     let servers = ranges.iter().filter_map(|range| dns_address(&range.parse().ok()?));
     let servers = servers.filter(|server| ips.iter().any(|ip| ip.is_ipv4() == server.is_ipv4()));
     let mut text: String = servers.map(|server| format!("nameserver {server}\n")).collect();
-    text.push_str(&format!("search default.svc.{domain} svc.{domain} {domain}\noptions ndots:5\n"));
+    text.push_str(&format!("search {namespace}.svc.{domain} svc.{domain} {domain}\noptions ndots:5\n"));
     text
 }
 
@@ -120,9 +120,11 @@ impl Pods {
             container_id: id.replace('-', ""),
             netns: Path::new(NETNS_DIR).join(&id),
             pod: spec.name.clone(),
+            namespace: spec.namespace.clone(),
             uid: id,
             labels: spec.labels.clone(),
             host_ports: spec.host_ports.clone(),
+            ports: spec.ports.clone(),
         };
         let shell = self.furnish(&spec.name).await?;
         let attached = async {
@@ -210,7 +212,7 @@ impl Pods {
             name: spec.name.clone(),
             command: spec.command.clone(),
             log: self.log(&spec.name),
-            resolv_conf: resolv_conf(&ips),
+            resolv_conf: resolv_conf(&spec.namespace, &ips),
         };
         let mut line = serde_json::to_vec(&order).map_err(LabError::message("the order to start"))?;
         line.push(b'\n');

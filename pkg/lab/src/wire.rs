@@ -5,6 +5,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::str::FromStr;
+use warren_types::{NamedPort, Protocol};
 
 /// A request to a lab, over its control socket.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,8 +21,14 @@ pub enum Request {
         node: String,
         /// Its labels.
         labels: BTreeMap<String, String>,
+        /// Its namespace, which has to exist for its Pod object to be shown.
+        #[serde(default = "default_namespace")]
+        namespace: String,
         /// Ports of its node that lead to it.
         host_ports: Vec<HostPort>,
+        /// Its ports that have names.
+        #[serde(default)]
+        ports: Vec<ContainerPort>,
         /// Its program; empty for the echo server.
         command: Vec<String>,
     },
@@ -301,13 +308,65 @@ impl FromStr for HostPort {
     }
 }
 
+/// A port of a pod that has a name, as `spec.containers[].ports` has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ContainerPort {
+    /// Its name.
+    pub name: String,
+    /// The port of the pod.
+    pub container_port: u16,
+    /// `TCP`, `UDP` or `SCTP`.
+    pub protocol: String,
+}
+
+impl FromStr for ContainerPort {
+    type Err = String;
+
+    /// Reads `NAME=PORT[/PROTOCOL]`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let form = || format!("{text:?} is not NAME=PORT[/tcp|udp|sctp]");
+        let (name, port) = text.split_once('=').ok_or_else(form)?;
+        let (port, protocol) = port.split_once('/').unwrap_or((port, "tcp"));
+        let protocol = Protocol::from_name(protocol).ok_or_else(form)?.to_string();
+        let container_port = port.parse().ok().filter(|n| *n > 0).ok_or_else(form)?;
+        if !NamedPort::is_name(name) {
+            return Err(format!(
+                "{name:?} is no name of a port: at most 15 of a-z, 0-9 and '-', with a letter"
+            ));
+        }
+        Ok(Self { name: name.to_owned(), container_port, protocol })
+    }
+}
+
+/// The namespace of a pod that is told none.
+pub(crate) fn default_namespace() -> String {
+    "default".into()
+}
+
 /// A pod, as its node is told to run it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PodSpec {
     pub(crate) name: String,
+    pub(crate) namespace: String,
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) host_ports: Vec<HostPort>,
+    pub(crate) ports: Vec<ContainerPort>,
     pub(crate) command: Vec<String>,
+}
+
+impl PodSpec {
+    /// The k-th sample pod of a node: the echo server.
+    pub(crate) fn sample(node: u16, k: u16) -> Self {
+        Self {
+            name: format!("pod-{node}-{k}"),
+            namespace: default_namespace(),
+            labels: BTreeMap::from([("app".to_owned(), "sample".to_owned())]),
+            host_ports: Vec::new(),
+            ports: Vec::new(),
+            command: Vec::new(),
+        }
+    }
 }
 
 /// A request to a node's first process.

@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use warren_store::{StoreError, Table};
-use warren_types::{Attachment, AttachmentPhase, NodeName, PodKey};
+use warren_types::{Attachment, AttachmentPhase, NamedPort, NodeName, PodKey};
 
 /// Marks a Pod as made from an attachment; its value is the container id.
 pub const ANNOTATION_CONTAINER_ID: &str = "warren.dev/container-id";
@@ -26,6 +26,7 @@ pub(crate) struct DesiredPod {
     labels: BTreeMap<String, String>,
     ips: Vec<IpAddr>,
     container_id: String,
+    named_ports: Vec<NamedPort>,
 }
 
 /// A Pod of this node as the API shows it.
@@ -36,6 +37,7 @@ pub(crate) struct ObservedPod {
     ips: Vec<IpAddr>,
     container_id: Option<String>,
     running: bool,
+    named_ports: Vec<NamedPort>,
     /// Whether it is being deleted.
     ending: bool,
 }
@@ -47,7 +49,7 @@ pub(crate) enum Action {
     Create(DesiredPod),
     /// Labels or annotation, or the status, differ.
     Update { want: DesiredPod, metadata: bool, status: bool },
-    /// It is ours and has no attachment.
+    /// It is ours and has no attachment, or other ports, which no living Pod can change: then it is created anew.
     Delete { uid: String },
 }
 
@@ -59,13 +61,15 @@ pub(crate) fn desired<'a>(
     for a in attachments {
         let (Some(pod), AttachmentPhase::Live) = (&a.pod, a.phase) else { continue };
         let id = a.key.container_id.to_string();
-        let entry = out.entry(pod.clone()).or_insert_with(|| DesiredPod {
+        let new = || DesiredPod {
             labels: a.labels.clone(),
             ips: Vec::new(),
             container_id: id.clone(),
-        });
+            named_ports: a.named_ports.clone(),
+        };
+        let entry = out.entry(pod.clone()).or_insert_with(new);
         if entry.container_id < id {
-            *entry = DesiredPod { labels: a.labels.clone(), ips: a.addresses.clone(), container_id: id };
+            *entry = DesiredPod { ips: a.addresses.clone(), ..new() };
         } else if entry.container_id == id {
             entry
                 .ips
@@ -87,6 +91,14 @@ pub(crate) fn plan(
     for (key, want) in desired {
         match observed.get(key) {
             None => drop(out.insert(key.clone(), Action::Create(want.clone()))),
+            // Where the runtime named no ports, a Pod that somebody wrote beforehand may have its own.
+            Some(have)
+                if have.container_id.is_some()
+                    && !want.named_ports.is_empty()
+                    && have.named_ports != want.named_ports =>
+            {
+                out.insert(key.clone(), Action::Delete { uid: have.uid.clone() });
+            }
             Some(have) => {
                 let labelled = want.labels.iter().all(|(k, v)| have.labels.get(k) == Some(v));
                 let metadata = !labelled || have.container_id.as_ref() != Some(&want.container_id);
@@ -168,6 +180,7 @@ fn observe(object: &Object, node: &str) -> Option<(PodKey, Option<ObservedPod>)>
         uid: row.uid,
         labels: convert::labels(&object.metadata),
         ips: row.ips,
+        named_ports: row.named_ports,
         container_id: annotation,
         running,
         ending: object.metadata.deletion_timestamp.is_some(),
@@ -257,10 +270,18 @@ impl Publisher {
         let name = key.name.as_str();
         match &action {
             Action::Create(want) => {
+                let ports: Vec<Value> = want
+                    .named_ports
+                    .iter()
+                    .map(|p| {
+                        json!({"name": p.name, "containerPort": p.port, "protocol": p.protocol.to_string()})
+                    })
+                    .collect();
+                let container = json!({"name": "main", "image": "unknown", "ports": ports});
                 let body = json!({"apiVersion": "v1", "kind": "Pod",
                     "metadata": {"name": name, "namespace": key.namespace.as_str(), "labels": want.labels,
                                  "annotations": {ANNOTATION_CONTAINER_ID: want.container_id}},
-                    "spec": {"nodeName": self.node.as_str(), "containers": [{"name": "main", "image": "unknown"}]}});
+                    "spec": {"nodeName": self.node.as_str(), "containers": [container]}});
                 let object: Object = serde_json::from_value(body).map_err(kube::Error::SerdeError)?;
                 api.create(&PostParams::default(), &object).await?;
                 tracing::debug!(pod = %key, "created");

@@ -9,7 +9,7 @@ use std::time::Instant;
 use warren_store::tables::ONLY;
 use warren_types::{
     Attachment, AttachmentKey, AttachmentPhase, BootId, ClusterConfig, ContainerId, IfName, LocalNode,
-    Namespace, Node, NodeId, Pod, PodKey, PodName, PublicKey,
+    NamedPort, Namespace, Node, NodeId, Pod, PodKey, PodName, Protocol, PublicKey,
 };
 
 #[test]
@@ -286,6 +286,7 @@ async fn pods_appear_and_go_with_their_attachments() {
         host_link: IfName::new("wrnp0").unwrap(),
         phase: AttachmentPhase::Live,
         host_ports: Vec::new(),
+        named_ports: vec![NamedPort { name: "http".into(), protocol: Protocol::Tcp, port: 8080 }],
         boot_id: BootId::new("0".repeat(36)).unwrap(),
     };
     table.put(attachment.clone(), warren_store::Durability::Flushed).await.unwrap();
@@ -296,6 +297,14 @@ async fn pods_appear_and_go_with_their_attachments() {
     .await;
     let pod = api.get("pods", "default/web").unwrap();
     assert_eq!((&pod["spec"]["nodeName"], &pod["metadata"]["labels"]["app"]), (&json!("n1"), &json!("web")));
+    assert_eq!(
+        pod["spec"]["containers"][0]["ports"],
+        json!([{"name": "http", "containerPort": 8080, "protocol": "TCP"}])
+    );
+    soon("its row", || {
+        bench.store.table::<Pod>().get("default/web").is_some_and(|p| p.named_ports == attachment.named_ports)
+    })
+    .await;
     assert_eq!((&pod["status"]["phase"], &pod["status"]["podIP"]), (&json!("Running"), &json!("10.42.0.2")));
     soon("stale pod deleted", || api.get("pods", "default/stale").is_none()).await;
     assert!(api.get("pods", "default/foreign").is_some(), "what is not ours stays");

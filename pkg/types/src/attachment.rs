@@ -1,6 +1,6 @@
 //! Attachments: the journal of what CNI gave to which container, and the lease of its addresses.
 
-use crate::{BootId, ContainerId, IfName, PodKey, Protocol};
+use crate::{BootId, ContainerId, IfName, NamedPort, PodKey, Protocol};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -101,6 +101,9 @@ pub struct Attachment {
     /// Ports of the node that lead to it (`runtimeConfig.portMappings`).
     #[serde(default)]
     pub host_ports: Vec<HostPort>,
+    /// Names of its ports (`args.cni.ports`), when given.
+    #[serde(default)]
+    pub named_ports: Vec<NamedPort>,
     /// The boot in which it was made: after a reboot no attachment of an earlier boot can be alive.
     pub boot_id: BootId,
 }
@@ -130,6 +133,8 @@ pub struct LeaseRequest {
     pub host_link: IfName,
     /// Ports of the node that lead to it.
     pub host_ports: Vec<HostPort>,
+    /// Names of its ports.
+    pub named_ports: Vec<NamedPort>,
     /// Addresses that it must get, at most one per family; a family that is not named gets any.
     pub requested: Vec<IpAddr>,
 }
@@ -138,7 +143,20 @@ impl LeaseRequest {
     /// The row, with these addresses.
     #[must_use]
     pub fn attachment(self, addresses: Vec<IpAddr>, phase: AttachmentPhase, boot_id: BootId) -> Attachment {
-        let Self { key, pod, pod_uid, labels, netns, host_link, host_ports, requested: _ } = self;
-        Attachment { key, pod, pod_uid, labels, addresses, netns, host_link, phase, host_ports, boot_id }
+        let Self { key, pod, pod_uid, labels, netns, host_link, host_ports, named_ports, requested: _ } =
+            self;
+        Attachment {
+            key,
+            pod,
+            pod_uid,
+            labels,
+            addresses,
+            netns,
+            host_link,
+            phase,
+            host_ports,
+            named_ports,
+            boot_id,
+        }
     }
 }

@@ -65,6 +65,10 @@ fn a_node_reads_what_it_follows_and_only_the_secrets_that_an_ingress_shows() {
     assert!(shows_secret(&ingress, "x") && !shows_secret(&ingress, "y") && !shows_secret(&ingress, ""));
 }
 
+fn policies() -> KindId {
+    crate::registry::lookup("networking.k8s.io", "v1", "networkpolicies").unwrap()
+}
+
 #[test]
 fn what_a_node_may() {
     use Verb::*;
@@ -107,6 +111,13 @@ fn what_a_node_may() {
         (Watch, ENDPOINT_SLICE, "", "", true),
         (Create, ENDPOINT_SLICE, "a", "", false),
         (Patch, ENDPOINT_SLICE, "a", "s", false),
+        (List, NAMESPACE, "", "", true),
+        (Watch, NAMESPACE, "", "", true),
+        (List, policies(), "", "", true),
+        (Watch, policies(), "", "", true),
+        (Create, policies(), "a", "", false),
+        (Patch, policies(), "a", "p", false),
+        (Delete, policies(), "a", "p", false),
         (Get, EVENT, "a", "e", false),
         (Update, EVENT, "a", "e", false),
         (Delete, EVENT, "a", "e", false),

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 
-use super::{default, object};
+use super::{default, object, rules};
 use crate::error::Causes;
 use crate::registry::{Kind, PLAIN, typed};
 use crate::table::{Column, age, duration, list, or, text};
@@ -124,8 +124,14 @@ fn validate(o: &Value, causes: &mut Causes) {
             if text(c, "/image").trim().is_empty() {
                 causes.required(&format!("{at}.image"), "");
             }
+            let mut ports = BTreeSet::new();
             for (j, port) in list(c, "/ports").iter().enumerate() {
-                validate_port(port, &format!("{at}.ports[{j}]"), causes);
+                let at = format!("{at}.ports[{j}]");
+                validate_port(port, &at, causes);
+                let name = text(port, "/name");
+                if !name.is_empty() && !ports.insert(name) {
+                    causes.duplicate(&format!("{at}.name"), name);
+                }
             }
         }
     }
@@ -141,6 +147,10 @@ fn validate(o: &Value, causes: &mut Causes) {
 }
 
 fn validate_port(port: &Value, at: &str, causes: &mut Causes) {
+    let name = text(port, "/name");
+    if !name.is_empty() {
+        rules::port_name(&format!("{at}.name"), name, causes);
+    }
     let number = port.get("containerPort").and_then(Value::as_i64).unwrap_or(0);
     if !(1..=65_535).contains(&number) {
         causes.invalid(&format!("{at}.containerPort"), number, "must be between 1 and 65535, inclusive");
@@ -324,6 +334,24 @@ mod tests {
             "0/2 ExitCode:3 0"
         );
         assert_eq!(pod(json!({})), "0/2 Pending 0");
+    }
+
+    #[test]
+    fn ports_have_names_that_a_policy_can_use() {
+        let faults = |ports: Value| {
+            let mut o = json!({"spec": {"containers": [{"name": "c", "image": "i", "ports": ports}]}});
+            defaults(&mut o);
+            let mut causes = Causes::default();
+            validate(&o, &mut causes);
+            causes.0.into_iter().map(|c| format!("{} {}", c.field, c.reason)).collect::<Vec<_>>()
+        };
+        assert_eq!(faults(json!([{"name": "http", "containerPort": 80}, {"containerPort": 80}])), [""; 0]);
+        let twice = json!([{"name": "a", "containerPort": 1}, {"name": "a", "containerPort": 2}]);
+        assert_eq!(faults(twice), ["spec.containers[0].ports[1].name FieldValueDuplicate"]);
+        let bad = json!([{"name": "HTTP", "containerPort": 1}]);
+        assert!(faults(bad)[0].starts_with("spec.containers[0].ports[0].name FieldValueInvalid"));
+        let long = json!([{"name": "a-name-of-16-byt", "containerPort": 1}]);
+        assert_eq!(faults(long), ["spec.containers[0].ports[0].name FieldValueInvalid"]);
     }
 
     #[test]

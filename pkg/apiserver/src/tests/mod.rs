@@ -11,6 +11,7 @@ mod hostile;
 mod joining;
 mod kubectl;
 mod operators;
+mod policies;
 mod python;
 mod services;
 mod tools;

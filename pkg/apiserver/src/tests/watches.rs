@@ -11,13 +11,13 @@ use crate::storage::{Cache, Disk, History, Op, Since, WriterTask};
 const PODS: &str = "/api/v1/namespaces/default/pods";
 
 /// A watch, line by line.
-struct Watching {
+pub(super) struct Watching {
     body: futures::stream::BoxStream<'static, Bytes>,
     rest: Vec<u8>,
 }
 
 impl Watching {
-    async fn open(s: &TestServer, path: &str, accept: &str) -> Self {
+    pub(super) async fn open(s: &TestServer, path: &str, accept: &str) -> Self {
         let request =
             ::http::Request::get(path).header("accept", accept).body(kube::client::Body::empty()).unwrap();
         let response = s.client.send(request).await.unwrap();
@@ -26,7 +26,7 @@ impl Watching {
         Self { body, rest: Vec::new() }
     }
     /// The next event; `None` when the watch has ended.
-    async fn next(&mut self) -> Option<Value> {
+    pub(super) async fn next(&mut self) -> Option<Value> {
         loop {
             if let Some(end) = self.rest.iter().position(|b| *b == b'\n') {
                 let line: Vec<u8> = self.rest.drain(..=end).collect();

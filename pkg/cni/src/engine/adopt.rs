@@ -128,6 +128,7 @@ fn request(link: &Link, addresses: Vec<IpAddr>) -> Option<LeaseRequest> {
         netns: PathBuf::new(),
         host_link,
         host_ports: Vec::new(),
+        named_ports: Vec::new(),
         requested: addresses,
     })
 }

@@ -86,6 +86,7 @@ impl Engine {
             netns: request.netns.clone(),
             host_link: link.clone(),
             host_ports: request.host_ports.clone(),
+            named_ports: request.named_ports.clone(),
             requested: request.requested.clone(),
         });
         let mut made = false;

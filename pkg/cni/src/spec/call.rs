@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
-use warren_types::{AttachmentKey, ContainerId, HostPort, IfName, PodKey};
+use warren_types::{AttachmentKey, ContainerId, HostPort, IfName, NamedPort, PodKey};
 
 /// The raw words of a call, as the runtime gave them and as the plugin sends them on. Unset variables are empty.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,6 +47,8 @@ pub struct AddRequest {
     pub requested: Vec<IpAddr>,
     /// Ports of the node that are to lead to it.
     pub host_ports: Vec<HostPort>,
+    /// Names of its ports.
+    pub named_ports: Vec<NamedPort>,
     /// Result of the plugin before in the chain.
     pub prev_result: Option<Map<String, Value>>,
     /// `dns` of the configuration.
@@ -268,6 +270,7 @@ impl Call {
             labels: conf.labels()?,
             requested: conf.addresses()?,
             host_ports: conf.host_ports()?,
+            named_ports: conf.named_ports()?,
             prev_result: conf.prev_result()?,
             dns: conf.dns()?,
         })

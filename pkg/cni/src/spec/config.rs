@@ -4,10 +4,10 @@ use super::args::cut;
 use super::{Code, Refusal, SpecVersion};
 use ipnet::IpNet;
 use serde_json::{Map, Value};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Component, Path, PathBuf};
-use warren_types::{AttachmentKey, ContainerId, HostPort, IfName, Protocol};
+use warren_types::{AttachmentKey, ContainerId, HostPort, IfName, NamedPort, Protocol};
 
 /// Largest network configuration that is read, in bytes.
 pub const MAX_CONFIG: usize = 1 << 20;
@@ -22,6 +22,8 @@ const MAX_LABELS: usize = 256;
 const MAX_ADDRESSES: usize = 2;
 /// Most host ports of one attachment: some runtimes ask for ranges, one entry a port.
 const MAX_HOST_PORTS: usize = 4096;
+/// Most named ports of one attachment.
+const MAX_NAMED_PORTS: usize = 256;
 
 /// Where the agent is found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -160,6 +162,37 @@ impl NetConf {
             labels.insert(key.to_owned(), value.to_owned());
         }
         Ok(labels)
+    }
+
+    /// `args.cni.ports`: `[{"name": ..., "containerPort": ..., "protocol": ...}]`, as a container of a Pod has them. For
+    /// runtimes of nodes without kubelet, where no Pod object tells them before the pod is attached.
+    pub(crate) fn named_ports(&self) -> Result<Vec<NamedPort>, Refusal> {
+        let list = self.convention("ports")?.unwrap_or_default();
+        if list.len() > MAX_NAMED_PORTS {
+            return Err(invalid(format!("args.cni.ports: more than {MAX_NAMED_PORTS} ports")));
+        }
+        let mut names = BTreeSet::new();
+        list.iter()
+            .map(|item| {
+                let name = item.get("name").and_then(Value::as_str).filter(|n| NamedPort::is_name(n));
+                let port = item.get("containerPort").and_then(Value::as_u64);
+                let port = port.and_then(|n| u16::try_from(n).ok()).filter(|n| *n != 0);
+                let protocol = match item.get("protocol").filter(|v| !is_empty(v)) {
+                    None => Some(Protocol::Tcp),
+                    Some(value) => value.as_str().and_then(Protocol::from_name),
+                };
+                let (Some(name), Some(port), Some(protocol)) = (name, port, protocol) else {
+                    let shown = cut(&item.to_string());
+                    return Err(invalid(format!(
+                        "args.cni.ports: {shown} is not {{\"name\": ..., \"containerPort\": ...}}"
+                    )));
+                };
+                if !names.insert(name) {
+                    return Err(invalid(format!("args.cni.ports: two ports are named {name:?}")));
+                }
+                Ok(NamedPort { name: name.to_owned(), protocol, port })
+            })
+            .collect()
     }
 
     /// Requested addresses: `runtimeConfig.ips` (capability `ips`), or else `args.cni.ips`.

@@ -1,7 +1,7 @@
 use super::*;
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use warren_types::{HostPort, Protocol};
+use warren_types::{HostPort, NamedPort, Protocol};
 
 fn conf(version: &str) -> Value {
     json!({ "cniVersion": version, "name": "warren", "type": "warren" })
@@ -160,6 +160,28 @@ fn bad_calls_have_the_codes_of_the_specification() {
             "label",
             add(with(v(), "args", json!({ "cni": { "labels": [{ "key": "a/b/c", "value": "" }] } }))),
         ),
+        (6, "ports", add(with(v(), "args", json!({ "cni": { "ports": {} } })))),
+        (7, "args.cni.ports", add(with(v(), "args", json!({ "cni": { "ports": [7] } })))),
+        (7, "more than 256", add(with(v(), "args", json!({ "cni": { "ports": vec![7; 257] } })))),
+        (
+            7,
+            "args.cni.ports",
+            add(with(v(), "args", json!({ "cni": { "ports": [{ "name": "80", "containerPort": 80 }] } }))),
+        ),
+        (
+            7,
+            "args.cni.ports",
+            add(with(v(), "args", json!({ "cni": { "ports": [{ "name": "http", "containerPort": 0 }] } }))),
+        ),
+        (
+            7,
+            "two ports are named",
+            add(with(
+                v(),
+                "args",
+                json!({ "cni": { "ports": vec![json!({ "name": "http", "containerPort": 1 }); 2] } }),
+            )),
+        ),
         (6, "prevResult", add(with(v(), "prevResult", json!("x")))),
         (7, "prevResult", call("CHECK", &v())),
         (6, "prevResult", call("CHECK", &with(v(), "prevResult", json!({ "ips": [{ "address": "x" }] })))),
@@ -208,6 +230,8 @@ fn a_pod_is_told_with_labels_and_addresses() {
         "args": { "cni": {
             "labels": [{ "key": "app", "value": "web" }, { "key": "example.org/tier", "value": "" }],
             "ips": ["10.42.0.9", "fd00::9/128"],
+            "ports": [{ "name": "http", "containerPort": 8080 },
+                      { "name": "dns", "containerPort": 53, "protocol": "UDP" }],
         } },
     });
     let args = "K8S_POD_NAMESPACE=a;K8S_POD_NAME=b.c;K8S_POD_UID=5a3c";
@@ -216,6 +240,8 @@ fn a_pod_is_told_with_labels_and_addresses() {
     let Request::Add(add) = parsed.request else { panic!() };
     assert_eq!(add.labels.get("app").map(String::as_str), Some("web"));
     assert_eq!(add.labels.len(), 2);
+    let port = |name: &str, protocol, port| NamedPort { name: name.into(), protocol, port };
+    assert_eq!(add.named_ports, [port("http", Protocol::Tcp, 8080), port("dns", Protocol::Udp, 53)]);
     assert_eq!(add.requested, ["10.42.0.9", "fd00::9"].map(|a| a.parse::<std::net::IpAddr>().unwrap()));
     assert_eq!(add.pod_uid.as_deref(), Some("5a3c"));
 }

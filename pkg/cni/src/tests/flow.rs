@@ -401,8 +401,8 @@ fn a_pod_gets_the_address_and_the_name_it_asks_for() {
     let node = Node::new();
     let agent = node.start();
     let pod = fresh();
-    let more =
-        json!({ "args": { "cni": { "ips": ["10.42.7.7"], "labels": [{ "key": "app", "value": "web" }] } } });
+    let more = json!({ "args": { "cni": { "ips": ["10.42.7.7"], "labels": [{ "key": "app", "value": "web" }],
+            "ports": [{ "name": "http", "containerPort": 8080 }] } } });
     let mut call = node.call_with("ADD", "c1", Some(&pod), more);
     let long = "a".repeat(245);
     call.args =
@@ -411,6 +411,10 @@ fn a_pod_gets_the_address_and_the_name_it_asks_for() {
     assert_eq!(result["ips"][0]["address"], "10.42.7.7/32");
     let row = node.pool.rows().remove(0);
     assert_eq!(row.labels.get("app").map(String::as_str), Some("web"));
+    assert_eq!(
+        row.named_ports.iter().map(|p| (p.name.as_str(), p.port)).collect::<Vec<_>>(),
+        [("http", 8080)]
+    );
     assert_eq!(
         (row.pod.unwrap().to_string(), row.pod_uid),
         (format!("default/{}", &long[..60]), Some("u1".into()))

@@ -83,6 +83,7 @@ async fn fill(store: &Store, services: usize) -> Result<()> {
         host_link: IfName::new("none")?,
         phase: AttachmentPhase::Live,
         host_ports: Vec::new(),
+        named_ports: Vec::new(),
         boot_id: BootId::new(std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim())?,
     };
     store.table().replace(vec![client], Durability::Cached).await?;

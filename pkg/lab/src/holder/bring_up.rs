@@ -7,7 +7,6 @@ use crate::rpc::Progress;
 use crate::wire::{NodeReport, NodeRequest, PodSpec, Service, ServiceSpec};
 use futures::future::try_join_all;
 use serde_json::Value;
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::IpAddr;
 use std::path::Path;
@@ -44,12 +43,7 @@ impl Lab {
                 progress.say("starting sample pods");
             }
             let samples = nodes.iter().flat_map(|node| (1..=self.config.pods).map(move |k| (node, k)));
-            try_join_all(samples.map(|(node, k)| {
-                let labels = BTreeMap::from([("app".to_owned(), "sample".to_owned())]);
-                let name = format!("pod-{}-{k}", node.index);
-                self.run(node, PodSpec { name, labels, host_ports: Vec::new(), command: Vec::new() })
-            }))
-            .await?;
+            try_join_all(samples.map(|(node, k)| self.run(node, PodSpec::sample(node.index, k)))).await?;
         }
         to_value(&self.status().await)
     }

@@ -315,9 +315,7 @@ impl Lab {
             return Err(error);
         }
         for k in 1..=self.config.pods {
-            let labels = BTreeMap::from([("app".to_owned(), "sample".to_owned())]);
-            let name = format!("pod-{}-{k}", node.index);
-            self.run(&node, PodSpec { name, labels, host_ports: Vec::new(), command: Vec::new() }).await?;
+            self.run(&node, PodSpec::sample(node.index, k)).await?;
         }
         Ok(self.node_status(&node).await.0)
     }

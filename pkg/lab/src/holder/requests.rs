@@ -13,6 +13,7 @@ use futures::future::{BoxFuture, join_all, try_join_all};
 use serde_json::Value;
 use std::sync::Arc;
 use std::time::Duration;
+use warren_types::Namespace;
 
 impl Lab {
     pub(super) async fn node_status(&self, node: &Node) -> (NodeStatus, Vec<PodStatus>) {
@@ -154,10 +155,12 @@ impl Handler<Request> for Lab {
         Box::pin(async move {
             match request {
                 Request::Status => to_value(&self.status().await),
-                Request::Run { name, node, labels, host_ports, command } => {
+                Request::Run { name, node, labels, namespace, host_ports, ports, command } => {
                     check_pod_name(&name)?;
+                    Namespace::new(namespace.as_str()).map_err(|e| LabError::Refused(e.to_string()))?;
                     let node = self.node(&node)?;
-                    to_value(&self.run(&node, PodSpec { name, labels, host_ports, command }).await?)
+                    let spec = PodSpec { name, namespace, labels, host_ports, ports, command };
+                    to_value(&self.run(&node, spec).await?)
                 }
                 Request::Rm { name } => to_value(&self.rm(&name).await?),
                 Request::Kill { node, process: None } => to_value(&self.cut(&*self.node(&node)?).await?),

@@ -1,5 +1,5 @@
 use super::*;
-use warren_types::{AttachmentKey, BootId, ContainerId, IfName, Namespace, PodName};
+use warren_types::{AttachmentKey, BootId, ContainerId, IfName, Namespace, PodName, Protocol};
 
 fn attachment(container: &str, pod: Option<&str>, ip: &str, phase: AttachmentPhase) -> Attachment {
     Attachment {
@@ -15,6 +15,7 @@ fn attachment(container: &str, pod: Option<&str>, ip: &str, phase: AttachmentPha
         host_link: IfName::new("wrnp0").unwrap(),
         phase,
         host_ports: Vec::new(),
+        named_ports: Vec::new(),
         boot_id: BootId::new("0".repeat(36)).unwrap(),
     }
 }
@@ -30,6 +31,7 @@ fn shown(want: &DesiredPod) -> ObservedPod {
         ips: want.ips.clone(),
         container_id: Some(want.container_id.clone()),
         running: true,
+        named_ports: want.named_ports.clone(),
         ending: false,
     }
 }
@@ -61,6 +63,22 @@ fn what_the_api_shows_right_is_left_alone_and_only_ours_are_deleted() {
     assert!(plan(&BTreeMap::new(), &foreign).is_empty());
     foreign.get_mut(&key("x")).unwrap().ending = true;
     assert_eq!(plan(&BTreeMap::new(), &foreign)[&key("x")], Action::Delete { uid: "f".into() });
+}
+
+#[test]
+fn a_pod_with_other_ports_is_made_anew_but_the_ports_of_somebody_elses_stay() {
+    let port = |port| NamedPort { name: "http".into(), protocol: Protocol::Tcp, port };
+    let mut row = attachment("c1", Some("a"), "10.42.0.2", AttachmentPhase::Live);
+    row.named_ports = vec![port(8080)];
+    let want = desired(&[row.clone()]);
+    let mut have = BTreeMap::from([(key("a"), shown(&want[&key("a")]))]);
+    assert!(plan(&want, &have).is_empty());
+    have.get_mut(&key("a")).unwrap().named_ports = vec![port(80)];
+    assert_eq!(plan(&want, &have)[&key("a")], Action::Delete { uid: "u".into() });
+    row.named_ports.clear();
+    assert!(plan(&desired(&[row]), &have).is_empty());
+    have.get_mut(&key("a")).unwrap().container_id = None;
+    assert!(matches!(plan(&want, &have)[&key("a")], Action::Update { metadata: true, .. }));
 }
 
 #[test]
