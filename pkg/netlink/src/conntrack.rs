@@ -47,9 +47,20 @@ mod part {
     pub(super) const NUMBER: u16 = 1;
     pub(super) const SOURCE_PORT: u16 = 2;
     pub(super) const DESTINATION_PORT: u16 = 3;
+    pub(super) const ICMP: [u16; 3] = [4, 5, 6];
+    pub(super) const ICMP_V6: [u16; 3] = [7, 8, 9];
+
+    /// Where ICMP has its identifier, its type and its code; none for protocols with ports.
+    pub(super) fn of_icmp(protocol: u8) -> Option<[u16; 3]> {
+        match protocol {
+            1 => Some(ICMP),
+            58 => Some(ICMP_V6),
+            _ => None,
+        }
+    }
 }
 
-/// One direction of a flow.
+/// One direction of a flow. ICMP has no ports: in their place are the identifier, and type and code (a byte each).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Tuple {
     /// Where its packets come from.
@@ -58,7 +69,7 @@ pub struct Tuple {
     pub destination: SocketAddr,
 }
 
-/// A tracked connection of a protocol with ports.
+/// A tracked connection of a protocol with ports, or of ICMP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Flow {
     /// The number in the IP header.
@@ -244,8 +255,15 @@ fn encode_tuple(request: &mut Writer, kind: u16, protocol: u8, tuple: &Tuple) {
         });
         w.nest(part::PROTOCOL, |w| {
             w.bytes(part::NUMBER, &[protocol]);
-            w.bytes(part::SOURCE_PORT, &source.port().to_be_bytes());
-            w.bytes(part::DESTINATION_PORT, &destination.port().to_be_bytes());
+            let [first, second] = [source, destination].map(|end| end.port().to_be_bytes());
+            if let Some([identifier, kind, code]) = part::of_icmp(protocol) {
+                w.bytes(identifier, &first);
+                w.bytes(kind, &second[..1]);
+                w.bytes(code, &second[1..]);
+            } else {
+                w.bytes(part::SOURCE_PORT, &first);
+                w.bytes(part::DESTINATION_PORT, &second);
+            }
         });
     });
 }
@@ -297,10 +315,13 @@ fn decode_tuple(tuple: &[u8]) -> Option<(u8, Tuple, Option<u16>)> {
     }
     let number = *wire::find(protocol, part::NUMBER)?.first()?;
     let port = |kind| wire::find(protocol, kind).and_then(as_u16);
-    let ends = Tuple {
-        source: SocketAddr::new(source, port(part::SOURCE_PORT)?),
-        destination: SocketAddr::new(destination, port(part::DESTINATION_PORT)?),
+    let byte = |kind| wire::find(protocol, kind)?.first().copied();
+    let [first, second] = match part::of_icmp(number) {
+        Some([identifier, kind, code]) => [port(identifier)?, u16::from_be_bytes([byte(kind)?, byte(code)?])],
+        None => [port(part::SOURCE_PORT)?, port(part::DESTINATION_PORT)?],
     };
+    let ends =
+        Tuple { source: SocketAddr::new(source, first), destination: SocketAddr::new(destination, second) };
     Some((number, ends, wire::find(tuple, part::ZONE).and_then(as_u16)))
 }
 
@@ -346,6 +367,14 @@ mod tests {
         message.bytes(attribute::ZONE, &flow.zone.to_be_bytes());
         message.u32(attribute::ID, flow.id);
         message.finish().0
+    }
+
+    #[test]
+    fn icmp_has_its_identifier_type_and_code_where_others_have_ports() {
+        for protocol in [1, 58] {
+            let echo = Flow { protocol, ..flow() };
+            assert_eq!(decode(&encode(&echo)), Some(echo));
+        }
     }
 
     #[test]

@@ -9,6 +9,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use warren_types::{Family, NamedPort, PolicyPort, PortMatch, Protocol};
 
+/// So many covers of a class are kept for identities to come.
+const KNOWN: usize = 1024;
+
 /// The name of a port.
 pub(crate) type PortName = (String, Protocol);
 
@@ -187,6 +190,9 @@ impl Class {
             }
         }
         let cover = boxes::cover(&all, &|rules| self.resolve(rules));
+        if self.known.len() >= KNOWN {
+            self.known.clear();
+        }
         self.known.insert(known, cover.clone());
         (!cover.is_empty()).then_some(cover)
     }

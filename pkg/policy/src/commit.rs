@@ -30,9 +30,7 @@ impl Engine {
 
     /// Decides of policies whose object is gone whether they stay.
     fn settle_policies(&mut self) {
-        let is_going = |known: Option<&Known>| {
-            known.and_then(|known| known.row.as_ref()).is_none_or(|row| row.terminating)
-        };
+        let is_going = |known: Option<&Known>| known.is_none_or(Known::is_going);
         let removed = |number: &u32| self.slots.get(number).is_some_and(|slot| slot.life == Life::Removed);
         let removed: Vec<u32> = self.dirty_policies.iter().copied().filter(removed).collect();
         for number in removed.into_iter().chain(self.held.clone()) {
@@ -54,6 +52,10 @@ impl Engine {
             if now.is_empty() {
                 self.selecting.remove(&slot.policy.subjects, number);
                 self.slot_ids.remove(&slot.policy.id);
+                let removed = slot.life == Life::Removed && !going;
+                if let Some(row) = slot.row.clone().filter(|_| removed) {
+                    self.recent.insert(slot.policy.id.clone(), row);
+                }
                 self.slots.remove(&number);
                 self.set_held_slot(number, false);
             } else {

@@ -66,7 +66,7 @@ pub struct Committed {
     pub remove: BTreeSet<Item>,
     /// Whether a flow that was allowed before may be forbidden now.
     pub tightened: bool,
-    /// Whether [`Engine::held`] says something else than before.
+    /// Whether [`Engine::held`] or [`Engine::remembered`] may say something else than before.
     pub held_changed: bool,
 }
 
@@ -120,6 +120,13 @@ pub(crate) struct Known {
     pub(crate) last: Option<Arc<NamespaceState>>,
 }
 
+impl Known {
+    /// Whether it is being deleted, or is gone.
+    pub(crate) fn is_going(&self) -> bool {
+        self.row.as_ref().is_none_or(|row| row.terminating)
+    }
+}
+
 /// A class as people may see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClassInfo {
@@ -142,6 +149,8 @@ pub struct Engine {
     /// Whom policies select.
     pub(crate) selecting: Index,
     pub(crate) held: BTreeSet<u32>,
+    /// Policies that were removed a while ago.
+    pub(crate) recent: BTreeMap<PolicyId, Arc<NetworkPolicy>>,
     pub(crate) subjects: BTreeMap<String, Local>,
     pub(crate) by_pod: HashMap<PodKey, BTreeSet<String>>,
     pub(crate) classes: Classes,
@@ -179,7 +188,28 @@ impl Engine {
             None => drop(self.departed.insert(name.clone())),
         }
         known.row = row;
+        let going = known.is_going();
         self.dirty_namespaces.insert(name.clone());
+        if going {
+            self.revive(name);
+        }
+    }
+
+    /// Policies and namespaces are watched apart: a policy's removal may be seen before the deletion that it is part of.
+    fn revive(&mut self, namespace: &Namespace) {
+        let of_it = |id: &PolicyId| id.namespace.as_ref() == Some(namespace);
+        let (back, recent) = std::mem::take(&mut self.recent).into_iter().partition(|(id, _)| of_it(id));
+        self.recent = recent;
+        let back: BTreeMap<PolicyId, Arc<NetworkPolicy>> = back;
+        for (id, row) in back {
+            self.put(&id, Arc::new(Policy::from(row.as_ref())), Some(row), Life::Removed);
+        }
+    }
+
+    /// Forgets policies that were removed from namespaces that are still there. Until then they come back when their namespace
+    /// turns out to be going: it is to be called every few seconds.
+    pub fn forget_removed(&mut self) {
+        self.recent.clear();
     }
 
     /// A pod is like this now, or gone. For a pod of this node the last row stays.
@@ -187,6 +217,7 @@ impl Engine {
         if self.pods.get(key) == row.as_ref() {
             return;
         }
+        self.held_changed |= self.is_remembered(key);
         if let Some(row) = &row {
             for subject in self.by_pod.get(key).into_iter().flatten() {
                 if let Some(local) = self.subjects.get_mut(subject).filter(|local| local.is_of(row)) {
@@ -198,7 +229,14 @@ impl Engine {
             Some(row) => self.pods.insert(key.clone(), row),
             None => self.pods.remove(key),
         };
+        self.held_changed |= self.is_remembered(key);
         self.dirty_pods.insert(key.clone());
+    }
+
+    /// Whether there is an attachment of a pod with that name whose last row is gone.
+    fn is_remembered(&self, key: &PodKey) -> bool {
+        let mut attached = self.by_pod.get(key).into_iter().flatten().filter_map(|of| self.subjects.get(of));
+        attached.any(|local| local.last.is_some() && local.last.as_ref() != self.pods.get(key))
     }
 
     /// An attachment is like this now, or gone.
@@ -209,6 +247,8 @@ impl Engine {
         }
         let mut last = None;
         if let Some(before) = self.subjects.remove(key) {
+            self.held_changed |=
+                before.last.is_some() && before.last.as_ref() != self.pods.get(&before.subject.pod);
             for address in &before.subject.addresses {
                 self.classes.set_address(*address, key, false);
             }
@@ -266,6 +306,7 @@ impl Engine {
                 number
             }
         };
+        self.recent.remove(id);
         self.set_held_slot(number, matches!(life, Life::Held(_)));
         let before = self.slots.remove(&number);
         let subjects = |slot: &Slot| slot.policy.subjects.clone();
@@ -312,6 +353,26 @@ impl Engine {
             _ => None,
         })
         .collect()
+    }
+
+    /// The last rows of this node's pods whose row is gone, by attachment.
+    #[must_use]
+    pub fn remembered(&self) -> Vec<(String, Arc<Pod>)> {
+        let gone = |local: &Local| {
+            let last = local.last.as_ref()?;
+            (self.pods.get(&last.key) != Some(last)).then(|| last.clone())
+        };
+        self.subjects.iter().filter_map(|(key, local)| Some((key.clone(), gone(local)?))).collect()
+    }
+
+    /// Rows of an earlier time, for attachments whose pod has no row; to be set after those.
+    pub fn set_remembered(&mut self, rows: impl IntoIterator<Item = (String, Arc<Pod>)>) {
+        for (key, row) in rows {
+            if let Some(local) = self.subjects.get_mut(&key).filter(|l| l.last.is_none() && l.is_of(&row)) {
+                local.last = Some(row);
+                self.dirty_subjects.insert(key);
+            }
+        }
     }
 
     pub(crate) fn set_held_slot(&mut self, number: u32, held: bool) {
@@ -365,6 +426,7 @@ impl Engine {
         self.slots.is_empty()
             && self.slot_ids.is_empty()
             && self.held.is_empty()
+            && self.recent.is_empty()
             && self.namespaces.is_empty()
             && self.departed.is_empty()
             && self.by_pod.is_empty()

@@ -444,7 +444,7 @@ impl Peers {
             return number;
         }
         let key = Arc::new(key);
-        if let Some(number) = old.filter(|number| !moved.stale.contains_key(number))
+        if let Some(number) = old
             && let Some(identity) = self.identities.get_mut(&number).filter(|identity| identity.refs == 0)
         {
             let before = std::mem::replace(&mut identity.key, key.clone());

@@ -354,7 +354,8 @@ impl Runner {
             let (own, status) = (own.clone(), self.deps.status.clone());
             let forbidden = move |flow: &conntrack::Flow| {
                 let (from, to) = (flow.original.source.ip(), flow.reply.source);
-                let flow = Flow { source: from, destination: to.ip(), protocol, port: to.port() };
+                let port = if matches!(protocol, 1 | 58) { 0 } else { to.port() };
+                let flow = Flow { source: from, destination: to.ip(), protocol, port };
                 !own.contains(&from)
                     && !own.contains(&to.ip())
                     && status.look(|engine| !engine.is_allowed(&flow)).unwrap_or(false)

@@ -164,3 +164,20 @@ fn a_large_table_is_read_while_flows_come_and_go() {
         assert_eq!(kept.flows, [found.flows[1]]);
     });
 }
+
+#[test]
+fn a_ping_is_a_flow_that_can_be_ended() {
+    in_fresh(|_| async {
+        tracked();
+        let conntrack = Conntrack::current().unwrap();
+        for (protocol, address) in [(1, "127.0.0.1"), (58, "::1")] {
+            let ping = Command::new("ping").args(["-c1", "-W1", address]).output().expect("ping is needed");
+            assert!(ping.status.success(), "{ping:?}");
+            let flows = conntrack.flows(protocol).await.unwrap().flows;
+            let [flow] = flows.as_slice() else { panic!("{flows:?}") };
+            assert_eq!(flow.reply.source.ip(), address.parse::<IpAddr>().unwrap());
+            assert!(conntrack.delete(flow).await.unwrap());
+            assert_eq!(conntrack.flows(protocol).await.unwrap().flows, []);
+        }
+    });
+}

@@ -93,6 +93,7 @@ proptest! {
             tell(&mut engine, &event);
         }
         kernel.apply(&engine.commit());
+        engine.forget_removed();
         prop_assert!(kernel.items.is_empty());
         prop_assert!(engine.is_idle(), "{:?}", engine);
     }

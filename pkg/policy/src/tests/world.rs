@@ -20,6 +20,7 @@ pub(crate) struct World {
     pub(crate) last_rows: BTreeMap<Vec<IpAddr>, Pod>,
     pub(crate) policies: BTreeMap<PolicyKey, NetworkPolicy>,
     pub(crate) removed: BTreeMap<PolicyKey, NetworkPolicy>,
+    pub(crate) recent: BTreeMap<PolicyKey, NetworkPolicy>,
     pub(crate) held: BTreeMap<PolicyKey, (NetworkPolicy, BTreeSet<String>)>,
     pub(crate) tiers: BTreeMap<PolicyId, Policy>,
     pub(crate) subjects: BTreeMap<String, Subject>,
@@ -37,6 +38,7 @@ pub(crate) enum Event {
     NoTier(PolicyId),
     Subject(String, Subject),
     NoSubject(String),
+    Forget,
     Commit,
 }
 
@@ -59,15 +61,23 @@ impl World {
     pub(crate) fn apply(&mut self, event: &Event) {
         match event.clone() {
             Event::Namespace(row) => {
+                if row.terminating {
+                    self.revive(&row.name);
+                }
                 self.last_namespaces.insert(row.name.clone(), row.clone());
                 self.namespaces.insert(row.name.clone(), row);
             }
-            Event::NoNamespace(name) => drop(self.namespaces.remove(&name)),
+            Event::NoNamespace(name) => {
+                if self.namespaces.remove(&name).is_some() {
+                    self.revive(&name);
+                }
+            }
             Event::Pod(row) => drop(self.pods.insert(row.key.clone(), row)),
             Event::NoPod(key) => drop(self.pods.remove(&key)),
             Event::Policy(row) => {
                 self.removed.remove(&row.key);
                 self.held.remove(&row.key);
+                self.recent.remove(&row.key);
                 self.policies.insert(row.key.clone(), row);
             }
             Event::NoPolicy(key) => {
@@ -94,6 +104,7 @@ impl World {
                     self.last_rows.remove(&subject.addresses);
                 }
             }
+            Event::Forget => self.recent.clear(),
             Event::Commit => self.commit(),
         }
         self.remember_rows();
@@ -107,6 +118,9 @@ impl World {
     /// What is decided once all that happened together is known.
     fn commit(&mut self) {
         for (key, row) in std::mem::take(&mut self.removed) {
+            if self.namespaces.get(&key.namespace).is_some_and(|row| !row.terminating) {
+                self.recent.insert(key.clone(), row.clone());
+            }
             self.held.insert(key, (row, BTreeSet::new()));
         }
         for (key, (row, before)) in std::mem::take(&mut self.held) {
@@ -125,6 +139,16 @@ impl World {
             .collect();
         let there: BTreeSet<Namespace> = self.namespaces.keys().cloned().collect();
         self.last_namespaces.retain(|name, _| in_use.contains(name) || there.contains(name));
+    }
+
+    /// What went a moment before its namespace did went with it.
+    fn revive(&mut self, namespace: &Namespace) {
+        let of_it = self.recent.keys().filter(|key| key.namespace == *namespace);
+        for key in of_it.cloned().collect::<Vec<_>>() {
+            if let Some(row) = self.recent.remove(&key) {
+                self.removed.insert(key, row);
+            }
+        }
     }
 
     fn has_addresses(&self, row: &Pod) -> bool {
@@ -173,6 +197,7 @@ pub(crate) fn tell(engine: &mut Engine, event: &Event) {
         Event::NoTier(id) => engine.set_rules(&id, None),
         Event::Subject(key, subject) => engine.set_subject(&key, Some(subject)),
         Event::NoSubject(key) => engine.set_subject(&key, None),
+        Event::Forget => engine.forget_removed(),
         Event::Commit => {}
     }
 }
@@ -426,10 +451,11 @@ pub(crate) fn event() -> impl Strategy<Value = Event> {
         2 => number.prop_map(|number| Event::NoPod(pod_key(number))),
         4 => policy().prop_map(Event::Policy),
         3 => policy().prop_map(|row| Event::NoPolicy(row.key)),
-        1 => tier_policy().prop_map(Event::Tier),
+        2 => tier_policy().prop_map(Event::Tier),
         1 => tier_policy().prop_map(|policy| Event::NoTier(policy.id)),
         4 => subject().prop_map(|(key, subject)| Event::Subject(key, subject)),
         1 => (0..LOCAL).prop_map(|number| Event::NoSubject(format!("c{number}/eth0"))),
+        1 => Just(Event::Forget),
         6 => Just(Event::Commit),
     ]
 }
