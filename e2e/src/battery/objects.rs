@@ -28,6 +28,7 @@ fn resource(kind: &str) -> Result<ApiResource> {
         "Namespace" => ("", "namespaces"),
         "Event" => ("", "events"),
         "EndpointSlice" => ("discovery.k8s.io", "endpointslices"),
+        "NetworkPolicy" => ("networking.k8s.io", "networkpolicies"),
         _ => bail!("the battery knows no kind {kind}"),
     };
     Ok(ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, "v1", kind), plural))
@@ -38,7 +39,7 @@ fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
 }
 
 impl Objects {
-    pub(super) fn of(kubeconfig: &str) -> Result<Self> {
+    pub(crate) fn of(kubeconfig: &str) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let kubeconfig = kube::config::Kubeconfig::from_yaml(kubeconfig)?;
         let client = runtime.block_on(async {

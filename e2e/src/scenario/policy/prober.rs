@@ -1,0 +1,120 @@
+//! Many questions at once from one place: a thread in its network namespace that lives as long as the test.
+
+use crate::netns;
+use anyhow::{Context as _, Result};
+use futures::future::join_all;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{TcpStream, UdpSocket};
+
+/// How a question is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum By {
+    /// A connection of TCP.
+    Tcp,
+    /// A datagram.
+    Udp,
+    /// A datagram that asks a server of DNS.
+    Dns,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// An answer: who gave it, and as whom it saw the asker. Of DNS neither is known.
+    Answer(String, Option<IpAddr>),
+    /// Nothing came.
+    Silence,
+    /// Something else, which no policy may do.
+    Other(String),
+}
+
+/// Asks in a network namespace until it is dropped.
+pub(super) struct Prober {
+    orders: Sender<(Vec<(SocketAddr, By)>, Duration)>,
+    answers: Receiver<Vec<Seen>>,
+}
+
+impl Prober {
+    /// Starts to wait for orders in the namespace at `path`.
+    ///
+    /// # Errors
+    /// When the namespace cannot be entered.
+    pub(super) fn start(path: &Path) -> Result<Self> {
+        let (orders, incoming) = channel::<(Vec<(SocketAddr, By)>, Duration)>();
+        let (outgoing, answers) = channel();
+        netns::spawn(path, move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            while let Ok((targets, limit)) = incoming.recv() {
+                let asking = targets.into_iter().map(|(to, by)| ask(to, by, limit));
+                if outgoing.send(runtime.block_on(join_all(asking))).is_err() {
+                    break;
+                }
+            }
+            Ok(())
+        })?;
+        Ok(Self { orders, answers })
+    }
+
+    /// Asks all of these at once; each has `limit` to answer.
+    ///
+    /// # Errors
+    /// When the thread has ended.
+    pub(super) fn order(&self, targets: Vec<(SocketAddr, By)>, limit: Duration) -> Result<()> {
+        self.orders.send((targets, limit)).ok().context("the prober has ended")
+    }
+
+    /// What came of the last order.
+    ///
+    /// # Errors
+    /// When the thread has ended.
+    pub(super) fn answers(&self) -> Result<Vec<Seen>> {
+        self.answers.recv().context("the prober has ended")
+    }
+}
+
+async fn ask(to: SocketAddr, by: By, limit: Duration) -> Seen {
+    let asked = async {
+        match by {
+            By::Tcp => tcp(to).await,
+            By::Udp => udp(to, b"?").await,
+            By::Dns => udp(to, QUESTION).await.map(|_| "dns".to_owned()),
+        }
+    };
+    match tokio::time::timeout(limit, asked).await {
+        Err(_) => Seen::Silence,
+        Ok(Err(error)) => Seen::Other(error.to_string()),
+        Ok(Ok(text)) => {
+            let mut words = text.split_whitespace();
+            let name = words.next().unwrap_or_default().to_owned();
+            let client = words.next().and_then(|w| w.parse::<SocketAddr>().ok()).map(|peer| peer.ip());
+            Seen::Answer(name, client)
+        }
+    }
+}
+
+async fn tcp(to: SocketAddr) -> io::Result<String> {
+    let mut stream = TcpStream::connect(to).await?;
+    stream.write_all(b"?\n").await?;
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line).await?;
+    Ok(line)
+}
+
+async fn udp(to: SocketAddr, text: &[u8]) -> io::Result<String> {
+    let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0)).await?;
+    socket.connect(to).await?;
+    socket.send(text).await?;
+    let mut buffer = [0; 2048];
+    let length = socket.recv(&mut buffer).await?;
+    Ok(String::from_utf8_lossy(buffer.get(..length).unwrap_or_default()).into_owned())
+}
+
+/// What are the addresses of `kubernetes.default.svc.cluster.local`?
+const QUESTION: &[u8] =
+    b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0\x0akubernetes\x07default\x03svc\x07cluster\x05local\0\0\x01\0\x01";
