@@ -2,7 +2,7 @@
 
 use super::case::{Stage, key};
 use super::naive::{Cluster, End, Labels, Pod};
-use super::prober::{By, Prober, Seen};
+use super::prober::{By, Prober, Seen, Target};
 use crate::battery::{FAMILIES, Objects, Running, family};
 use crate::lab::{self, Lab, netns_of, warren_bin};
 use crate::patient;
@@ -33,8 +33,6 @@ const NODES: [&str; 2] = ["node-1", "node-2"];
 const PORTS: [u16; 2] = [80, 81];
 /// Behind a Service each: its port 80 leads to 81, and 81 to 80.
 const BEHIND_SERVICES: [&str; 3] = ["x-a", "y-b", "z-c"];
-/// A question that goes unanswered for so long was denied.
-const SILENCE: Duration = Duration::from_millis(300);
 /// So long may a change take until all questions agree with it.
 const SETTLED: Duration = Duration::from_secs(5);
 
@@ -170,7 +168,9 @@ impl Fleet {
     /// # Errors
     /// When the API refuses something.
     pub(super) fn apply(&mut self, stage: &Stage) -> Result<()> {
-        self.cluster.take(stage)?;
+        let mut next = self.cluster.clone();
+        next.take(stage)?;
+        self.cluster = next;
         for (name, changes) in &stage.namespaces {
             self.objects.merge("Namespace", "", name, &json!({"metadata": {"labels": changes}}))?;
         }
@@ -180,7 +180,11 @@ impl Fleet {
         }
         for name in &stage.remove {
             let (namespace, name) = key(name);
-            self.objects.delete("NetworkPolicy", &namespace, &name, None)?;
+            let gone = self.objects.delete("NetworkPolicy", &namespace, &name, None);
+            // After a case that failed in the middle, it may never have been there.
+            if self.objects.get("NetworkPolicy", &namespace, &name).is_ok() {
+                gone?;
+            }
         }
         for (name, spec) in &stage.policies {
             let (namespace, name) = key(name);
@@ -225,11 +229,16 @@ impl Fleet {
         let all: Vec<usize> = (0..self.questions.len()).collect();
         let begun = Instant::now();
         self.cost.tables += 1;
-        // Where nothing is to change, one look may have been too early to see what changed all the same.
-        let mut looks = if self.last == expected { 2 } else { 1 };
-        let mut asked = all.clone();
+        // First what is to change, until it has; then everything must hold as a whole. Where nothing is to change, one look at
+        // everything may be too early to see what changed all the same.
+        let changed = |n: &usize| self.last.get(*n) != expected.get(*n);
+        let mut asked: Vec<usize> = all.iter().copied().filter(changed).collect();
+        let mut looks = 1;
+        if asked.is_empty() {
+            (asked, looks) = (all.clone(), 2);
+        }
         while looks > 0 {
-            let seen = self.ask(&asked)?;
+            let seen = self.ask(&asked, &expected)?;
             let agrees = |(n, seen): &(usize, Seen)| match seen {
                 Seen::Answer(who, _) => {
                     expected.get(*n) == Some(&true) && self.questions.get(*n).is_some_and(|q| q.to == *who)
@@ -270,7 +279,7 @@ impl Fleet {
     }
 
     /// Questions that are asked at once; with what came of each.
-    fn ask(&mut self, which: &[usize]) -> Result<Vec<(usize, Seen)>> {
+    fn ask(&mut self, which: &[usize], expected: &[bool]) -> Result<Vec<(usize, Seen)>> {
         self.cost.questions += which.len();
         let mut by_place: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
         for n in which {
@@ -279,8 +288,11 @@ impl Fleet {
         }
         let prober = |place: &str| self.probers.get(place).with_context(|| format!("nobody asks in {place}"));
         for (place, own) in &by_place {
-            let targets = own.iter().filter_map(|n| self.questions.get(*n)).map(|q| (q.at, q.by)).collect();
-            prober(place)?.order(targets, patient(SILENCE))?;
+            let target = |n: &usize| {
+                let question = self.questions.get(*n)?;
+                Some(Target { at: question.at, by: question.by, answered: expected.get(*n) == Some(&true) })
+            };
+            prober(place)?.order(own.iter().filter_map(target).collect())?;
         }
         let mut seen = Vec::with_capacity(which.len());
         for (place, own) in by_place {
@@ -311,7 +323,8 @@ impl Fleet {
         let nodes: Vec<usize> = (0..self.questions.len())
             .filter(|n| self.questions.get(*n).is_some_and(|q| NODES.contains(&q.from.as_str())))
             .collect();
-        for (n, seen) in self.ask(&nodes)? {
+        let all = vec![true; self.questions.len()];
+        for (n, seen) in self.ask(&nodes, &all)? {
             let Seen::Answer(_, Some(source)) = seen else {
                 anyhow::bail!("a node's question was not answered: {seen:?}")
             };

@@ -1,6 +1,6 @@
 //! Many questions at once from one place: a thread in its network namespace that lives as long as the test.
 
-use crate::netns;
+use crate::{netns, patient};
 use anyhow::{Context as _, Result};
 use futures::future::join_all;
 use std::io;
@@ -10,6 +10,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpStream, UdpSocket};
+use tokio::sync::Semaphore;
 
 /// How a question is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,9 +34,26 @@ pub(super) enum Seen {
     Other(String),
 }
 
+/// A question.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Target {
+    pub(super) at: SocketAddr,
+    pub(super) by: By,
+    /// Whether an answer is expected: then it is awaited for longer, and not too many are under way at a time, since a machine
+    /// with other work would be late with some. Questions that nobody should hear cost their silence, all of them together.
+    pub(super) answered: bool,
+}
+
+/// So many questions that expect an answer are under way at a time.
+const UNDER_WAY: usize = 8;
+/// A question that goes unanswered for so long was denied.
+const SILENCE: Duration = Duration::from_millis(300);
+/// As long is an answer awaited that should come.
+const ANSWER: Duration = Duration::from_millis(1000);
+
 /// Asks in a network namespace until it is dropped.
 pub(super) struct Prober {
-    orders: Sender<(Vec<(SocketAddr, By)>, Duration)>,
+    orders: Sender<Vec<Target>>,
     answers: Receiver<Vec<Seen>>,
 }
 
@@ -45,12 +63,13 @@ impl Prober {
     /// # Errors
     /// When the namespace cannot be entered.
     pub(super) fn start(path: &Path) -> Result<Self> {
-        let (orders, incoming) = channel::<(Vec<(SocketAddr, By)>, Duration)>();
+        let (orders, incoming) = channel::<Vec<Target>>();
         let (outgoing, answers) = channel();
         netns::spawn(path, move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            while let Ok((targets, limit)) = incoming.recv() {
-                let asking = targets.into_iter().map(|(to, by)| ask(to, by, limit));
+            while let Ok(targets) = incoming.recv() {
+                let limit = Semaphore::new(UNDER_WAY);
+                let asking = targets.into_iter().map(|target| ask(target, &limit));
                 if outgoing.send(runtime.block_on(join_all(asking))).is_err() {
                     break;
                 }
@@ -60,12 +79,12 @@ impl Prober {
         Ok(Self { orders, answers })
     }
 
-    /// Asks all of these at once; each has `limit` to answer.
+    /// Asks all of these.
     ///
     /// # Errors
     /// When the thread has ended.
-    pub(super) fn order(&self, targets: Vec<(SocketAddr, By)>, limit: Duration) -> Result<()> {
-        self.orders.send((targets, limit)).ok().context("the prober has ended")
+    pub(super) fn order(&self, targets: Vec<Target>) -> Result<()> {
+        self.orders.send(targets).ok().context("the prober has ended")
     }
 
     /// What came of the last order.
@@ -77,15 +96,18 @@ impl Prober {
     }
 }
 
-async fn ask(to: SocketAddr, by: By, limit: Duration) -> Seen {
+async fn ask(target: Target, under_way: &Semaphore) -> Seen {
+    let Target { at, by, answered } = target;
+    // Nobody closes it.
+    let _turn = if answered { under_way.acquire().await.ok() } else { None };
     let asked = async {
         match by {
-            By::Tcp => tcp(to).await,
-            By::Udp => udp(to, b"?").await,
-            By::Dns => udp(to, QUESTION).await.map(|_| "dns".to_owned()),
+            By::Tcp => tcp(at).await,
+            By::Udp => udp(at, b"?").await,
+            By::Dns => udp(at, QUESTION).await.map(|_| "dns".to_owned()),
         }
     };
-    match tokio::time::timeout(limit, asked).await {
+    match tokio::time::timeout(patient(if answered { ANSWER } else { SILENCE }), asked).await {
         Err(_) => Seen::Silence,
         Ok(Err(error)) => Seen::Other(error.to_string()),
         Ok(Ok(text)) => {
