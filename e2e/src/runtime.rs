@@ -153,13 +153,30 @@ impl Runtime {
         &self.config
     }
 
-    /// Adds `count` containers, `concurrency` at a time.
+    /// Makes the network namespaces of `count` containers.
+    ///
+    /// # Errors
+    /// Without root.
+    pub fn prepare(&self, count: usize) -> Result<()> {
+        let fresh: Vec<Option<File>> = (0..count).map(|_| fresh_netns().map(Some)).collect::<Result<_>>()?;
+        *self.namespaces.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
+        Ok(())
+    }
+
+    /// Makes and adds `count` containers, `concurrency` at a time.
     ///
     /// # Errors
     /// The first failed ADD.
     pub fn add_many(&self, count: usize, concurrency: usize) -> Result<(Vec<Added>, Latencies)> {
-        let fresh: Vec<Option<File>> = (0..count).map(|_| fresh_netns().map(Some)).collect::<Result<_>>()?;
-        *self.namespaces.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
+        self.prepare(count)?;
+        self.add_prepared(count, concurrency)
+    }
+
+    /// Adds the `count` containers whose namespaces were made, `concurrency` at a time.
+    ///
+    /// # Errors
+    /// The first failed ADD.
+    pub fn add_prepared(&self, count: usize, concurrency: usize) -> Result<(Vec<Added>, Latencies)> {
         let answers = self.many("ADD", count, concurrency)?;
         let (outputs, times): (Vec<_>, Vec<_>) = answers.into_iter().unzip();
         let parse = |out: &String| -> Result<Added> {

@@ -13,6 +13,8 @@ pub(crate) enum What {
     Cni,
     /// TCP, UDP and ping through the tunnel, beside wireguard-go.
     Overlay,
+    /// Network policies: from a row to the kernel, memory, and what isolation costs a connection.
+    Policy,
     /// DNS: questions a second, processor time, latency and memory, beside unbound and knot.
     Dns,
     /// Services: from a row to the kernel, memory, churn, connections, beside a full rewrite by nft.
@@ -36,7 +38,7 @@ pub(crate) fn run(what: What, output: Output) -> Result<()> {
         What::Cni => needs::for_cni_benchmark()?,
         What::Dns => needs::for_dns_benchmark()?,
         What::Overlay => needs::for_overlay_benchmark()?,
-        What::Proxy => needs::for_proxy_benchmark()?,
+        What::Policy | What::Proxy => needs::for_proxy_benchmark()?,
     }
     let output = match output {
         Output::Table => "table",
@@ -48,7 +50,8 @@ pub(crate) fn run(what: What, output: Output) -> Result<()> {
         What::Overlay => "overlay",
         // One server alone, without the rest of the agent.
         What::Dns => return example("dns", "warren-dns", output),
-        // Its clock starts at a row in the store, inside the process.
+        // Their clocks start at a row in the store, inside the process.
+        What::Policy => return example("policy", "warren-policy", output),
         What::Proxy => return example("proxy", "warren-proxy", output),
     };
     let binary = build::release()?;

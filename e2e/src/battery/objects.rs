@@ -39,7 +39,11 @@ fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
 }
 
 impl Objects {
-    pub(crate) fn of(kubeconfig: &str) -> Result<Self> {
+    /// Those of the API that a kubeconfig leads to.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn of(kubeconfig: &str) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let kubeconfig = kube::config::Kubeconfig::from_yaml(kubeconfig)?;
         let client = runtime.block_on(async {

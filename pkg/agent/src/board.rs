@@ -21,8 +21,8 @@ use warren_source::SourceStatus;
 use warren_store::tables::{ONLY, node_key};
 use warren_store::{Record, Store};
 use warren_types::{
-    Attachment, AttachmentPhase, ClusterConfig, EndpointSlice, HealthState, LocalNode, Node, NodeName,
-    PeerEndpoint, Pod, PodCidrs, PublicKey, Service,
+    Attachment, AttachmentPhase, ClusterConfig, EndpointSlice, HealthState, LocalNode, NamespaceState,
+    NetworkPolicy, Node, NodeName, PeerEndpoint, Pod, PodCidrs, PublicKey, Service,
 };
 
 /// Subsystems without which no pod can be attached.
@@ -251,6 +251,8 @@ impl Board {
         self.count::<PeerEndpoint>(&mut view);
         self.count::<Service>(&mut view);
         self.count::<EndpointSlice>(&mut view);
+        self.count::<NamespaceState>(&mut view);
+        self.count::<NetworkPolicy>(&mut view);
         view
     }
 

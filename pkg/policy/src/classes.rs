@@ -44,14 +44,36 @@ pub(crate) enum ClassKey {
     },
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Rule {
     tier: Tier,
     action: Action,
+    /// The peers that it names, ascending; none when it is for everyone.
+    atoms: Vec<u32>,
+    everyone: bool,
     /// Those that do not depend on the peer.
     fixed: Vec<Ports>,
     /// Those that the peer has a name for.
     named: Vec<PortName>,
+}
+
+/// Whose covers a compilation may have changed.
+#[derive(Debug, Clone)]
+pub(crate) enum Concerned {
+    /// Those of all identities.
+    Everyone,
+    /// Those of identities that have, or had, one of these atoms.
+    Having(BTreeSet<u32>),
+}
+
+impl Concerned {
+    /// Whether an identity with these atoms is meant.
+    pub(crate) fn has<'a>(&self, mut atoms: impl Iterator<Item = &'a u32>) -> bool {
+        match self {
+            Self::Everyone => true,
+            Self::Having(changed) => !changed.is_empty() && atoms.any(|atom| changed.contains(atom)),
+        }
+    }
 }
 
 /// See the module.
@@ -75,8 +97,8 @@ pub(crate) struct Class {
     blocks: [Slabs; 2],
     /// By identity.
     pub(crate) peers: HashMap<u32, Cover>,
-    /// Covers by the rules that match and the names that the peer has.
-    known: HashMap<(Vec<u32>, Named), Cover>,
+    /// Covers by what the rules that match say of ports.
+    known: HashMap<Vec<(u32, Ports)>, Cover>,
 }
 
 impl Class {
@@ -98,8 +120,14 @@ impl Class {
     }
 
     /// Takes rules anew from its policies. Covers of peers are left as they are.
-    pub(crate) fn compile(&mut self, policies: &[Arc<Policy>], intern: &mut dyn FnMut(&RulePeer) -> u32) {
-        let ClassKey::Of { direction, named, .. } = &self.key else { return };
+    pub(crate) fn compile(
+        &mut self,
+        policies: &[Arc<Policy>],
+        intern: &mut dyn FnMut(&RulePeer) -> u32,
+    ) -> Concerned {
+        let ClassKey::Of { direction, named, .. } = &self.key else {
+            return Concerned::Having(BTreeSet::new());
+        };
         let mut sorted: Vec<&Policy> = policies.iter().map(Arc::as_ref).collect();
         sorted.sort_by(|a, b| (a.id.tier, a.order, &a.id).cmp(&(b.id.tier, b.order, &b.id)));
         self.closed = sorted.iter().any(|policy| policy.id.tier == Tier::NetworkPolicy);
@@ -113,11 +141,21 @@ impl Class {
                 let number = u32::try_from(rules.len()).unwrap_or(u32::MAX);
                 let (fixed, of_peer) = ports(&rule.ports, *direction, named);
                 names.extend(of_peer.iter().cloned());
-                rules.push(Rule { tier: policy.id.tier, action: rule.action, fixed, named: of_peer });
+                let mut atoms: Vec<u32> = rule.peers.iter().map(&mut *intern).collect();
+                atoms.sort_unstable();
+                atoms.dedup();
+                uses.extend(atoms.iter().map(|atom| (*atom, number)));
                 if rule.peers.is_empty() {
                     everyone.push(number);
                 }
-                uses.extend(rule.peers.iter().map(|peer| (intern(peer), number)));
+                rules.push(Rule {
+                    tier: policy.id.tier,
+                    action: rule.action,
+                    everyone: rule.peers.is_empty(),
+                    atoms,
+                    fixed,
+                    named: of_peer,
+                });
                 for (family, entries) in [Family::V4, Family::V6].into_iter().zip(&mut addresses) {
                     let of_rule = ranges(&rule.peers, family);
                     if !of_rule.is_empty() {
@@ -127,13 +165,14 @@ impl Class {
             }
         }
         uses.sort_unstable();
-        uses.dedup();
+        let concerned = concerned(&self.rules, &rules);
         (self.rules, self.everyone, self.uses, self.names) = (rules, everyone, uses, names);
         self.known.clear();
         let fixed =
             |rule: u32| self.rules.get(rule as usize).map_or_else(Vec::new, |rule| rule.fixed.clone());
         let [v4, v6] = addresses;
         self.blocks = [v4, v6].map(|entries| Slabs::new(&entries, &fixed, &|rules| self.resolve(rules)));
+        concerned
     }
 
     /// The verdict of these rules, when it is not what the class says of everything else.
@@ -172,28 +211,28 @@ impl Class {
         }
         matching.sort_unstable();
         matching.dedup();
-        let named = match self.names.is_empty() {
-            true => Named::new(),
-            false => identity.named.clone(),
-        };
-        let known = (matching, named);
-        if let Some(cover) = self.known.get(&known) {
-            return (!cover.is_empty()).then(|| cover.clone());
-        }
+        // Where rules only allow, it does not count which one does.
+        let only_allow = self.rules.iter().all(|rule| rule.tier == Tier::NetworkPolicy);
         let mut all: Vec<(u32, Ports)> = Vec::new();
-        for number in &known.0 {
-            let Some(rule) = self.rules.get(*number as usize) else { continue };
-            all.extend(rule.fixed.iter().map(|ports| (*number, *ports)));
+        for number in matching {
+            let Some(rule) = self.rules.get(number as usize) else { continue };
+            let number = if only_allow { 0 } else { number };
+            all.extend(rule.fixed.iter().map(|ports| (number, *ports)));
             for name in &rule.named {
-                let meant = known.1.get(name).into_iter().flatten();
-                all.extend(meant.map(|port| (*number, one(name.1, (*port, *port)))));
+                let meant = identity.named.get(name).into_iter().flatten();
+                all.extend(meant.map(|port| (number, one(name.1, (*port, *port)))));
             }
+        }
+        all.sort_unstable();
+        all.dedup();
+        if let Some(cover) = self.known.get(&all) {
+            return (!cover.is_empty()).then(|| cover.clone());
         }
         let cover = boxes::cover(&all, &|rules| self.resolve(rules));
         if self.known.len() >= KNOWN {
             self.known.clear();
         }
-        self.known.insert(known, cover.clone());
+        self.known.insert(all, cover.clone());
         (!cover.is_empty()).then_some(cover)
     }
 
@@ -235,6 +274,23 @@ impl Class {
         }
         out
     }
+}
+
+/// Whose covers differ between two lists of rules. Both are in the order of policies, so that what is alike at both ends frames
+/// what has changed.
+fn concerned(before: &[Rule], after: &[Rule]) -> Concerned {
+    let front = before.iter().zip(after).take_while(|(a, b)| a == b).count();
+    let (before, after) = (&before[front..], &after[front..]);
+    let back = before.iter().rev().zip(after.iter().rev()).take_while(|(a, b)| a == b).count();
+    let changed = before[..before.len() - back].iter().chain(&after[..after.len() - back]);
+    let mut atoms = BTreeSet::new();
+    for rule in changed {
+        if rule.everyone {
+            return Concerned::Everyone;
+        }
+        atoms.extend(&rule.atoms);
+    }
+    Concerned::Having(atoms)
 }
 
 /// The elements of a cover.

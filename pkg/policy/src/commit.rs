@@ -1,6 +1,6 @@
 //! From rows that have changed to elements that have.
 
-use crate::classes::{self, Class};
+use crate::classes::{self, Class, Concerned};
 use crate::engine::{Committed, Engine, Known, Life};
 use crate::index;
 use crate::items::{Item, Verdict};
@@ -131,7 +131,8 @@ impl Engine {
         stale: BTreeSet<u32>,
         freed: Vec<(u32, Class)>,
         changes: &mut Changes,
-    ) -> BTreeSet<u32> {
+    ) -> BTreeMap<u32, Concerned> {
+        let mut compiled = BTreeMap::new();
         for number in &stale {
             let policies = self.classes.policies(*number, &self.slots);
             let Some(class) = self.classes.classes.get_mut(number) else { continue };
@@ -141,7 +142,8 @@ impl Engine {
                 changes.extend(class.own_items(*number).into_iter().map(|item| (item, false)));
             }
             let peers = &mut self.peers;
-            class.compile(&policies, &mut |peer| peers.intern(peer));
+            let concerned = class.compile(&policies, &mut |peer| peers.intern(peer));
+            compiled.insert(*number, concerned);
             changes.extend(class.own_items(*number).into_iter().map(|item| (item, true)));
             let (atoms_now, names_now) = (class.atoms(), class.names());
             for atom in atoms_now.difference(&atoms) {
@@ -171,7 +173,7 @@ impl Engine {
                 self.peers.set_name_use(name, number, false);
             }
         }
-        stale
+        compiled
     }
 
     /// Finds who has which addresses, and what matches them.
@@ -217,7 +219,7 @@ impl Engine {
     }
 
     /// Finds what passes between classes and identities where either is new or different.
-    fn settle_covers(&mut self, compiled: &BTreeSet<u32>, moved: Moved, changes: &mut Changes) {
+    fn settle_covers(&mut self, compiled: &BTreeMap<u32, Concerned>, moved: Moved, changes: &mut Changes) {
         let all = &mut self.classes.classes;
         for identity in &moved.gone {
             for (number, class) in all.iter_mut() {
@@ -226,11 +228,15 @@ impl Engine {
                 }
             }
         }
-        for number in compiled {
+        for (number, whom) in compiled {
             let Some(class) = all.get_mut(number) else { continue };
             class.is_compiled = true;
-            for identity in self.peers.identities() {
-                self.peers.refresh(*number, class, identity, changes);
+            for (identity, key) in self.peers.identities() {
+                // What it had and lost counts as well: the rule that named it may be gone too.
+                let lost = moved.stale.get(&identity).into_iter().flat_map(|stale| &stale.atoms);
+                if whom.has(key.atoms.iter().chain(lost)) {
+                    self.peers.refresh(*number, class, identity, changes);
+                }
             }
         }
         let for_everyone: Vec<u32> = match moved.stale.values().any(|stale| stale.new) {
@@ -244,9 +250,9 @@ impl Engine {
             if stale.new {
                 concerned.extend(&for_everyone);
             }
-            for number in concerned.difference(compiled) {
-                if let Some(class) = all.get_mut(number) {
-                    self.peers.refresh(*number, class, identity, changes);
+            for number in concerned {
+                if let Some(class) = all.get_mut(&number) {
+                    self.peers.refresh(number, class, identity, changes);
                 }
             }
         }

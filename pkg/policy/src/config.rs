@@ -2,7 +2,7 @@
 
 use crate::engine::Unknown;
 use crate::gate::Gate;
-use crate::held::HeldPolicy;
+use crate::held::{HeldPolicy, RememberedPod};
 use crate::status::PolicyStatus;
 use warren_netlink::Netlink;
 use warren_netlink::conntrack::Conntrack;
@@ -21,7 +21,7 @@ pub struct PolicyConfig {
     pub labels_from_attachments: bool,
 }
 
-/// The tables that it follows, and the one that it writes.
+/// The tables that it follows, and those that it writes.
 #[derive(Clone)]
 pub struct Tables {
     pub(crate) pods: Table<Pod>,
@@ -29,6 +29,7 @@ pub struct Tables {
     pub(crate) policies: Table<NetworkPolicy>,
     pub(crate) attachments: Table<Attachment>,
     pub(crate) held: Table<HeldPolicy>,
+    pub(crate) remembered: Table<RememberedPod>,
 }
 
 impl Tables {
@@ -41,6 +42,7 @@ impl Tables {
             policies: store.table(),
             attachments: store.table(),
             held: store.table(),
+            remembered: store.table(),
         }
     }
 }

@@ -27,9 +27,12 @@ impl Local {
         Self { subject, last: None, policies: Vec::new(), keys: [None, None] }
     }
 
-    /// Whether a row is of this pod, and not of another with the same name.
+    /// Whether a row is of this pod, and not of another with the same name: the uid tells, or labels that the attachment has.
     pub(crate) fn is_of(&self, row: &Pod) -> bool {
-        self.subject.pod == row.key && self.subject.uid.as_ref().is_none_or(|uid| *uid == row.uid)
+        let Subject { pod, uid, labels, .. } = &self.subject;
+        *pod == row.key
+            && uid.as_ref().is_none_or(|uid| *uid == row.uid)
+            && labels.iter().flatten().all(|(key, value)| row.labels.get(key) == Some(value))
     }
 
     /// The pod as far as it is known.

@@ -492,8 +492,8 @@ impl Peers {
     }
 
     /// All identities.
-    pub(crate) fn identities(&self) -> impl Iterator<Item = u32> {
-        self.identities.keys().copied()
+    pub(crate) fn identities(&self) -> impl Iterator<Item = (u32, &IdentityKey)> {
+        self.identities.iter().map(|(number, identity)| (*number, identity.key.as_ref()))
     }
 
     #[cfg(test)]

@@ -162,7 +162,7 @@ impl Runner {
         for (key, row) in tables.attachments.snapshot().rows.iter() {
             engine.set_subject(key, self.subject(row));
         }
-        engine.set_held(held::rows(&tables.held));
+        held::restore(&mut engine, tables);
         self.deps.status.with(|slot| *slot = Some(engine));
         Ok(())
     }
@@ -171,7 +171,8 @@ impl Runner {
     fn subject(&self, row: &Attachment) -> Option<Subject> {
         Some(Subject {
             pod: row.pod.clone()?,
-            uid: row.pod_uid.clone(),
+            // Where there is no kubelet, the uid of the Pod object is not the runtime's.
+            uid: row.pod_uid.clone().filter(|_| !self.config.labels_from_attachments),
             addresses: row.addresses.clone(),
             labels: self.config.labels_from_attachments.then(|| row.labels.clone()),
         })
@@ -286,8 +287,9 @@ impl Runner {
     async fn pass(&mut self, compare: Option<Why>, since: Instant) -> Result<Duration, PolicyError> {
         let Some(committed) = self.engine(Engine::commit) else { return Ok(RETRY) };
         if committed.held_changed {
-            let held = self.engine(|engine| engine.held()).unwrap_or_default();
-            held::keep(&self.deps.tables.held, held).await?;
+            let (held, remembered) =
+                self.engine(|engine| (engine.held(), engine.remembered())).unwrap_or_default();
+            held::keep(&self.deps.tables, held, remembered).await?;
         }
         let mut all = compare.is_some();
         let outcome = match compare {
@@ -378,8 +380,9 @@ impl Runner {
         Ok(())
     }
 
-    /// Counts what was denied, and logs what is new of it.
+    /// What is to be done every few seconds: counts what was denied, and logs what is new of it.
     async fn look(&mut self) {
+        self.engine(Engine::forget_removed);
         if let Err(error) = self.log.look(&self.deps.nft, &self.deps.status).await {
             tracing::debug!(%error, "denied packets could not be read");
         }

@@ -2,6 +2,7 @@
 
 use nix::sched::{CloneFlags, unshare};
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::process::Command;
 use std::sync::Arc;
 use warren_netlink::nft::{Nft, Section};
@@ -9,8 +10,9 @@ use warren_policy::{Direction, Item, Verdict, ruleset};
 
 fn items() -> BTreeSet<Item> {
     let mut items = BTreeSet::new();
-    for (address, other) in [("10.42.0.2", "10.42.1.0"), ("fd42::2", "fd42:1::")] {
-        let (address, other) = (address.parse().unwrap(), other.parse().unwrap());
+    let v4 = [2, 200].map(|last| IpAddr::from([10, 42, 0, last]));
+    let v6 = [2, 200].map(|last| IpAddr::from([0xfd42, 0, 0, 0, 0, 0, 0, last]));
+    for [address, other] in [v4, v6] {
         items.insert(Item::Loop { address });
         for (class, direction) in [(1, Direction::Ingress), (2, Direction::Egress)] {
             items.insert(Item::Local { direction, address, class });

@@ -27,6 +27,9 @@ pub use policy::{namespace, namespace_of, network_policy, policy_key_of};
 pub(crate) use service::MAX_INGRESS;
 pub use service::{service, service_key_of};
 
+/// On the mirror of a static pod, and the uid of that pod.
+const ANNOTATION_MIRROR: &str = "kubernetes.io/config.mirror";
+const ANNOTATION_HASH: &str = "kubernetes.io/config.hash";
 /// At most this many observations of one node are kept: more than a site has nodes.
 const MAX_OBSERVED: usize = 1024;
 /// At most this many endpoints of one node are kept: each is tried in turn.
@@ -330,7 +333,7 @@ pub fn pod(meta: &ObjectMeta, data: &Value) -> Converted<Pod> {
     }
     let row = Pod {
         key,
-        uid: meta.uid.clone().unwrap_or_default(),
+        uid: pod_uid(meta),
         node,
         ips,
         host_network: data.pointer("/spec/hostNetwork").and_then(Value::as_bool).unwrap_or(false),
@@ -339,6 +342,13 @@ pub fn pod(meta: &ObjectMeta, data: &Value) -> Converted<Pod> {
         named_ports: policy::named_ports(&mut door, data),
     };
     Converted { row: Some(row), refused: door.refused }
+}
+
+/// The uid that a pod's node knows it by. The object of a static pod is a mirror that has one of its own.
+fn pod_uid(meta: &ObjectMeta) -> String {
+    let annotation = |key| meta.annotations.as_ref().and_then(|all| all.get(key));
+    let of_static = annotation(ANNOTATION_MIRROR).and_then(|_| annotation(ANNOTATION_HASH));
+    of_static.or(meta.uid.as_ref()).cloned().unwrap_or_default()
 }
 
 /// The ConfigMap of the cluster's ranges into the row of table `cluster`. Another ConfigMap gives nothing.

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 pub struct Pod {
     /// Namespace and name.
     pub key: PodKey,
-    /// `metadata.uid`, as opaque text.
+    /// `metadata.uid`, as opaque text; of a static pod the uid that its node gave it, not that of its mirror.
     pub uid: String,
     /// `spec.nodeName`; none while unscheduled.
     pub node: Option<NodeName>,

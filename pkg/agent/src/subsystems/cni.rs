@@ -50,7 +50,7 @@ pub(super) async fn run(
         shared.netlink.clone(),
         Nft::current()?,
         Arc::new(ipam::Adapter(pool)),
-        Arc::new(policy::Adapter(shared.config.policy.map(|_| shared.gate.clone()))),
+        Arc::new(policy::Adapter::new(&shared)),
     );
     let config = CniConfig {
         socket: shared.config.run_dir.join(defaults::CNI_SOCKET),

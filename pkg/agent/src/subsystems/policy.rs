@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use warren_cni::{BoxFuture, PodGate};
 use warren_netlink::conntrack::Conntrack;
 use warren_netlink::nft::{Nft, Section};
-use warren_policy::{Deps, Gate, PolicyConfig, Tables};
+use warren_policy::{Deps, Gate, GateError, PolicyConfig, Tables, Unknown};
 use warren_types::{AttachmentKey, HealthCell, HealthState};
 
 /// Keeps network policies in force.
@@ -42,15 +42,26 @@ pub(super) async fn run(
     Ok(warren_policy::run(config, deps, health, stop).await?)
 }
 
-/// The gate as cni asks for it; none when somebody else enforces policies.
-pub(super) struct Adapter(pub(super) Option<Gate>);
+/// The gate as cni asks for it.
+pub(super) struct Adapter {
+    gate: Gate,
+    /// None when somebody else enforces policies.
+    unknown: Option<Unknown>,
+}
+
+impl Adapter {
+    pub(super) fn new(shared: &Shared) -> Self {
+        Self { gate: shared.gate.clone(), unknown: shared.config.policy }
+    }
+}
 
 impl PodGate for Adapter {
     fn admit<'a>(&'a self, key: &'a AttachmentKey) -> BoxFuture<'a, Result<(), String>> {
         Box::pin(async move {
-            match &self.0 {
-                Some(gate) => gate.admit(key).await.map_err(|refusal| refusal.to_string()),
-                None => Ok(()),
+            let Some(unknown) = self.unknown else { return Ok(()) };
+            match self.gate.admit(key).await {
+                Err(GateError::NotReady(_)) if unknown == Unknown::Open => Ok(()),
+                answer => answer.map_err(|refusal| refusal.to_string()),
             }
         })
     }

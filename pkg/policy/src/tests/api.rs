@@ -526,6 +526,21 @@ fn a_new_pod_may_lose_what_an_unknown_address_had_where_rules_deny() {
 }
 
 #[test]
+fn a_rule_that_goes_takes_along_what_only_it_gave() {
+    let at = |port_number| vec![port(Protocol::Tcp, PortMatch::Range(port_number, port_number))];
+    let spaces = BTreeSet::from(["y".to_owned(), "other".to_owned()]);
+    let spaces = Selector::new([Requirement::In("ns".to_owned(), spaces)]);
+    let first = rule(vec![pods(Some(is("ns", "y")), is("pod", "b"))], at(80));
+    let second = rule(vec![pods(Some(spaces), is("pod", "b"))], at(81));
+    let mut cluster = Cluster::new(&[policy("x/p", is("pod", "a"), Some(vec![first, second.clone()]), None)]);
+    assert!(cluster.tcp("y/b", "x/a", 80) && cluster.tcp("y/b", "x/a", 81));
+    let less = policy("x/p", is("pod", "a"), Some(vec![second]), None);
+    cluster.engine.set_policy(&less.key.clone(), Some(Arc::new(less)));
+    assert!(cluster.commit());
+    assert!(!cluster.tcp("y/b", "x/a", 80) && cluster.tcp("y/b", "x/a", 81));
+}
+
+#[test]
 fn policies_are_called_what_people_call_them() {
     let id = PolicyId::of(&PolicyKey::parse("shop/deny").unwrap());
     assert_eq!(id.to_string(), "NetworkPolicy shop/deny");

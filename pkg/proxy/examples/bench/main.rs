@@ -6,6 +6,7 @@
 mod cluster;
 mod packets;
 mod peer;
+mod pods;
 
 use anyhow::{Context as _, Result, ensure};
 use cluster::Cluster;

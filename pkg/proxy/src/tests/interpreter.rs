@@ -152,6 +152,7 @@ impl<'a> Run<'a> {
                     bytes
                 };
                 let bytes = match load {
+                    Meta::Mark => vec![0; 4],
                     Meta::InName => link("eth0"),
                     Meta::OutName => link(packet.out_link),
                     Meta::Family => vec![if v4 { 2 } else { 10 }],

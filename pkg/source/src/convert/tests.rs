@@ -86,6 +86,16 @@ fn pods_carry_addresses_and_their_end() {
 }
 
 #[test]
+fn a_mirror_has_the_uid_of_its_static_pod() {
+    let annotations = json!({"kubernetes.io/config.mirror": "abc", "kubernetes.io/config.hash": "abc"});
+    let mirror = meta(json!({"name": "p", "namespace": "ns", "uid": "own", "annotations": annotations}));
+    assert_eq!(pod(&mirror, &json!({})).row.unwrap().uid, "abc");
+    let annotations = json!({"kubernetes.io/config.hash": "abc"});
+    let other = meta(json!({"name": "p", "namespace": "ns", "uid": "own", "annotations": annotations}));
+    assert_eq!(pod(&other, &json!({})).row.unwrap().uid, "own");
+}
+
+#[test]
 fn the_cluster_config_map_is_read_or_named() {
     let m = meta(json!({"name": "warren-cluster", "namespace": "kube-system"}));
     let good = cluster(&m, &json!({"data": {"config.json": "{\"clusterCidrs\":[\"10.42.0.0/16\"]}"}}));
