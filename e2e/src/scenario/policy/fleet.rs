@@ -63,8 +63,8 @@ pub(super) struct Fleet {
     probers: BTreeMap<String, Prober>,
     objects: Objects,
     questions: Vec<Question>,
-    /// As whom a node's questions are seen, by the question.
-    sources: BTreeMap<usize, IpAddr>,
+    /// As whom a node's questions to an address are seen.
+    sources: BTreeMap<(String, IpAddr), IpAddr>,
     addresses: BTreeMap<String, String>,
     cluster: Cluster,
     /// The cluster as it was before the case.
@@ -241,7 +241,8 @@ impl Fleet {
             let seen = self.ask(&asked, &expected)?;
             let agrees = |(n, seen): &(usize, Seen)| match seen {
                 Seen::Answer(who, _) => {
-                    expected.get(*n) == Some(&true) && self.questions.get(*n).is_some_and(|q| q.to == *who)
+                    expected.get(*n) == Some(&true)
+                        && (who.is_empty() || self.questions.get(*n).is_some_and(|q| q.to == *who))
                 }
                 Seen::Silence => expected.get(*n) == Some(&false),
                 Seen::Other(_) => false,
@@ -310,7 +311,9 @@ impl Fleet {
         let of = |name: &str| {
             self.cluster.pods.get(name)?.ips.iter().find(|ip| ip.is_ipv6() == q.at.is_ipv6()).copied()
         };
-        let source = of(&q.from).or_else(|| self.sources.get(&n).copied()).unwrap_or(q.at.ip());
+        let source = of(&q.from)
+            .or_else(|| self.sources.get(&(q.from.clone(), q.at.ip())).copied())
+            .unwrap_or(q.at.ip());
         let target = of(&q.to).unwrap_or(q.at.ip());
         let protocol = if q.by == By::Tcp { "TCP" } else { "UDP" };
         let (from, to) = (End { name: &q.from, ip: source }, End { name: &q.to, ip: target });
@@ -320,21 +323,19 @@ impl Fleet {
     /// Without a policy everyone is answered; from which addresses nodes ask is learned by that.
     fn learn(&mut self) -> Result<()> {
         self.compare().context("before there was any policy")?;
-        let nodes: Vec<usize> = (0..self.questions.len())
-            .filter(|n| self.questions.get(*n).is_some_and(|q| NODES.contains(&q.from.as_str())))
-            .collect();
+        let by_node = |q: &Question| NODES.contains(&q.from.as_str()) && q.by == By::Udp;
+        let nodes: Vec<usize> =
+            self.questions.iter().enumerate().filter(|(_, q)| by_node(q)).map(|(n, _)| n).collect();
         let all = vec![true; self.questions.len()];
         for (n, seen) in self.ask(&nodes, &all)? {
             let Seen::Answer(_, Some(source)) = seen else {
                 anyhow::bail!("a node's question was not answered: {seen:?}")
             };
-            self.sources.insert(n, source);
+            let question = self.questions.get(n).context("no such question")?;
+            self.sources.insert((question.from.clone(), question.at.ip()), source);
         }
-        let seen: BTreeSet<(&str, &IpAddr)> = self
-            .sources
-            .iter()
-            .filter_map(|(n, ip)| Some((self.questions.get(*n)?.from.as_str(), ip)))
-            .collect();
+        let seen: BTreeSet<(&str, &IpAddr)> =
+            self.sources.iter().map(|((from, _), ip)| (from.as_str(), ip)).collect();
         println!("policy: nodes ask from {seen:?}");
         Ok(())
     }
