@@ -68,6 +68,11 @@ impl Drop for Running {
 }
 
 impl Running {
+    /// Ends a program of `lab exec` with this.
+    pub(crate) fn of(child: Child) -> Self {
+        Self(child)
+    }
+
     /// Ends its standard input, waits for its end, and returns what it printed.
     ///
     /// # Errors

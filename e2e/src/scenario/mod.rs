@@ -6,6 +6,7 @@ mod connectivity;
 pub mod dns;
 mod faults;
 mod leak;
+pub mod policy;
 mod restart;
 pub mod services;
 mod writes;
