@@ -192,7 +192,7 @@ impl Cluster<'_> {
     fn change(&mut self) -> Result<()> {
         let n = self.made;
         self.made += 1;
-        if n % (CHANGES / TRACKED) != 0 {
+        if !n.is_multiple_of(CHANGES / TRACKED) {
             return self.noise(n);
         }
         // Each pair in its turn, and never in the order of the pairs.
@@ -239,8 +239,8 @@ fn what_changes_is_in_force_within_a_second() -> Result<()> {
         cluster.policy(server)?;
     }
     for (client, _) in CLIENTS.iter().enumerate() {
-        for server in 0..BY_LABEL {
-            let labels = json!({"metadata": {"labels": {format!("to-{}", SERVERS[server]): "yes"}}});
+        for server in &SERVERS[..BY_LABEL] {
+            let labels = json!({"metadata": {"labels": {format!("to-{server}"): "yes"}}});
             cluster.objects.merge("Pod", "default", CLIENTS[client], &labels)?;
         }
     }

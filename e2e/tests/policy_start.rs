@@ -61,7 +61,9 @@ impl Sink {
     fn end(self, pid: u32, at: IpAddr) -> Result<u64> {
         self.stop.store(true, Ordering::Relaxed);
         // Wakes the listener.
-        netns::run(&netns_of(pid), move || Ok(drop(TcpStream::connect(SocketAddr::new(at, ALLOWED))?)))?;
+        let wakes =
+            netns::run(&netns_of(pid), move || Ok(TcpStream::connect(SocketAddr::new(at, ALLOWED))?))?;
+        drop(wakes);
         self.threads.into_iter().try_for_each(netns::join)?;
         Ok(self.forbidden.load(Ordering::Relaxed))
     }
@@ -137,7 +139,7 @@ fn pods_are_isolated_before_their_first_packet() -> Result<()> {
     let sinks = [v4, v6].map(|at| Sink::start(pid, at));
     let [sink4, sink6] = sinks;
     let (sink4, sink6) = (sink4?, sink6?);
-    let to = |n: usize| if n % 2 == 0 { v4 } else { v6 };
+    let to = |n: usize| if n.is_multiple_of(2) { v4 } else { v6 };
     let (mut sent, mut slowest, mut started) = (0, Duration::ZERO, 0);
     while started < many {
         let batch = BATCH.min(many - started);

@@ -14,7 +14,7 @@ use random::Dice;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// As many random sets of policies are tried; `WARREN_BATTERY_POLICY_COUNT` says another number.
-const RANDOM: u64 = 20;
+const RANDOM: u64 = 5;
 
 /// A number from the environment.
 fn number(name: &str) -> Result<Option<u64>> {
