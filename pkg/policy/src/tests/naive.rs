@@ -1,6 +1,6 @@
 //! A plain reading of the NetworkPolicy documentation: one packet, all rows, no tables.
 
-use super::world::World;
+use super::world::{World, is_of};
 use crate::decide::Flow;
 use crate::engine::{Subject, Unknown};
 use crate::rules::{Action, PodSelector, Policy, RulePeer, Scope, Tier, TierRule};
@@ -39,7 +39,7 @@ fn owners(world: &World, address: IpAddr) -> Vec<Pod> {
         out.extend(pod_of(world, subject).filter(|pod| !pod.finished && !pod.host_network));
     }
     for row in world.pods.values().filter(|row| row.ips.contains(&address)) {
-        let attached = |s: &Subject| s.pod == row.key && s.uid.as_ref().is_none_or(|uid| *uid == row.uid);
+        let attached = |s: &Subject| is_of(s, row);
         let here = row.node == world.settings.node || world.subjects.values().any(attached);
         if !here && !row.host_network && !row.finished {
             out.push(row.clone());

@@ -42,6 +42,14 @@ pub(crate) enum Event {
     Commit,
 }
 
+/// Whether a row is of a subject's pod, as far as uid and labels tell.
+pub(crate) fn is_of(subject: &Subject, row: &Pod) -> bool {
+    let same_uid = subject.uid.is_none() || subject.uid.as_ref() == Some(&row.uid);
+    let own_labels = subject.labels.clone().unwrap_or_default();
+    let kept = own_labels.iter().all(|label| row.labels.iter().any(|other| other == label));
+    row.key == subject.pod && same_uid && kept
+}
+
 impl World {
     pub(crate) fn namespace_labels(&self, name: &Namespace) -> Option<&Labels> {
         self.last_namespaces.get(name).map(|row| &row.labels)
@@ -51,7 +59,7 @@ impl World {
         let subjects: Vec<Subject> = self.subjects.values().cloned().collect();
         for subject in subjects {
             if let Some(row) = self.pods.get(&subject.pod)
-                && subject.uid.as_ref().is_none_or(|uid| *uid == row.uid)
+                && is_of(&subject, row)
             {
                 self.last_rows.insert(subject.addresses.clone(), row.clone());
             }
@@ -91,10 +99,7 @@ impl World {
                 let before = self.subjects.insert(key, subject.clone());
                 // Another pod with these addresses is another pod.
                 if before.is_some_and(|before| before != subject) {
-                    let other = |row: &Pod| {
-                        row.key != subject.pod || subject.uid.as_ref().is_some_and(|uid| *uid != row.uid)
-                    };
-                    if self.last_rows.get(&subject.addresses).is_some_and(other) {
+                    if self.last_rows.get(&subject.addresses).is_some_and(|row| !is_of(&subject, row)) {
                         self.last_rows.remove(&subject.addresses);
                     }
                 }
