@@ -98,10 +98,10 @@ impl World {
             Event::Subject(key, subject) => {
                 let before = self.subjects.insert(key, subject.clone());
                 // Another pod with these addresses is another pod.
-                if before.is_some_and(|before| before != subject) {
-                    if self.last_rows.get(&subject.addresses).is_some_and(|row| !is_of(&subject, row)) {
-                        self.last_rows.remove(&subject.addresses);
-                    }
+                if before.is_some_and(|before| before != subject)
+                    && self.last_rows.get(&subject.addresses).is_some_and(|row| !is_of(&subject, row))
+                {
+                    self.last_rows.remove(&subject.addresses);
                 }
             }
             Event::NoSubject(key) => {
