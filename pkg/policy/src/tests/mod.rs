@@ -1,6 +1,7 @@
 //! The whole engine against a plain reading of the documentation.
 
 mod api;
+mod gate;
 mod kernel;
 mod naive;
 mod slices;
