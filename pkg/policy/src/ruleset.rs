@@ -39,6 +39,7 @@ pub(crate) const CLOSED: &str = "pol_closed";
 const PEERS: &str = "pol_peers";
 const PORTED: &str = "pol_ported";
 const FORWARD_CHAIN: &str = "pol_forward";
+const STRAYS: &str = "pol_strays";
 
 /// What one family's sets and chains are called.
 struct Names {
@@ -151,6 +152,7 @@ pub fn ruleset<'i>(items: impl IntoIterator<Item = &'i Item>) -> Ruleset {
         all.rules.insert(name.into(), rules);
     };
     chain(FORWARD_CHAIN, base("filter", FORWARD, PRIORITY_FILTER), forward());
+    chain(STRAYS, None, strays());
     for names in [&V4, &V6] {
         for direction in [Direction::Egress, Direction::Ingress] {
             let way = names.way(direction);
@@ -277,19 +279,53 @@ fn forward() -> Vec<Rule> {
         Expr::Compare { from: Register::FIRST, is: Comparison::NotEqual, value: vec![0; 4] },
     ];
     let mut rules = vec![rule([known, go(Verdict::Accept)])];
+    let family = |names: &Names| equals(Meta::Family, vec![names.number]);
     for names in [&V4, &V6] {
-        let family = || equals(Meta::Family, vec![names.number]);
         let both = vec![
             names.load(names.source, Register::FIRST),
             names.load(names.destination, Register::FIRST.after(names.length())),
             Expr::Lookup { set: names.oneself.into(), from: Register::FIRST, inverted: false },
         ];
-        rules.push(rule([family(), both, go(Verdict::Accept)]));
+        rules.push(rule([family(names), both, go(Verdict::Accept)]));
+    }
+    rules.push(rule([begins_nothing(), go(Verdict::Jump(STRAYS.into()))]));
+    for names in [&V4, &V6] {
         for direction in [Direction::Egress, Direction::Ingress] {
             let (pod, _, map) = names.ends(direction);
             let jump = go(Verdict::Jump(names.way(direction).judge.into()));
             let about = format!("pods in {map}");
-            rules.push(rule([family(), has(names, pod, map), jump]).about(&about));
+            rules.push(rule([family(names), has(names, pod, map), jump]).about(&about));
+        }
+    }
+    rules
+}
+
+/// Goes on for a TCP packet that does not begin a connection.
+fn begins_nothing() -> Vec<Expr> {
+    let mut exprs = equals(Meta::Protocol, vec![IPPROTO_TCP]);
+    exprs.extend([
+        Expr::Payload { header: Header::Transport, offset: TCP_FLAGS, length: 1, into: Register::FIRST },
+        Expr::Mask {
+            from: Register::FIRST,
+            into: Register::FIRST,
+            mask: vec![TCP_FLAGS_MASK],
+            toggle: vec![0],
+        },
+        Expr::Compare { from: Register::FIRST, is: Comparison::NotEqual, value: vec![TCP_SYN] },
+    ]);
+    exprs
+}
+
+/// Drops what comes from or goes to a pod that is isolated in any direction: the end that is not may have said it.
+fn strays() -> Vec<Rule> {
+    let mut rules = Vec::new();
+    for names in [&V4, &V6] {
+        for end in [names.source, names.destination] {
+            for map in [names.sending, names.receiving] {
+                let family = equals(Meta::Family, vec![names.number]);
+                let about = format!("pods in {map}");
+                rules.push(rule([family, has(names, end, map), go(Verdict::Drop)]).about(&about));
+            }
         }
     }
     rules
@@ -331,20 +367,6 @@ fn protocol_and_port(behind: Register) -> Vec<Expr> {
 fn judge(names: &Names, direction: Direction) -> Vec<Rule> {
     let (pod, peer, map) = names.ends(direction);
     let refuse = || go(Verdict::Goto(names.way(direction).refuse.into()));
-    let stray = [
-        equals(Meta::Protocol, vec![IPPROTO_TCP]),
-        vec![
-            Expr::Payload { header: Header::Transport, offset: TCP_FLAGS, length: 1, into: Register::FIRST },
-            Expr::Mask {
-                from: Register::FIRST,
-                into: Register::FIRST,
-                mask: vec![TCP_FLAGS_MASK],
-                toggle: vec![0],
-            },
-            Expr::Compare { from: Register::FIRST, is: Comparison::NotEqual, value: vec![TCP_SYN] },
-        ],
-        go(Verdict::Drop),
-    ];
     let second = Register::FIRST.after(4);
     let identity = || number_of(names, peer, names.identities, second);
     let verdict = |map: &str| vec![Expr::VerdictMap { map: map.into(), from: Register::FIRST }];
@@ -372,7 +394,6 @@ fn judge(names: &Names, direction: Direction) -> Vec<Rule> {
     ];
     let block_closed = [number_of(names, pod, map, Register::FIRST), closed, refuse()];
     vec![
-        rule(stray),
         rule(known),
         rule(known_closed).about(&selected),
         rule(known_open).about(&selected),
