@@ -6,7 +6,7 @@
 //! Ordering: calls on one handle wait for one another. A dump takes milliseconds for 10,000 flows and holds only those
 //! that are kept; a flow may begin or end while it is read.
 
-use crate::nft::socket::{Connection, Failure};
+use crate::nft::socket::{ANY_FAMILY, Connection, Failure};
 use crate::nft::wire::{self, Writer};
 use crate::{NetNs, NetlinkError};
 use nix::libc;
@@ -19,8 +19,7 @@ const SUBSYSTEM: u8 = 1;
 /// `IPCTNL_MSG_CT_GET`, `IPCTNL_MSG_CT_DELETE`.
 const GET: u16 = u16::from_be_bytes([SUBSYSTEM, 1]);
 const DELETE: u16 = u16::from_be_bytes([SUBSYSTEM, 2]);
-/// `NFPROTO_UNSPEC`, `NFPROTO_IPV4`, `NFPROTO_IPV6`.
-const ANY: u8 = 0;
+/// `NFPROTO_IPV4`, `NFPROTO_IPV6`.
 const V4: u8 = 2;
 const V6: u8 = 10;
 /// The filter's flag that says to compare the protocol of the tuple.
@@ -173,7 +172,7 @@ impl Conntrack {
         self.run(OP, move |connection| {
             let mut flows = Vec::new();
             let each = |attributes: &[u8]| flows.extend(decode(attributes).filter(&mut keep));
-            let whole = connection.dump_of(GET, ANY, Writer::default(), each);
+            let whole = connection.dump_of(GET, ANY_FAMILY, Writer::default(), each);
             let complete = whole.map_err(|failure| failure.named(OP, OBJECT, None))?;
             Ok(Flows { flows, complete })
         })

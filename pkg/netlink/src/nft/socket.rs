@@ -16,8 +16,8 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// Bytes read at a time. The kernel makes the parts of a dump as large as the reader's buffer, up to 32 KiB.
-/// `NFPROTO_UNSPEC`.
-const ANY_FAMILY: u8 = 0;
+/// `NFPROTO_UNSPEC`: objects of every family.
+pub(crate) const ANY_FAMILY: u8 = 0;
 const READ_BUFFER: usize = 64 * 1024;
 /// Seconds to wait for an answer that should be there already.
 const ANSWER_TIMEOUT: i64 = 10;

@@ -93,7 +93,6 @@ fn of_connections() -> impl Strategy<Value = Expr> {
         (load, register()).prop_map(|(load, into)| Expr::Connection { load, into }),
         register().prop_map(|from| Expr::SetConnectionMark { from }),
         register().prop_map(|from| Expr::SetMark { from }),
-        register().prop_map(|from| Expr::SetMark { from }),
         (name(), register(), register()).prop_map(|(map, from, into)| Expr::Map { map, from, into }),
         (name(), register()).prop_map(|(map, from)| Expr::VerdictMap { map, from }),
         (any::<u32>(), register()).prop_map(|(below, into)| Expr::Random { below, into }),
