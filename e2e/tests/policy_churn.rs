@@ -74,11 +74,13 @@ impl Probes {
                 socket.set_read_timeout(Some(Duration::from_millis(100)))?;
                 let (mut buffer, late) = ([0; 8], late());
                 while !stop.load(Ordering::Relaxed) {
-                    match socket.recv(&mut buffer) {
-                        Ok(_) => {}
+                    let (length, from) = match socket.recv_from(&mut buffer) {
+                        Ok(heard) => heard,
                         Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => continue,
                         Err(e) => return Err(e.into()),
-                    }
+                    };
+                    // An answer may be on its way when its flow is ended, and must not begin it anew from here.
+                    let _ = socket.send_to(&buffer[..length], from);
                     let pair = (usize::from(buffer[0]), s);
                     let since = lock(&forbidden).get(&pair).map(Instant::elapsed);
                     let mut heard = lock(&heard);
@@ -98,11 +100,13 @@ impl Probes {
             probes.threads.push(netns::spawn(&netns, move || {
                 // One port for all: its flows are as old as the test.
                 let socket = UdpSocket::bind(SocketAddr::new([0; 4].into(), 0))?;
+                socket.set_nonblocking(true)?;
                 while !stop.load(Ordering::Relaxed) {
                     for address in &addresses {
                         // A server that is not there for a moment is no fault of the client.
                         let _ = socket.send_to(&[u8::try_from(c)?], SocketAddr::new(*address, PORT));
                     }
+                    while socket.recv(&mut [0; 8]).is_ok() {}
                     std::thread::park_timeout(BEAT);
                 }
                 Ok(())

@@ -6,11 +6,13 @@
 //!
 //! A TCP packet that belongs to no connection and does not begin one is dropped when either end is isolated: after a
 //! connection was ended because it is no longer allowed, an answer on its way would else begin it anew from the other end.
+//! UDP packets do not say whether they begin something: for a moment, those that go the way of an ended flow's answers are dropped.
 
 use crate::items::{Item, Verdict as Judged};
 use crate::rules::Direction;
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use warren_netlink::conntrack::Flow;
 use warren_netlink::nft::Change;
 use warren_netlink::nft::build::{base, equals, go, rule};
 use warren_netlink::nft::expr::{Comparison, Connection, Expr, Header, Meta, Register, SetChange, Verdict};
@@ -19,6 +21,7 @@ use warren_netlink::nft::model::{Chain, Element, FORWARD, Field, Rule, Ruleset, 
 /// `NF_IP_PRI_FILTER`.
 const PRIORITY_FILTER: i32 = 0;
 const IPPROTO_TCP: u8 = 6;
+const IPPROTO_UDP: u8 = 17;
 /// Protocols whose packets have ports where they are looked for: TCP, UDP, SCTP.
 const WITH_PORTS: [u8; 3] = [6, 17, 132];
 /// Offset of the flags in a TCP header; of these, FIN, SYN, RST and ACK, of which SYN alone begins a connection.
@@ -33,6 +36,11 @@ const KEPT: Register = Register::FIRST.after(4 * 15);
 const DENIED: u32 = 4_096;
 /// How long a kind is remembered, in ms.
 pub(crate) const DENIED_FOR: u64 = 60_000;
+
+/// How long answers of an ended UDP flow may be on their way, in ms: also a busy server has answered by then what it had received.
+const ENDED_FOR: u64 = 2_000;
+/// Ended UDP flows that are remembered, of one family.
+const ENDED: u32 = 65_536;
 
 /// Set: classes whose default is to deny; counts the packets.
 pub(crate) const CLOSED: &str = "pol_closed";
@@ -55,6 +63,7 @@ struct Names {
     identities: &'static str,
     blocks: &'static str,
     denied: &'static str,
+    ended: &'static str,
     send: Way,
     receive: Way,
 }
@@ -76,6 +85,7 @@ const V4: Names = Names {
     identities: "pol_id4",
     blocks: "pol_blocks4",
     denied: "pol_denied4",
+    ended: "pol_ended4",
     send: Way { judge: "pol_egress4", refuse: "pol_refuse_egress4" },
     receive: Way { judge: "pol_ingress4", refuse: "pol_refuse_ingress4" },
 };
@@ -91,12 +101,15 @@ const V6: Names = Names {
     identities: "pol_id6",
     blocks: "pol_blocks6",
     denied: "pol_denied6",
+    ended: "pol_ended6",
     send: Way { judge: "pol_egress6", refuse: "pol_refuse_egress6" },
     receive: Way { judge: "pol_ingress6", refuse: "pol_refuse_ingress6" },
 };
 
 /// The sets that packets fill with what was denied: source, destination, protocol, port, class.
 pub(crate) const DENIED_SETS: [&str; 2] = [V4.denied, V6.denied];
+/// The sets that are not items': nothing is said of their elements.
+const FLEETING: [&str; 4] = [V4.denied, V6.denied, V4.ended, V6.ended];
 
 impl Names {
     fn of(address: IpAddr) -> &'static Self {
@@ -136,7 +149,7 @@ impl Names {
 pub fn ruleset<'i>(items: impl IntoIterator<Item = &'i Item>) -> Ruleset {
     let mut all = Ruleset::default();
     for (name, set) in sets() {
-        if !DENIED_SETS.contains(&name) {
+        if !FLEETING.contains(&name) {
             all.elements.insert(name.into(), BTreeSet::new());
         }
         all.sets.insert(name.into(), set);
@@ -182,6 +195,22 @@ pub fn change<'i>(
     change
 }
 
+/// What keeps answers on their way from beginning flows anew that are about to be ended.
+#[must_use]
+pub(crate) fn end<'f>(flows: impl IntoIterator<Item = &'f Flow>) -> Change {
+    let mut change = Change::default();
+    for flow in flows.into_iter().filter(|flow| flow.protocol == IPPROTO_UDP) {
+        let set = Names::of(flow.reply.source.ip()).ended;
+        let end = |at: SocketAddr| [octets(at.ip()), padded(&at.port().to_be_bytes())].concat();
+        let element = Element::exact([end(flow.reply.source), end(flow.reply.destination)].concat());
+        let elements = change.add.entry(set.to_owned()).or_default();
+        if elements.len() < ENDED as usize {
+            elements.push(element);
+        }
+    }
+    change
+}
+
 fn sets() -> Vec<(&'static str, Set)> {
     let judged = |field: Field| {
         Set::of_range_tuples(&[Field::Number, field, Field::Protocol, Field::Port]).mapping_to_verdicts()
@@ -202,6 +231,10 @@ fn sets() -> Vec<(&'static str, Set)> {
             (names.oneself, Set::of_tuples(&[address, address])),
             (names.blocks, judged(address)),
             (names.denied, Set::of_tuples(&denied).counted().filled_by_packets(DENIED)),
+            (
+                names.ended,
+                Set::of_tuples(&[address, Field::Port, address, Field::Port]).lasting(ENDED_FOR, ENDED),
+            ),
         ]);
     }
     sets
@@ -290,6 +323,9 @@ fn forward() -> Vec<Rule> {
     }
     rules.push(rule([begins_nothing(), go(Verdict::Jump(STRAYS.into()))]));
     for names in [&V4, &V6] {
+        rules.push(rule([family(names), is_late(names), go(Verdict::Drop)]));
+    }
+    for names in [&V4, &V6] {
         for direction in [Direction::Egress, Direction::Ingress] {
             let (pod, _, map) = names.ends(direction);
             let jump = go(Verdict::Jump(names.way(direction).judge.into()));
@@ -312,6 +348,24 @@ fn begins_nothing() -> Vec<Expr> {
             toggle: vec![0],
         },
         Expr::Compare { from: Register::FIRST, is: Comparison::NotEqual, value: vec![TCP_SYN] },
+    ]);
+    exprs
+}
+
+/// Goes on for an answer of a UDP flow that was ended a moment ago.
+fn is_late(names: &Names) -> Vec<Expr> {
+    let port = |offset, into| Expr::Payload { header: Header::Transport, offset, length: 2, into };
+    let source = Register::FIRST;
+    let source_port = source.after(names.length());
+    let destination = source_port.after(2);
+    let destination_port = destination.after(names.length());
+    let mut exprs = equals(Meta::Protocol, vec![IPPROTO_UDP]);
+    exprs.extend([
+        names.load(names.source, source),
+        port(0, source_port),
+        names.load(names.destination, destination),
+        port(2, destination_port),
+        Expr::Lookup { set: names.ended.into(), from: Register::FIRST, inverted: false },
     ]);
     exprs
 }

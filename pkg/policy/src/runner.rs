@@ -349,24 +349,35 @@ impl Runner {
 
     /// Ends connections that are no longer allowed. What the node itself has to do with its pods is not judged.
     async fn end_flows(&self) -> Result<(), PolicyError> {
-        let own: BTreeSet<IpAddr> =
-            self.deps.netlink.list_addresses(None).await?.into_iter().map(|(_, net)| net.addr()).collect();
         let status = self.deps.status.clone();
         let forbidden = move |flow: &conntrack::Flow| {
             let (from, to) = (flow.original.source.ip(), flow.reply.source);
             let port = if matches!(flow.protocol, ICMP | ICMP_V6) { 0 } else { to.port() };
             let flow = Flow { source: from, destination: to.ip(), protocol: flow.protocol, port };
-            !own.contains(&from)
-                && !own.contains(&to.ip())
-                && status.look(|engine| !engine.is_allowed(&flow)).unwrap_or(false)
+            status.look(|engine| !engine.is_allowed(&flow)).unwrap_or(false)
         };
-        let found = self.deps.conntrack.all_flows_where(forbidden).await?;
+        let mut found = self.deps.conntrack.all_flows_where(forbidden).await?;
+        if !found.complete {
+            tracing::debug!("the list of connections was interrupted; the next change looks again");
+        }
+        if found.flows.is_empty() {
+            return Ok(());
+        }
+        let own: BTreeSet<IpAddr> =
+            self.deps.netlink.list_addresses(None).await?.into_iter().map(|(_, net)| net.addr()).collect();
+        found.flows.retain(|flow| {
+            !own.contains(&flow.original.source.ip()) && !own.contains(&flow.reply.source.ip())
+        });
+        let late = ruleset::end(&found.flows);
+        if !late.is_empty() {
+            // Without it answers may begin a flow anew; to leave the flow as it is would be worse.
+            if let Err(error) = self.deps.nft.change_section(late).await {
+                tracing::warn!(%error, "late answers of ended flows are not held back");
+            }
+        }
         let mut ended = 0;
         for flow in &found.flows {
             ended += u64::from(self.deps.conntrack.delete(flow).await?);
-        }
-        if !found.complete {
-            tracing::debug!("the list of connections was interrupted; the next change looks again");
         }
         if ended > 0 {
             tracing::info!(ended, "connections that are no longer allowed");

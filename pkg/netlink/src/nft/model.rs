@@ -67,8 +67,10 @@ pub struct Set {
     pub(super) fields: Vec<u32>,
     /// What its keys lead to, which makes it a map.
     pub(super) data: Option<Data>,
-    /// Most elements, where packets add them.
+    /// Most elements, where packets add them or they go by themselves.
     pub(super) size: Option<u32>,
+    /// How long an element stays of which nothing else is said, in ms.
+    pub(super) lasting: Option<u64>,
     /// Whether each element counts the packets that found it.
     pub(super) counted: bool,
 }
@@ -216,6 +218,12 @@ impl Set {
         Self { flags: self.flags | SET_TIMEOUT | SET_FROM_PACKETS, size: Some(size), ..self }
     }
 
+    /// Makes elements go by themselves after so many ms, and lets in up to `size` of them.
+    #[must_use]
+    pub fn lasting(self, ms: u64, size: u32) -> Self {
+        Self { flags: self.flags | SET_TIMEOUT, size: Some(size), lasting: Some(ms), ..self }
+    }
+
     /// Makes each element count the packets that found it (Linux 5.7).
     #[must_use]
     pub fn counted(self) -> Self {
@@ -227,9 +235,9 @@ impl Set {
         self.flags & (SET_INTERVAL | SET_CONCATENATION) == SET_INTERVAL
     }
 
-    /// Whether packets add its elements.
-    pub(super) fn is_filled_by_packets(&self) -> bool {
-        self.flags & SET_FROM_PACKETS != 0
+    /// Whether its elements go by themselves.
+    pub(super) fn forgets(&self) -> bool {
+        self.flags & SET_TIMEOUT != 0
     }
 
     pub(super) fn encode(&self, table: &str, name: &str, id: u32, w: &mut Writer) {
@@ -250,6 +258,9 @@ impl Set {
             }
         }
         w.u32(10, id);
+        if let Some(ms) = self.lasting {
+            w.u64(11, ms);
+        }
         if !self.fields.is_empty() || self.size.is_some() {
             w.nest(9, |w| {
                 if let Some(size) = self.size {
@@ -293,6 +304,7 @@ impl Set {
             fields: fields.unwrap_or_default(),
             data,
             size: wire::find_u32(description, 1),
+            lasting: wire::find_u64(attributes, 11),
             counted: wire::find(attributes, 17).and_then(|e| wire::find_text(e, 1)).as_deref()
                 == Some(COUNTER),
         };

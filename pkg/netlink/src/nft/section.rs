@@ -214,7 +214,7 @@ fn prepare(connection: &mut Connection, section: Section, desired: &Ruleset) -> 
     let mut kept = Kept::new();
     for (name, _) in desired.sets.iter().filter(|(name, set)| {
         !desired.elements.contains_key(*name)
-            && !set.is_filled_by_packets()
+            && !set.forgets()
             && observed.as_ref().is_some_and(|observed| observed.sets.get(*name) == Some(*set))
     }) {
         kept.insert(name.clone(), reader::elements(connection, TABLE, name)?);

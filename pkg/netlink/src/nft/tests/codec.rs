@@ -186,6 +186,7 @@ proptest! {
             Set::of_range_tuples(&fields),
             tuples().mapping_to(&fields).filled_by_packets(7),
             tuples().mapping_to_verdicts().counted(),
+            tuples().lasting(2_000, 7),
         ] {
             prop_assert_eq!(Set::decode(&written(|w| set.encode("warren", &name, 7, w))), Some((name.clone(), set)));
         }
