@@ -222,6 +222,7 @@ fn node(name: &str, words: &[&str]) -> Node {
         endpoints: Vec::new(),
         observed: std::collections::BTreeMap::new(),
         held_ports: Vec::new(),
+        ingress: Vec::new(),
         internal_ips: words
             .iter()
             .filter_map(|w| w.strip_prefix("ip="))

@@ -199,6 +199,7 @@ pub fn node(meta: &ObjectMeta, data: &Value) -> Converted<Node> {
         endpoints,
         observed,
         held_ports,
+        ingress: Vec::new(),
         internal_ips,
         pod_cidrs,
         labels: meta.labels.clone().unwrap_or_default(),

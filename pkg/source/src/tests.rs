@@ -88,6 +88,7 @@ fn local() -> LocalNode {
         public_key: PublicKey([7; 32]),
         endpoints: vec!["192.0.2.1:51840".parse().unwrap()],
         held_ports: Vec::new(),
+        ingress: Vec::new(),
         internal_ips: vec!["192.0.2.1".parse().unwrap()],
         ready: true,
         message: String::new(),

@@ -16,13 +16,20 @@
 //! | `load_balancer_addresses` | [`LoadBalancerAddresses`] | loadbalancer |
 //! | `namespaces` | [`NamespaceState`] | source |
 //! | `network_policies` | [`NetworkPolicy`] | source |
+//! | `ingresses` | [`Ingress`] | source |
+//! | `ingress_classes` | [`IngressClass`] | source |
+//! | `secrets` | [`SecretObject`] | source |
+//! | `wanted_secrets` | [`WantedSecrets`] | ingress |
+//! | `ingress_faults` | [`IngressFaults`] | ingress |
+//! | `ingress_addresses` | [`IngressAddresses`] | ingress |
 
 use crate::Record;
 use serde::{Deserialize, Serialize};
 use warren_types::{
-    Attachment, AttachmentKey, ClusterConfig, EndpointSlice, LoadBalancerAddresses, LocalNode, Namespace,
-    NamespaceState, NetworkPolicy, Node, NodeId, NodeName, PeerEndpoint, Pod, PodKey, PolicyKey, Secret,
-    SecretKey, Service, ServiceFaults, ServiceKey, SliceKey,
+    Attachment, AttachmentKey, ClusterConfig, EndpointSlice, Ingress, IngressAddresses, IngressClass,
+    IngressClassName, IngressFaults, IngressKey, LoadBalancerAddresses, LocalNode, Namespace, NamespaceState,
+    NetworkPolicy, Node, NodeId, NodeName, PeerEndpoint, Pod, PodKey, PolicyKey, Secret, SecretKey,
+    SecretObject, SecretRef, Service, ServiceFaults, ServiceKey, SliceKey, WantedSecrets,
 };
 
 /// The secrets and the identity of this node. Table `keys`, one row.
@@ -151,4 +158,55 @@ impl Record for NetworkPolicy {
 #[must_use]
 pub fn policy_key(key: &PolicyKey) -> String {
     key.to_string()
+}
+impl Record for Ingress {
+    const TABLE: &'static str = "ingresses";
+    fn key(&self) -> String {
+        ingress_key(&self.key)
+    }
+}
+/// Key in `ingresses`, `ingress_faults` and `ingress_addresses`.
+#[must_use]
+pub fn ingress_key(key: &IngressKey) -> String {
+    key.to_string()
+}
+impl Record for IngressClass {
+    const TABLE: &'static str = "ingress_classes";
+    fn key(&self) -> String {
+        ingress_class_key(&self.name)
+    }
+}
+/// Key in `ingress_classes`.
+#[must_use]
+pub fn ingress_class_key(name: &IngressClassName) -> String {
+    name.to_string()
+}
+impl Record for SecretObject {
+    const TABLE: &'static str = "secrets";
+    fn key(&self) -> String {
+        secret_key(&self.key)
+    }
+}
+/// Key in `secrets`.
+#[must_use]
+pub fn secret_key(key: &SecretRef) -> String {
+    key.to_string()
+}
+impl Record for WantedSecrets {
+    const TABLE: &'static str = "wanted_secrets";
+    fn key(&self) -> String {
+        ONLY.into()
+    }
+}
+impl Record for IngressFaults {
+    const TABLE: &'static str = "ingress_faults";
+    fn key(&self) -> String {
+        ingress_key(&self.ingress)
+    }
+}
+impl Record for IngressAddresses {
+    const TABLE: &'static str = "ingress_addresses";
+    fn key(&self) -> String {
+        ingress_key(&self.ingress)
+    }
 }

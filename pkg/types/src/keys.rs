@@ -124,6 +124,59 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// Secret bytes: a key file, a list of passwords. Wiped on drop; prints as `(secret)`; stored as base64.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct SecretBytes(Vec<u8>);
+
+/// Why secret bytes were refused. Never carries them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not base64 as RFC 4648 has it")]
+pub struct InvalidSecretBytes;
+
+impl SecretBytes {
+    /// Wraps secret bytes.
+    #[must_use]
+    pub fn new(bytes: impl Into<Vec<u8>>) -> Self {
+        Self(bytes.into())
+    }
+    /// Reads base64, as the API writes `data` of Secrets.
+    ///
+    /// # Errors
+    /// [`InvalidSecretBytes`] when it is none.
+    pub fn from_base64(text: &str) -> Result<Self, InvalidSecretBytes> {
+        STANDARD.decode(text).map(Self).map_err(|_| InvalidSecretBytes)
+    }
+    /// The bytes, for the one call that needs them.
+    #[must_use]
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+}
+impl Drop for SecretBytes {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
+impl fmt::Debug for SecretBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(secret)")
+    }
+}
+impl TryFrom<String> for SecretBytes {
+    type Error = InvalidSecretBytes;
+    fn try_from(mut s: String) -> Result<Self, InvalidSecretBytes> {
+        let bytes = Self::from_base64(&s);
+        s.zeroize();
+        bytes
+    }
+}
+impl From<SecretBytes> for String {
+    fn from(secret: SecretBytes) -> String {
+        STANDARD.encode(&secret.0)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -161,5 +214,16 @@ mod tests {
     fn secrets_do_not_print() {
         assert_eq!(format!("{:?}", SecretKey::from_bytes([1; 32])), "(secret)");
         assert_eq!(format!("{:?}", Secret::new("hunter2")), "(secret)");
+        assert_eq!(format!("{:?}", SecretBytes::new(b"hunter2".to_vec())), "(secret)");
+    }
+
+    #[test]
+    fn secret_bytes_are_stored_as_base64_and_refused_without_being_shown() {
+        let secret = SecretBytes::new(vec![0, 255, 10]);
+        let stored = serde_json::to_string(&secret).unwrap();
+        assert_eq!(stored, "\"AP8K\"");
+        assert_eq!(serde_json::from_str::<SecretBytes>(&stored).unwrap(), secret);
+        let error = serde_json::from_str::<SecretBytes>("\"hunter2!\"").unwrap_err().to_string();
+        assert!(!error.contains("hunter2"), "{error}");
     }
 }

@@ -13,6 +13,7 @@ pub mod cluster;
 pub mod defaults;
 pub mod endpoint;
 pub mod health;
+pub mod ingress;
 pub mod keys;
 pub mod marks;
 pub mod name;
@@ -28,10 +29,15 @@ pub use cidr::{Family, PodCidrs};
 pub use cluster::ClusterConfig;
 pub use endpoint::{Endpoint, EndpointPort, EndpointSlice};
 pub use health::{HealthCell, HealthReport, HealthState};
-pub use keys::{PublicKey, Secret, SecretKey};
+pub use ingress::{
+    BackendPort, HostPattern, Ingress, IngressAddresses, IngressBackend, IngressClass, IngressFaults,
+    IngressPath, IngressRule, IngressTls, PathKind, SecretContent, SecretObject, WantedSecrets,
+};
+pub use keys::{PublicKey, Secret, SecretBytes, SecretKey};
 pub use name::{
-    BootId, ContainerId, IfName, InvalidName, Namespace, NodeId, NodeName, PodKey, PodName, PolicyKey,
-    PolicyName, ServiceKey, ServiceName, SliceKey, SliceName,
+    BootId, ContainerId, IfName, IngressClassName, IngressKey, IngressName, InvalidName, Namespace, NodeId,
+    NodeName, PodKey, PodName, PolicyKey, PolicyName, SecretName, SecretRef, ServiceKey, ServiceName,
+    SliceKey, SliceName,
 };
 pub use node::{HeldPort, LocalNode, Node};
 pub use peer::PeerEndpoint;

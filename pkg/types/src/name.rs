@@ -16,7 +16,7 @@ pub struct InvalidName {
     pub rule: &'static str,
 }
 
-fn refuse(kind: &'static str, value: &str, rule: &'static str) -> InvalidName {
+pub(crate) fn refuse(kind: &'static str, value: &str, rule: &'static str) -> InvalidName {
     InvalidName { kind, value: value.chars().take(80).collect(), rule }
 }
 
@@ -34,7 +34,7 @@ fn is_label_of_any_length(s: &str) -> bool {
 
 /// RFC 1123 subdomain as Kubernetes reads it: labels joined by dots, at most 253 characters in all. Unlike the RFC it does
 /// not limit a single label, and its own controllers make names with longer ones.
-fn is_dns_subdomain(s: &str) -> bool {
+pub(crate) fn is_dns_subdomain(s: &str) -> bool {
     s.len() <= 253 && s.split('.').all(is_label_of_any_length)
 }
 
@@ -146,6 +146,21 @@ name_type!(
     "use lower-case letters, digits, '-' and '.', at most 253 characters"
 );
 name_type!(
+    /// Name of an Ingress (`Ingress.metadata.name`, an RFC 1123 subdomain).
+    IngressName, "ingress name", is_dns_subdomain,
+    "use lower-case letters, digits, '-' and '.', at most 253 characters"
+);
+name_type!(
+    /// Name of an IngressClass (`IngressClass.metadata.name`, an RFC 1123 subdomain).
+    IngressClassName, "ingress class name", is_dns_subdomain,
+    "use lower-case letters, digits, '-' and '.', at most 253 characters"
+);
+name_type!(
+    /// Name of a Secret (`Secret.metadata.name`, an RFC 1123 subdomain).
+    SecretName, "secret name", is_dns_subdomain,
+    "use lower-case letters, digits, '-' and '.', at most 253 characters"
+);
+name_type!(
     /// `CNI_CONTAINERID` (CNI specification 1.1, section 2).
     ContainerId, "container id", is_container_id,
     "start with a letter or digit, then letters, digits, '_', '.', '-', at most 200 characters"
@@ -196,6 +211,8 @@ key_type!(PodKey, PodName, "a pod");
 key_type!(ServiceKey, ServiceName, "a Service");
 key_type!(SliceKey, SliceName, "an EndpointSlice");
 key_type!(PolicyKey, PolicyName, "a NetworkPolicy");
+key_type!(IngressKey, IngressName, "an Ingress");
+key_type!(SecretRef, SecretName, "a Secret");
 
 #[cfg(test)]
 mod tests {

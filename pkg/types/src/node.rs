@@ -46,6 +46,10 @@ pub struct Node {
     /// Annotation [`ANNOTATION_HELD_PORTS`](crate::service::ANNOTATION_HELD_PORTS). Sorted.
     #[serde(default)]
     pub held_ports: Vec<HeldPort>,
+    /// Annotation [`ANNOTATION_INGRESS`](crate::ingress::ANNOTATION_INGRESS): the ports on which it serves ingress.
+    /// Sorted; empty: it does not.
+    #[serde(default)]
+    pub ingress: Vec<u16>,
     /// `status.addresses` of type InternalIP.
     pub internal_ips: Vec<IpAddr>,
     /// `spec.podCIDRs`.
@@ -70,6 +74,9 @@ pub struct LocalNode {
     /// Ports that listeners of this host hold against load balancers. Sorted.
     #[serde(default)]
     pub held_ports: Vec<HeldPort>,
+    /// The ports on which this node really serves ingress. Sorted; empty: it does not.
+    #[serde(default)]
+    pub ingress: Vec<u16>,
     /// This node's own addresses (InternalIP).
     pub internal_ips: Vec<IpAddr>,
     /// Whether the agent can attach pods; becomes the Ready condition where the agent registers its Node.

@@ -58,6 +58,7 @@ fn node(name: &str, ip: &str, cidr: &str) -> Node {
         endpoints: Vec::new(),
         observed: Default::default(),
         held_ports: Vec::new(),
+        ingress: Vec::new(),
         internal_ips: vec![ip.parse().unwrap()],
         pod_cidrs: PodCidrs::parse([cidr]).unwrap(),
         labels: Labels::new(),

@@ -25,6 +25,7 @@ fn node(number: u8) -> Node {
         public_key: None,
         endpoints: vec![],
         held_ports: Vec::new(),
+        ingress: Vec::new(),
         observed: BTreeMap::new(),
         internal_ips: vec![ip(&format!("192.0.2.{number}")), ip(&format!("2001:db8::{number}"))],
         pod_cidrs: PodCidrs::default(),

@@ -1,0 +1,76 @@
+//! Certificates, and which one a client is shown.
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Certificates by the name that a client asks for.
+#[derive(Clone, Debug, Default)]
+pub struct Certificates {
+    exact: HashMap<Box<str>, Arc<CertifiedKey>>,
+    wildcard: HashMap<Box<str>, Arc<CertifiedKey>>,
+    default: Option<Arc<CertifiedKey>>,
+}
+
+impl Certificates {
+    /// Serves a host (`example.org`, `*.example.org`) by a certificate; the first of a host counts, so the oldest object is
+    /// to come first.
+    pub fn add(&mut self, host: &str, certificate: Arc<CertifiedKey>) -> &mut Self {
+        let host = host.to_ascii_lowercase();
+        match host.strip_prefix("*.") {
+            Some(parent) => self.wildcard.entry(parent.into()).or_insert(certificate),
+            None => self.exact.entry(host.into()).or_insert(certificate),
+        };
+        self
+    }
+
+    /// The certificate for names that have none, and for clients that ask for no name.
+    pub fn set_default(&mut self, certificate: Arc<CertifiedKey>) -> &mut Self {
+        self.default = Some(certificate);
+        self
+    }
+
+    /// The certificate for a name: of exactly the name, of its wildcard, or the default.
+    pub fn find(&self, name: Option<&str>) -> Option<&Arc<CertifiedKey>> {
+        let name = name.map(str::to_ascii_lowercase);
+        let named = name.as_deref().and_then(|name| {
+            let wildcard = || name.split_once('.').and_then(|(_, parent)| self.wildcard.get(parent));
+            self.exact.get(name).or_else(wildcard)
+        });
+        named.or(self.default.as_ref())
+    }
+}
+
+/// Why a certificate cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum CertificateError {
+    /// The chain is no PEM, or empty.
+    #[error("the certificate is not in PEM: {0}; write the chain into tls.crt, the leaf first")]
+    Chain(rustls::pki_types::pem::Error),
+    /// There is no certificate in it.
+    #[error("tls.crt holds no certificate; write the chain into it, the leaf first")]
+    NoCertificate,
+    /// The key is no PEM.
+    #[error("the key is not in PEM: {0}; write the private key into tls.key")]
+    Key(rustls::pki_types::pem::Error),
+    /// Key and certificate do not fit, or are of a kind that is not served.
+    #[error(
+        "certificate and key cannot be used: {0}; they must belong together (RSA, ECDSA P-256 or P-384, Ed25519)"
+    )]
+    Unusable(#[from] rustls::Error),
+}
+
+/// A certificate chain and its key, both in PEM.
+pub fn certified(chain: &[u8], key: &[u8]) -> Result<Arc<CertifiedKey>, CertificateError> {
+    let chain = CertificateDer::pem_slice_iter(chain)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(CertificateError::Chain)?;
+    if chain.is_empty() {
+        return Err(CertificateError::NoCertificate);
+    }
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(CertificateError::Key)?;
+    let provider = rustls::crypto::ring::default_provider();
+    Ok(Arc::new(CertifiedKey::from_der(chain, key, &provider)?))
+}
