@@ -14,3 +14,10 @@ impl std::fmt::Debug for Users {
         write!(f, "{} users", self.hashes.len())
     }
 }
+
+impl Users {
+    /// Reads a file as `htpasswd` writes it.
+    pub fn parse(_: &[u8]) -> Result<Self, String> {
+        Ok(Self::default())
+    }
+}

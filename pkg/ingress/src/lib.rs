@@ -7,5 +7,6 @@
 //! data path knows nothing of Kubernetes: what the rows of the store mean for the table is decided elsewhere.
 
 pub mod auth;
+pub mod compile;
 pub mod route;
 pub mod tls;

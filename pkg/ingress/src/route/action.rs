@@ -326,7 +326,7 @@ pub struct BasicAuth {
     /// What the client shows to whom it asks.
     pub realm: Box<str>,
     /// The users.
-    pub users: Users,
+    pub users: Arc<Users>,
 }
 
 /// What other origins are told.
