@@ -1,18 +1,14 @@
-//! `warren dns query`: ask this node's DNS as a pod would, and see why it answers so; and `warren dns-sockets`, the process
-//! that keeps the DNS sockets while no agent runs.
+//! `warren dns query`: ask this node's DNS as a pod would, and see why it answers so.
 
 use crate::failure::{EXIT_FAILURE, UsageError};
 use crate::output;
 use crate::status::{Target, print_json, query};
-use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use warren_agent::dns::render_told;
 use warren_dns::ask::Told;
-use warren_dns::keeper;
-use warren_types::{Namespace, PodName, defaults};
+use warren_types::{Namespace, PodName};
 
 /// Arguments of `warren dns`.
 #[derive(Debug, Args)]
@@ -81,27 +77,6 @@ fn path(name: &str, rtype: &str, from: Option<&str>) -> anyhow::Result<String> {
     }
     let from = from.map(|from| format!("&from={from}")).unwrap_or_default();
     Ok(format!("/dns/query?name={name}&type={rtype}{from}"))
-}
-
-/// Arguments of `warren dns-sockets`.
-#[derive(Debug, clap::Args)]
-pub(crate) struct SocketsArgs {
-    /// Directory of its socket, pid file and log.
-    #[arg(long, value_name = "DIR", env = "WARREN_RUN_DIR", default_value = defaults::RUN_DIR)]
-    run_dir: PathBuf,
-    /// Be the process, rather than start it and return.
-    #[arg(long)]
-    foreground: bool,
-}
-
-/// Runs the command.
-pub(crate) fn sockets(args: SocketsArgs) -> anyhow::Result<ExitCode> {
-    let outcome = match args.foreground {
-        true => keeper::serve(&args.run_dir),
-        false => keeper::launch(&args.run_dir, &"/proc/self/exe".into()),
-    };
-    outcome.context("the keeper of the DNS sockets")?;
-    Ok(ExitCode::SUCCESS)
 }
 
 #[cfg(test)]

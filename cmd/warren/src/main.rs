@@ -19,6 +19,7 @@ mod output;
 mod policy;
 mod server;
 mod service;
+mod sockets;
 mod status;
 mod token;
 mod uninstall;
@@ -76,8 +77,8 @@ enum Command {
     #[command(hide = true)]
     Wireguard(wireguard::WireguardArgs),
     /// Keep the DNS sockets while no agent runs (the agent starts this).
-    #[command(hide = true, name = warren_dns::keeper::NAME)]
-    DnsSockets(dns::SocketsArgs),
+    #[command(hide = true, name = warren_dns::KEEPER.name())]
+    DnsSockets(sockets::SocketsArgs),
     /// Remove everything that Warren put on this node, and prove it.
     Uninstall(uninstall::UninstallArgs),
     /// Print a shell's completion script.
@@ -112,7 +113,7 @@ impl Command {
             Command::Ipam(args) => ipam::run(args),
             Command::Lab(args) => lab::run(args),
             Command::Wireguard(args) => wireguard::run(args),
-            Command::DnsSockets(args) => dns::sockets(args),
+            Command::DnsSockets(args) => sockets::run(warren_dns::KEEPER, args),
             Command::Uninstall(args) => uninstall::run(args),
             Command::Completion(args) => completion::run(args, Cli::command()),
             Command::Version => {

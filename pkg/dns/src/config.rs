@@ -82,6 +82,6 @@ pub struct Deps {
     pub resolv: Paths,
     /// Directory of the keeper's socket.
     pub run_dir: PathBuf,
-    /// What is executed to be the keeper, before [`crate::keeper::args`].
+    /// What is executed to be the keeper, before its arguments.
     pub program: OsString,
 }

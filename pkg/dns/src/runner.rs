@@ -9,11 +9,10 @@ use crate::clients::Clients;
 use crate::config::{Deps, DnsConfig};
 use crate::desk::{Desk, WAITING, World};
 use crate::error::DnsError;
-use crate::keeper::{self, Keeper};
 use crate::place;
 use crate::resolv::{self, HostResolver};
 use crate::server::Server;
-use crate::sockets::Sockets;
+use crate::sockets::{KEEPER, Sockets};
 use crate::upstream::tls::Roots;
 use crate::upstream::{self, Forwarder};
 use crate::zone::{Knowledge, Zone};
@@ -21,10 +20,10 @@ use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
+use warren_netlink::keeper::Keeper;
 use warren_netlink::nft::{Applied, Nft, Section};
 use warren_netlink::route::Route;
 use warren_netlink::{Netlink, NetlinkError};
@@ -154,7 +153,7 @@ pub async fn clear(netlink: &Netlink, nft: &Nft, run_dir: &std::path::Path) -> R
     if nft.table_exists().await? {
         nft.ensure_section(Section::Dns, Arc::default()).await?;
     }
-    let process = keeper::process(run_dir);
+    let process = KEEPER.detached(run_dir);
     if let Ok(Err(error)) = tokio::task::spawn_blocking(move || process.end()).await {
         tracing::warn!(%error, "the keeper of the DNS sockets could not be ended");
     }
@@ -354,7 +353,7 @@ impl Runner {
     /// Takes the sockets that the agent before has left.
     async fn adopt(&mut self) {
         let kept = async {
-            let keeper = Keeper::connect(&self.deps.run_dir).await?;
+            let keeper = KEEPER.connect(&self.deps.run_dir).await?;
             let sockets = Sockets::adopt(keeper.take().await?);
             Ok::<_, io::Error>((keeper, sockets))
         };
@@ -423,22 +422,9 @@ impl Runner {
 
     /// Starts the keeper where there is none.
     async fn find_keeper(&mut self) {
-        let (program, run_dir) = (self.deps.program.clone(), self.deps.run_dir.clone());
-        let start = move || Command::new(program).args(keeper::args(&run_dir)).stdin(Stdio::null()).output();
-        let mut found = Keeper::connect(&self.deps.run_dir).await;
-        if found.is_err() {
-            let started = tokio::task::spawn_blocking(start).await.map_err(io::Error::other);
-            match started.flatten() {
-                Ok(out) if out.status.success() => {}
-                Ok(out) => tracing::warn!(
-                    why = String::from_utf8_lossy(&out.stderr).trim(),
-                    "the keeper of the DNS sockets did not start"
-                ),
-                Err(error) => tracing::warn!(%error, "the keeper of the DNS sockets could not be started"),
-            }
-            found = Keeper::connect(&self.deps.run_dir).await;
-        }
-        self.keeper = found.ok();
+        let found = KEEPER.find(&self.deps.run_dir, &self.deps.program).await;
+        self.keeper =
+            found.inspect_err(|error| tracing::warn!(%error, "nobody can keep the DNS sockets")).ok();
         self.deposit().await;
     }
 

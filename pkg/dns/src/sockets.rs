@@ -1,6 +1,5 @@
 //! The sockets that questions come in on: made here, or taken over from the agent before.
 
-use crate::keeper::Named;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -9,7 +8,10 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use warren_netlink::keeper::{self, Named};
 
+/// The process that keeps them while no agent runs: `warren dns-sockets`.
+pub const KEEPER: keeper::Process = keeper::Process::new("dns-sockets");
 /// What the kernel queues for an agent that is not there: a second of 1,000 questions takes less than a quarter of it.
 const BUFFER: usize = 4 << 20;
 /// Connections that wait to be accepted.

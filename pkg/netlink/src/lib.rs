@@ -36,6 +36,7 @@ pub mod detached;
 pub mod error;
 pub mod handover;
 pub mod host;
+pub mod keeper;
 pub mod link;
 pub mod listeners;
 pub mod namespace;

@@ -11,7 +11,7 @@ use warren_dns::answer::PodNames;
 use warren_dns::limits::Rate;
 use warren_dns::overrides::Overrides;
 use warren_dns::resolv::Paths;
-use warren_dns::{Deps, DnsConfig, DnsStatus, Tables, keeper};
+use warren_dns::{Deps, DnsConfig, DnsStatus, KEEPER, Tables};
 use warren_netlink::Netlink;
 use warren_netlink::nft::Nft;
 use warren_store::{Durability, Store};
@@ -25,7 +25,7 @@ pub(crate) fn serve(services: usize, dir: &Path) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let run_dir = dir.to_owned();
     // Of the agent's, it is a process of its own; nobody is to inherit the sockets here.
-    std::thread::spawn(move || keeper::serve(&run_dir));
+    std::thread::spawn(move || KEEPER.serve(&run_dir));
     runtime.block_on(async {
         let place = dir.join("store");
         std::fs::create_dir(&place)?;

@@ -1,4 +1,4 @@
-//! The process that keeps the listening sockets while no agent runs, so that no question is lost meanwhile.
+//! Processes that keep listening sockets while no agent runs, so that nothing that comes meanwhile is lost.
 //!
 //! It binds nothing and reads nothing: an agent deposits copies of its sockets here, and the next one takes them out. The
 //! kernel queues what arrives on a socket for as long as anybody holds it open. It is what a service manager's store of
@@ -7,12 +7,15 @@
 //! Both ends speak over a unix socket of root's: the length of a JSON text (4 bytes, the greatest first), the text, and the
 //! descriptors with its first byte. A deposit replaces what was there.
 
+use crate::detached::Detached;
+use crate::handover;
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::Interest;
@@ -20,11 +23,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use warren_netlink::detached::Detached;
-use warren_netlink::handover;
 
-/// Name of the subcommand, and of the process's files.
-pub const NAME: &str = "dns-sockets";
 /// Longest text.
 const LONGEST: usize = 64 * 1024;
 /// An exchange takes so long at most.
@@ -32,24 +31,86 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// So many speak to it at once at most.
 const SPEAKERS: usize = 8;
 
-/// The process, running or not.
-#[must_use]
-pub fn process(run_dir: &Path) -> Detached {
-    Detached::new(NAME, run_dir)
-}
+/// One of these processes, running or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Process(&'static str);
 
-fn socket_path(run_dir: &Path) -> PathBuf {
-    run_dir.join(format!("{NAME}.sock"))
-}
+impl Process {
+    /// The process whose subcommand, and whose files, have this name.
+    #[must_use]
+    pub const fn new(name: &'static str) -> Self {
+        Self(name)
+    }
 
-/// The arguments that `warren` is started with, to be it.
-#[must_use]
-pub fn args(run_dir: &Path) -> [OsString; 3] {
-    [NAME.into(), "--run-dir".into(), run_dir.into()]
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        self.0
+    }
+
+    /// Its files in `run_dir`, by which it is found and ended.
+    #[must_use]
+    pub fn detached(self, run_dir: &Path) -> Detached {
+        Detached::new(self.0, run_dir)
+    }
+
+    fn socket_path(self, run_dir: &Path) -> PathBuf {
+        run_dir.join(format!("{}.sock", self.0))
+    }
+
+    /// The arguments that `warren` is started with, to be it.
+    fn args(self, run_dir: &Path) -> [OsString; 3] {
+        [self.0.into(), "--run-dir".into(), run_dir.into()]
+    }
+
+    /// Connects to it.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub async fn connect(self, run_dir: &Path) -> io::Result<Keeper> {
+        Ok(Keeper(within(UnixStream::connect(self.socket_path(run_dir))).await?))
+    }
+
+    /// Connects to it, and starts it by `program` when it does not run.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub async fn find(self, run_dir: &Path, program: &OsString) -> io::Result<Keeper> {
+        if let Ok(keeper) = self.connect(run_dir).await {
+            return Ok(keeper);
+        }
+        let (program, args) = (program.clone(), self.args(run_dir));
+        let start = move || Command::new(program).args(args).stdin(Stdio::null()).output();
+        let started = tokio::task::spawn_blocking(start).await.map_err(io::Error::other)??;
+        if !started.status.success() {
+            let why = String::from_utf8_lossy(&started.stderr);
+            return Err(io::Error::other(format!("{} did not start: {}", self.0, why.trim())));
+        }
+        self.connect(run_dir).await
+    }
+
+    /// Starts the process, and returns when it serves. To be called in a process of its own, which ends then. Blocking.
+    ///
+    /// # Errors
+    /// When it does not come to serve; its log says why.
+    pub fn launch(self, run_dir: &Path, program: &OsString) -> io::Result<()> {
+        let command: Vec<OsString> = std::iter::once(program.clone()).chain(self.args(run_dir)).collect();
+        let level = std::env::var("WARREN_LOG").unwrap_or_else(|_| "info".into());
+        self.detached(run_dir).launch(&command, &level)
+    }
+
+    /// Is the process, until SIGTERM or SIGINT. Blocking.
+    ///
+    /// # Errors
+    /// When its socket cannot be made.
+    pub fn serve(self, run_dir: &Path) -> io::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(keep_all(self, run_dir))
+    }
 }
 
 /// A socket and what it is known by.
-pub(crate) type Named<S> = (String, S);
+pub type Named<S> = (String, S);
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -68,16 +129,15 @@ struct Message {
 }
 
 /// The end of an agent.
-pub(crate) struct Keeper(UnixStream);
+#[derive(Debug)]
+pub struct Keeper(UnixStream);
 
 impl Keeper {
-    /// Connects to the process.
-    pub(crate) async fn connect(run_dir: &Path) -> io::Result<Self> {
-        Ok(Self(within(UnixStream::connect(socket_path(run_dir))).await?))
-    }
-
     /// Copies of what it has.
-    pub(crate) async fn take(&self) -> io::Result<Vec<Named<OwnedFd>>> {
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn take(&self) -> io::Result<Vec<Named<OwnedFd>>> {
         let answer = within(async {
             send(&self.0, Message { verb: Verb::Take, names: Vec::new() }, &[]).await?;
             receive(&self.0).await
@@ -89,7 +149,10 @@ impl Keeper {
     }
 
     /// Deposits copies of `sockets`, in place of what is there.
-    pub(crate) async fn keep(&self, sockets: &[Named<BorrowedFd<'_>>]) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn keep(&self, sockets: &[Named<BorrowedFd<'_>>]) -> io::Result<()> {
         let (names, fds): (Vec<String>, Vec<BorrowedFd<'_>>) = sockets.iter().cloned().unzip();
         within(async {
             send(&self.0, Message { verb: Verb::Keep, names }, &fds).await?;
@@ -99,7 +162,7 @@ impl Keeper {
     }
 
     /// Waits until it is gone.
-    pub(crate) async fn gone(&self) {
+    pub async fn gone(&self) {
         // It says nothing that it is not asked; and a socket may count as readable from what was read before.
         let read = || handover::receive(self.0.as_fd(), &mut [0]);
         let _ = self.0.async_io(Interest::READABLE, read).await;
@@ -152,30 +215,12 @@ async fn receive(stream: &UnixStream) -> io::Result<Option<(Verb, Vec<Named<Owne
     }
 }
 
-/// Starts the process, and returns when it serves. To be called in a process of its own, which ends then. Blocking.
-///
-/// # Errors
-/// When it does not come to serve; its log says why.
-pub fn launch(run_dir: &Path, program: &OsString) -> io::Result<()> {
-    let command: Vec<OsString> = std::iter::once(program.clone()).chain(args(run_dir)).collect();
-    process(run_dir).launch(&command, &std::env::var("WARREN_LOG").unwrap_or_else(|_| "info".into()))
-}
-
-/// Is the process, until SIGTERM or SIGINT. Blocking.
-///
-/// # Errors
-/// When its socket cannot be made.
-pub fn serve(run_dir: &Path) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(keep_all(run_dir))
-}
-
 type Store = Arc<Mutex<Vec<Named<Arc<OwnedFd>>>>>;
 
-async fn keep_all(run_dir: &Path) -> io::Result<()> {
+async fn keep_all(of: Process, run_dir: &Path) -> io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let path = socket_path(run_dir);
+    let path = of.socket_path(run_dir);
     if UnixStream::connect(&path).await.is_ok() {
         return Err(io::Error::new(
             io::ErrorKind::AddrInUse,
@@ -189,7 +234,7 @@ async fn keep_all(run_dir: &Path) -> io::Result<()> {
     }
     let listener = UnixListener::bind(&path)?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
-    let own = process(run_dir);
+    let own = of.detached(run_dir);
     own.ready()?;
     let (store, mut exchanges) = (Store::default(), JoinSet::new());
     loop {
@@ -239,11 +284,13 @@ mod tests {
     use futures::FutureExt as _;
     use std::net::UdpSocket;
 
+    const OF: Process = Process::new("test-sockets");
+
     async fn started(dir: &Path) -> JoinSet<io::Result<()>> {
         let path = dir.to_owned();
         let mut serving = JoinSet::new();
-        serving.spawn(async move { keep_all(&path).await });
-        while Keeper::connect(dir).await.is_err() {
+        serving.spawn(async move { keep_all(OF, &path).await });
+        while OF.connect(dir).await.is_err() {
             assert!(serving.try_join_next().is_none(), "it ended");
             tokio::task::yield_now().await;
         }
@@ -254,7 +301,7 @@ mod tests {
     async fn what_an_agent_deposits_the_next_one_takes_and_nothing_that_came_meanwhile_is_lost() {
         let dir = tempfile::tempdir().unwrap();
         let _serving = started(dir.path()).await;
-        let first = Keeper::connect(dir.path()).await.unwrap();
+        let first = OF.connect(dir.path()).await.unwrap();
         assert!(first.take().await.unwrap().is_empty());
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         let address = socket.local_addr().unwrap();
@@ -262,7 +309,7 @@ mod tests {
         drop((first, socket));
         UdpSocket::bind("127.0.0.1:0").unwrap().send_to(b"question", address).unwrap();
 
-        let next = Keeper::connect(dir.path()).await.unwrap();
+        let next = OF.connect(dir.path()).await.unwrap();
         let mut taken = next.take().await.unwrap();
         let (name, fd) = taken.pop().unwrap();
         let socket = UdpSocket::from(fd);
@@ -305,7 +352,7 @@ mod tests {
             b"\0\0\0\x01",
             b"\0\0\0\x1d{\"verb\":\"keep\",\"names\":[\"x\"]}",
         ] {
-            let stream = UnixStream::connect(socket_path(dir.path())).await.unwrap();
+            let stream = UnixStream::connect(OF.socket_path(dir.path())).await.unwrap();
             stream.writable().await.unwrap();
             stream.try_write(bytes).unwrap();
             if bytes.len() > 5 {
@@ -313,13 +360,13 @@ mod tests {
                 assert_eq!(stream.try_read(&mut [0; 8]).unwrap(), 0, "{bytes:?}");
             }
         }
-        assert!(Keeper::connect(dir.path()).await.unwrap().take().await.unwrap().is_empty());
+        assert!(OF.connect(dir.path()).await.unwrap().take().await.unwrap().is_empty());
     }
 
     #[tokio::test]
     async fn a_second_one_does_not_take_the_firsts_place() {
         let dir = tempfile::tempdir().unwrap();
         let _serving = started(dir.path()).await;
-        assert_eq!(keep_all(dir.path()).await.unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(keep_all(OF, dir.path()).await.unwrap_err().kind(), io::ErrorKind::AddrInUse);
     }
 }
