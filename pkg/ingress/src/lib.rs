@@ -7,6 +7,27 @@
 //! data path knows nothing of Kubernetes: what the rows of the store mean for the table is decided elsewhere.
 
 pub mod auth;
+mod bounds;
 pub mod compile;
+mod decide;
+mod error;
+mod exchange;
+mod fields;
+mod front_h1;
+mod front_h2;
+mod h1;
+mod message;
+mod observe;
+mod proxy_header;
 pub mod route;
+mod server;
+mod state;
+mod target;
 pub mod tls;
+mod upstream;
+mod worker;
+
+pub use bounds::Bounds;
+pub use error::IngressError;
+pub use observe::{Observer, Record};
+pub use server::{Figures, Ingress, IngressConfig, Listener};

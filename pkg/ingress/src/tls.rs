@@ -1,10 +1,14 @@
 //! Certificates, and which one a client is shown.
 
+use crate::worker::Shared;
+use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+use tokio_rustls::TlsAcceptor;
 
 /// Certificates by the name that a client asks for.
 #[derive(Clone, Debug, Default)]
@@ -73,4 +77,34 @@ pub fn certified(chain: &[u8], key: &[u8]) -> Result<Arc<CertifiedKey>, Certific
     let key = PrivateKeyDer::from_pem_slice(key).map_err(CertificateError::Key)?;
     let provider = rustls::crypto::ring::default_provider();
     Ok(Arc::new(CertifiedKey::from_der(chain, key, &provider)?))
+}
+
+/// Shows each client the certificate of the table of that moment.
+struct Resolver(Weak<Shared>);
+
+impl std::fmt::Debug for Resolver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Resolver")
+    }
+}
+
+impl ResolvesServerCert for Resolver {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let live = self.0.upgrade()?.live();
+        live.table.certificates().find(hello.server_name()).cloned()
+    }
+}
+
+/// Takes handshakes: TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1, tickets whose keys rotate.
+pub(crate) fn acceptor(shared: &Arc<Shared>) -> Result<TlsAcceptor, rustls::Error> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?;
+    let resolver = Arc::new(Resolver(Arc::downgrade(shared)));
+    let mut config = builder.with_no_client_auth().with_cert_resolver(resolver);
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.ticketer = rustls::crypto::ring::Ticketer::new()?;
+    // Tickets do; what the server itself would remember is memory that clients could fill.
+    config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+    Ok(TlsAcceptor::from(Arc::new(config)))
 }

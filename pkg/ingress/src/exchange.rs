@@ -1,0 +1,586 @@
+//! One request: decided, sent to an endpoint, answered.
+
+use crate::decide::{self, Answer, Client, Decision, Peer};
+use crate::error::Broken;
+use crate::fields::Fields;
+use crate::h1::body::Decoder;
+use crate::h1::head::{Framing, Request, Response, Version};
+use crate::h1::io::{Activity, Writer, copy, write_fields};
+use crate::message::{Side, Sink, Source, carry, header_map};
+use crate::observe::Record;
+use crate::route::{Backend, Forward, Protocol, Route};
+use crate::state::{EndpointState, Live, Outstanding};
+use crate::upstream::{self, Answering, Connection, Unanswered};
+use crate::worker::Worker;
+use bytes::Bytes;
+use h2::server::SendResponse;
+use http::{Method, StatusCode};
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+use tokio::time::timeout;
+
+/// Where an answer goes.
+pub(crate) enum Front<'a> {
+    H1(H1Front<'a>),
+    H2(&'a mut SendResponse<Bytes>),
+}
+
+/// A connection of HTTP/1 to a client.
+pub(crate) struct H1Front<'a> {
+    pub(crate) writer: &'a mut Writer,
+    pub(crate) version: Version,
+    /// Whether the connection may carry another request.
+    pub(crate) keep: &'a mut bool,
+    pub(crate) patience: Duration,
+}
+
+impl Front<'_> {
+    /// Writes the head of an answer, and says where its body goes. `framing` is how it came.
+    fn head(&mut self, method: &Method, response: &Response, framing: Framing) -> Result<Sink<'_>, Broken> {
+        let bodiless = *method == Method::HEAD || matches!(response.status, 204 | 304);
+        match self {
+            Self::H1(front) => {
+                let framing = match framing {
+                    _ if bodiless => Framing::NONE,
+                    Framing::Length(_) => framing,
+                    _ if front.version == Version::V11 => Framing::Chunked,
+                    _ => Framing::Close,
+                };
+                *front.keep &= framing != Framing::Close;
+                let closes = !*front.keep;
+                let buffer = front.writer.buffer();
+                write_status(buffer, response.status);
+                match framing {
+                    Framing::Chunked => buffer.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+                    // An empty body of HTTP/2 may say no length.
+                    Framing::Length(length)
+                        if !bodiless && response.fields.get("content-length").is_none() =>
+                    {
+                        buffer.extend_from_slice(format!("content-length: {length}\r\n").as_bytes());
+                    }
+                    _ => {}
+                }
+                match (closes, front.version) {
+                    (true, _) => buffer.extend_from_slice(b"connection: close\r\n"),
+                    (false, Version::V10) => buffer.extend_from_slice(b"connection: keep-alive\r\n"),
+                    _ => {}
+                }
+                write_fields(buffer, &response.fields);
+                Ok(Sink::H1 { writer: front.writer, framing, patience: front.patience })
+            }
+            Self::H2(send) => {
+                let mut answer = http::Response::new(());
+                *answer.status_mut() =
+                    StatusCode::from_u16(response.status).unwrap_or(StatusCode::BAD_GATEWAY);
+                *answer.headers_mut() = header_map(&response.fields);
+                let empty = bodiless || framing == Framing::NONE;
+                let stream = send.send_response(answer, empty)?;
+                Ok(if empty { Sink::Nowhere } else { Sink::H2 { stream, patience: Duration::from_secs(60) } })
+            }
+        }
+    }
+
+    /// Answers by a status and a line of text.
+    async fn answer(&mut self, method: &Method, answer: Answer) -> Result<u64, Broken> {
+        let status = answer.status;
+        let mut response = Response { status: status.as_u16(), fields: answer.fields, version: Version::V11 };
+        let mut text = String::new();
+        if !status.is_informational()
+            && status != StatusCode::NO_CONTENT
+            && status != StatusCode::NOT_MODIFIED
+        {
+            text = format!("{} {}\n", status.as_u16(), status.canonical_reason().unwrap_or_default());
+            response.fields.push(b"content-type", b"text/plain; charset=utf-8");
+            response.fields.push(b"content-length", text.len().to_string().as_bytes());
+        }
+        let mut sink = self.head(method, &response, Framing::Length(text.len() as u64))?;
+        if !matches!(sink, Sink::Nowhere) && *method != Method::HEAD && !text.is_empty() {
+            sink.whole(text.as_bytes()).await?;
+        }
+        sink.flush().await?;
+        Ok(text.len() as u64)
+    }
+
+    fn stop(&mut self) {
+        if let Self::H1(front) = self {
+            *front.keep = false;
+        }
+    }
+
+    /// Returns when the client takes its request back.
+    async fn taken_back(&mut self) {
+        match self {
+            Self::H1(_) => std::future::pending().await,
+            Self::H2(send) => {
+                let _ = poll_fn(|cx| send.poll_reset(cx)).await;
+            }
+        }
+    }
+}
+
+/// The first line of an answer.
+pub(crate) fn write_status(buffer: &mut Vec<u8>, status: u16) {
+    if status == 200 {
+        buffer.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
+        return;
+    }
+    let reason = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
+    buffer.extend_from_slice(format!("HTTP/1.1 {status} {}\r\n", reason.unwrap_or_default()).as_bytes());
+}
+
+/// What a request came to.
+struct Outcome {
+    status: u16,
+    sent: u64,
+    endpoint: Option<SocketAddr>,
+}
+
+/// Serves one request. An error means that the client's connection, or stream, cannot go on.
+pub(crate) async fn serve(
+    worker: &Worker,
+    peer: &Peer,
+    request: &mut Request,
+    framing: Framing,
+    source: &mut Source<'_>,
+    front: &mut Front<'_>,
+) -> Result<(), Broken> {
+    let begun = Instant::now();
+    let live = worker.shared.live();
+    let client = Client::of(peer, &request.fields, &worker.shared.trusted);
+    let length = match framing {
+        Framing::Length(length) => Some(length),
+        Framing::Chunked | Framing::Close => None,
+    };
+    let found = decide::find(&live, request);
+    let decision = match found {
+        None => Decision::Answer(Answer::new(StatusCode::NOT_FOUND)),
+        Some(found) => decide::decide(&live, found, request, client, length).await,
+    };
+    let asked = worker.shared.observer.as_ref().map(|_| request.target.clone());
+    let outcome = match decision {
+        Decision::Answer(answer) => refuse(request, source, front, answer).await,
+        Decision::Forward { route, forward, depth, admission } => {
+            let upgrade = decide::upgrade(request);
+            let cookie_of = |backend: &Backend| {
+                let sticky = backend.sticky.as_ref()?;
+                decide::cookie(&request.fields, &sticky.cookie).map(str::to_owned)
+            };
+            let backend = decide::backend(forward, |most| worker.draw(most));
+            let stuck = backend.and_then(|backend| cookie_of(backend));
+            decide::prepare(request, peer, client, forward, route, depth);
+            let exchange = Exchange { worker, live: &live, peer, client, route, forward, framing };
+            let work = exchange.run(request, source, front, backend, stuck, upgrade);
+            let outcome = match forward.timeouts.request {
+                None => work.await,
+                Some(most) => timeout(most, work).await.unwrap_or(Err(Broken::Slow)),
+            };
+            drop(admission);
+            outcome
+        }
+    };
+    let (status, sent, endpoint) = match &outcome {
+        Ok(outcome) => (outcome.status, outcome.sent, outcome.endpoint),
+        // As nginx logs it: the client has gone, or the answer broke off.
+        Err(_) => (499, 0, None),
+    };
+    if let Some((_, state)) = found {
+        state.answers[usize::from(status / 100).min(5)].fetch_add(1, Relaxed);
+    }
+    if let (Some(observer), Some(target)) = (&worker.shared.observer, &asked) {
+        observer.done(&Record {
+            client: client.address,
+            method: &request.method,
+            host: &request.host,
+            target,
+            route: found.map(|(matched, _)| &*matched.route.name),
+            endpoint,
+            status,
+            sent,
+            took: begun.elapsed(),
+        });
+    }
+    outcome.map(drop)
+}
+
+/// Answers without a backend. What the client still sends is not waited for here.
+async fn refuse(
+    request: &Request,
+    source: &Source<'_>,
+    front: &mut Front<'_>,
+    answer: Answer,
+) -> Result<Outcome, Broken> {
+    let status = answer.status.as_u16();
+    if !source.is_done() {
+        front.stop();
+    }
+    let sent = front.answer(&request.method, answer).await?;
+    Ok(Outcome { status, sent, endpoint: None })
+}
+
+/// A request on its way to a backend.
+struct Exchange<'a> {
+    worker: &'a Worker,
+    live: &'a Live,
+    peer: &'a Peer,
+    client: Client,
+    route: &'a Route,
+    forward: &'a Forward,
+    framing: Framing,
+}
+
+/// How an attempt ended.
+enum Attempt {
+    Done(Outcome),
+    /// Nothing of the request is used up: another endpoint may have it. The endpoint failed unless its connection was old.
+    Again {
+        failed: bool,
+        status: StatusCode,
+    },
+    /// There is no answer, and no other attempt.
+    Failed(StatusCode),
+}
+
+impl Exchange<'_> {
+    async fn run(
+        &self,
+        request: &mut Request,
+        source: &mut Source<'_>,
+        front: &mut Front<'_>,
+        backend: Option<&Arc<Backend>>,
+        stuck: Option<String>,
+        upgrade: Option<Vec<u8>>,
+    ) -> Result<Outcome, Broken> {
+        let mut status = StatusCode::SERVICE_UNAVAILABLE;
+        if let Some(backend) = backend
+            && let Some(endpoints) = self.live.backend(backend)
+        {
+            let mut tried: Vec<SocketAddr> = Vec::new();
+            let mut fresh = false;
+            let mut attempts = u32::from(self.forward.retry.attempts) + 1;
+            while attempts > 0 {
+                let Some(endpoint) = endpoints.pick(stuck.as_deref(), &tried, |most| self.worker.draw(most))
+                else {
+                    break;
+                };
+                let _outstanding: Outstanding = endpoint.begin();
+                let stays = stuck.as_deref() == Some(&endpoint.token);
+                let cookie = backend
+                    .sticky
+                    .as_ref()
+                    .filter(|_| !stays)
+                    .map(|sticky| decide::set_cookie(sticky, &endpoint.token, self.client.secure));
+                let way = Way { backend, endpoint, fresh, cookie, upgrade: upgrade.as_deref() };
+                let attempt = match backend.protocol {
+                    Protocol::Http1 => self.by_h1(&way, request, source, front).await?,
+                    Protocol::H2c => self.by_h2(&way, request, source, front).await?,
+                };
+                match attempt {
+                    Attempt::Done(outcome) => {
+                        endpoint.succeeded();
+                        return Ok(outcome);
+                    }
+                    Attempt::Again { failed: false, .. } if !fresh => fresh = true,
+                    Attempt::Again { status: why, .. } => {
+                        endpoint.failed(endpoints.ejection());
+                        tried.push(endpoint.address);
+                        status = why;
+                        attempts -= 1;
+                    }
+                    Attempt::Failed(why) => {
+                        endpoint.failed(endpoints.ejection());
+                        status = why;
+                        break;
+                    }
+                }
+            }
+        }
+        front.stop();
+        let sent = front.answer(&request.method, Answer::new(status)).await?;
+        Ok(Outcome { status: status.as_u16(), sent, endpoint: None })
+    }
+
+    /// By HTTP/1, on a connection of its own for the time of the request.
+    async fn by_h1(
+        &self,
+        way: &Way<'_>,
+        request: &Request,
+        source: &mut Source<'_>,
+        front: &mut Front<'_>,
+    ) -> Result<Attempt, Broken> {
+        let (worker, timeouts) = (self.worker, &self.forward.timeouts);
+        let proxy = way.backend.proxy_header.map(|version| (version, self.peer));
+        let address = way.endpoint.address;
+        let connected = upstream::connect(worker, address, timeouts, proxy, way.fresh).await;
+        let mut connection = match connected {
+            Ok(connection) => connection,
+            Err(broken) => return Ok(unreached(address, &broken)),
+        };
+        let used = connection.used;
+        upstream::write_request(connection.writer.buffer(), request, self.framing, way.upgrade);
+        let mut decoder = Decoder::new(Framing::NONE);
+        let Connection { reader, writer, .. } = &mut connection;
+        let sink = upstream::sink(writer, self.framing, timeouts);
+        let answering = Answering::H1 { reader, decoder: &mut decoder, method: request.method.clone() };
+        let flow = self.flow(way, request, source, front, sink, answering, used).await?;
+        match flow {
+            Flow::Attempt(attempt) => Ok(attempt),
+            Flow::Switched => self.tunnel(way, source, front, connection).await.map(Attempt::Done),
+            Flow::Answered { outcome, reusable } => {
+                if reusable && decoder.is_done() && proxy.is_none() {
+                    worker.pool.give(connection, worker.shared.bounds.pool);
+                }
+                Ok(Attempt::Done(outcome))
+            }
+        }
+    }
+
+    /// By HTTP/2 in clear text, on a stream of a shared connection.
+    async fn by_h2(
+        &self,
+        way: &Way<'_>,
+        request: &Request,
+        source: &mut Source<'_>,
+        front: &mut Front<'_>,
+    ) -> Result<Attempt, Broken> {
+        let timeouts = &self.forward.timeouts;
+        let Some(made) = upstream::h2_request(request, self.framing) else {
+            return Ok(Attempt::Failed(StatusCode::BAD_REQUEST));
+        };
+        let address = way.endpoint.address;
+        let mut send = match upstream::connect_h2(self.worker, address, timeouts).await {
+            Ok(send) => send,
+            Err(broken) => return Ok(unreached(address, &broken)),
+        };
+        let (future, stream) = match send.send_request(made, source.is_done()) {
+            Ok(sent) => sent,
+            Err(_) => return Ok(Attempt::Again { failed: false, status: StatusCode::BAD_GATEWAY }),
+        };
+        let sink = match source.is_done() {
+            true => Sink::Nowhere,
+            false => Sink::H2 { stream, patience: timeouts.send },
+        };
+        match self.flow(way, request, source, front, sink, Answering::H2(future), true).await? {
+            Flow::Attempt(attempt) => Ok(attempt),
+            Flow::Switched => Ok(Attempt::Failed(StatusCode::BAD_GATEWAY)),
+            Flow::Answered { outcome, .. } => Ok(Attempt::Done(outcome)),
+        }
+    }
+
+    /// Both directions at once, since a backend may answer before it has read everything.
+    #[expect(clippy::too_many_arguments, reason = "both ends of both directions")]
+    async fn flow(
+        &self,
+        way: &Way<'_>,
+        request: &Request,
+        source: &mut Source<'_>,
+        front: &mut Front<'_>,
+        mut sink: Sink<'_>,
+        answering: Answering<'_>,
+        used: bool,
+    ) -> Result<Flow, Broken> {
+        let timeouts = &self.forward.timeouts;
+        let has_body = !source.is_done();
+        let uploaded = AtomicBool::new(!has_body);
+        let unsent = AtomicBool::new(false);
+        if !has_body && let Err(broken) = sink.flush().await {
+            let old = Unanswered { broken, silent: true };
+            return Ok(Flow::Attempt(self.unanswered(way, request, &old, used, has_body)));
+        }
+        if has_body && let Front::H1(client) = front {
+            client.go_on(request).await?;
+        }
+        // Ends only when the client has gone: its request is of no use any more.
+        let upload = async {
+            if has_body {
+                match carry(source, &mut sink, self.route.body_limit).await {
+                    Ok(_) => uploaded.store(true, Relaxed),
+                    Err(Side::Source(broken)) => {
+                        sink.abort();
+                        return broken;
+                    }
+                    // The backend reads no more; it may have said why.
+                    Err(Side::Sink(_)) => {
+                        unsent.store(true, Relaxed);
+                        std::future::pending::<()>().await;
+                    }
+                }
+            }
+            source.gone().await;
+            Broken::Closed
+        };
+        let mut upload = std::pin::pin!(upload);
+        let mut response = Response::default();
+        let head = answering.head(self.worker, &mut response, timeouts);
+        let head = tokio::select! {
+            biased;
+            head = head => head,
+            broken = &mut upload => return self.client_broke(broken, front, request).await,
+            () = front.taken_back() => return Err(Broken::Closed),
+        };
+        let (framing, mut answer) = match head {
+            Ok(head) => head,
+            Err(old) => {
+                return Ok(Flow::Attempt(self.unanswered(way, request, &old, used, has_body)));
+            }
+        };
+        if response.status == 101 {
+            let asked = way.upgrade.is_some() && matches!(front, Front::H1(_));
+            let switched = response.fields.get("upgrade").is_some();
+            if !asked || !switched {
+                return Ok(Flow::Attempt(Attempt::Failed(StatusCode::BAD_GATEWAY)));
+            }
+            if let Front::H1(client) = front {
+                client.switch(&response.fields).await?;
+            }
+            return Ok(Flow::Switched);
+        }
+        let backend_keeps = response.version == Version::V11
+            && !response.fields.has_token(crate::fields::Known::Connection, "close");
+        decide::finish(&mut response.fields, request, self.route, way.cookie.as_deref().map(str::as_bytes));
+        if !uploaded.load(Relaxed) || self.worker.shared.is_draining() {
+            front.stop();
+        }
+        let status = response.status;
+        let mut client_sink = front.head(&request.method, &response, framing)?;
+        let download = async {
+            let mut nowhere = Sink::Nowhere;
+            match matches!(client_sink, Sink::Nowhere) {
+                true => carry(&mut answer, &mut nowhere, None).await,
+                false => carry(&mut answer, &mut client_sink, None).await,
+            }
+        };
+        let carried = tokio::select! {
+            biased;
+            carried = download => carried,
+            broken = &mut upload => Err(Side::Source(broken)),
+        };
+        match carried {
+            Ok(sent) => {
+                let outcome = Outcome { status, sent, endpoint: Some(way.endpoint.address) };
+                let reusable = backend_keeps && uploaded.load(Relaxed) && !unsent.load(Relaxed);
+                Ok(Flow::Answered { outcome, reusable })
+            }
+            Err(Side::Source(broken) | Side::Sink(broken)) => {
+                client_sink.abort();
+                tracing::debug!(route = %self.route.name, %broken, "an answer broke off");
+                Err(broken)
+            }
+        }
+    }
+
+    /// What becomes of a request that got no answer.
+    fn unanswered(
+        &self,
+        way: &Way<'_>,
+        request: &Request,
+        why: &Unanswered,
+        used: bool,
+        has_body: bool,
+    ) -> Attempt {
+        let status = match why.broken {
+            Broken::Slow => StatusCode::GATEWAY_TIMEOUT,
+            _ => StatusCode::BAD_GATEWAY,
+        };
+        let endpoint = way.endpoint.address;
+        tracing::debug!(route = %self.route.name, %endpoint, error = %why.broken, "no answer");
+        match why.silent && used && !has_body && request.method.is_idempotent() {
+            true => Attempt::Again { failed: false, status },
+            false => Attempt::Failed(status),
+        }
+    }
+
+    /// What a client whose body cannot be read is told, if anything.
+    async fn client_broke(
+        &self,
+        broken: Broken,
+        front: &mut Front<'_>,
+        request: &Request,
+    ) -> Result<Flow, Broken> {
+        let status = match broken {
+            Broken::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Broken::Bad(_) => StatusCode::BAD_REQUEST,
+            Broken::Slow => StatusCode::REQUEST_TIMEOUT,
+            broken => return Err(broken),
+        };
+        front.stop();
+        let sent = front.answer(&request.method, Answer::new(status)).await?;
+        let outcome = Outcome { status: status.as_u16(), sent, endpoint: None };
+        Ok(Flow::Answered { outcome, reusable: false })
+    }
+
+    /// Carries bytes both ways until both sides have closed, or neither says anything for too long.
+    async fn tunnel(
+        &self,
+        way: &Way<'_>,
+        source: &mut Source<'_>,
+        front: &mut Front<'_>,
+        mut connection: Connection,
+    ) -> Result<Outcome, Broken> {
+        front.stop();
+        if let (Source::H1(body), Front::H1(client)) = (source, front) {
+            let activity = Activity::new();
+            let (up, down) = (&mut connection.writer, &mut connection.reader);
+            let both = async {
+                tokio::try_join!(copy(body.reader, up, &activity), copy(down, client.writer, &activity))
+            };
+            tokio::select! {
+                _ = both => {}
+                () = activity.silence(self.forward.timeouts.read) => {}
+                () = self.worker.shared.stopped() => {}
+            }
+        }
+        Ok(Outcome { status: 101, sent: 0, endpoint: Some(way.endpoint.address) })
+    }
+}
+
+/// One attempt: where to, and what it takes along.
+struct Way<'a> {
+    backend: &'a Arc<Backend>,
+    endpoint: &'a Arc<EndpointState>,
+    /// On a new connection, since a kept one was dead.
+    fresh: bool,
+    cookie: Option<String>,
+    upgrade: Option<&'a [u8]>,
+}
+
+enum Flow {
+    Attempt(Attempt),
+    Answered { outcome: Outcome, reusable: bool },
+    Switched,
+}
+
+fn unreached(endpoint: SocketAddr, broken: &Broken) -> Attempt {
+    tracing::debug!(%endpoint, error = %broken, "an endpoint cannot be reached");
+    let status = match broken {
+        Broken::Slow => StatusCode::GATEWAY_TIMEOUT,
+        _ => StatusCode::BAD_GATEWAY,
+    };
+    Attempt::Again { failed: true, status }
+}
+
+impl H1Front<'_> {
+    /// Tells a client that waits for it to send its body.
+    async fn go_on(&mut self, request: &Request) -> Result<(), Broken> {
+        if request.expects {
+            self.writer.buffer().extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+            timeout(self.patience, self.writer.flush()).await.map_err(|_| Broken::Slow)??;
+        }
+        Ok(())
+    }
+
+    /// Tells a client that the backend speaks its protocol from now on.
+    async fn switch(&mut self, fields: &Fields) -> Result<(), Broken> {
+        let buffer = self.writer.buffer();
+        write_status(buffer, 101);
+        buffer.extend_from_slice(b"connection: upgrade\r\n");
+        let mut kept = fields.clone();
+        let protocol = fields.get("upgrade").unwrap_or_default().to_vec();
+        kept.remove_hop_by_hop();
+        kept.push(b"upgrade", &protocol);
+        write_fields(buffer, &kept);
+        Ok(timeout(self.patience, self.writer.flush()).await.map_err(|_| Broken::Slow)??)
+    }
+}

@@ -1,0 +1,132 @@
+//! A connection of HTTP/1 to a client.
+
+use crate::decide::Peer;
+use crate::error::Broken;
+use crate::exchange::{Front, H1Front, serve, write_status};
+use crate::fields::Known;
+use crate::h1::body::Decoder;
+use crate::h1::head::{self, Framing, Request, Version};
+use crate::h1::io::{Body, Reader, Stream, Writer};
+use crate::message::Source;
+use crate::worker::Worker;
+use std::sync::atomic::Ordering::Relaxed;
+use tokio::time::timeout;
+
+/// How much of a body is read after an answer was given without it.
+const LINGER_BYTES: usize = 64 << 10;
+
+/// Serves requests until either side has had enough.
+pub(crate) async fn run(worker: &Worker, stream: Stream, peer: &Peer) {
+    let (mut reader, mut writer) = stream.split();
+    match requests(worker, &mut reader, &mut writer, peer).await {
+        Ok(()) => {}
+        Err(Broken::Bad(bad)) => {
+            worker.shared.malformed.fetch_add(1, Relaxed);
+            tracing::debug!(client = %peer.address, %bad, "a malformed request was refused");
+            refuse(worker, &mut writer, bad.status()).await;
+        }
+        Err(Broken::Slow) => refuse(worker, &mut writer, 408).await,
+        Err(broken) => {
+            tracing::debug!(client = %peer.address, %broken, "a connection broke");
+            return;
+        }
+    }
+    linger(worker, &mut reader, &mut writer).await;
+}
+
+async fn requests(
+    worker: &Worker,
+    reader: &mut Reader,
+    writer: &mut Writer,
+    peer: &Peer,
+) -> Result<(), Broken> {
+    let bounds = &worker.shared.bounds;
+    let mut request = Request::default();
+    let mut patience = bounds.first_byte;
+    loop {
+        if reader.bytes().is_empty() {
+            let filled = tokio::select! {
+                biased;
+                filled = timeout(patience, reader.fill()) => filled,
+                () = worker.shared.drained() => return Ok(()),
+            };
+            match filled {
+                Ok(Ok(1..)) => {}
+                Ok(Ok(0)) | Err(_) => return Ok(()),
+                Ok(Err(error)) => return Err(error.into()),
+            }
+        }
+        let head =
+            timeout(bounds.head, take_head(reader, &mut request, bounds.head_bytes, bounds.head_fields));
+        let Some(framing) = head.await.map_err(|_| Broken::Slow)?? else { return Ok(()) };
+        let mut keep = !worker.shared.is_draining()
+            && match request.version {
+                Version::V11 | Version::V2 => !request.fields.has_token(Known::Connection, "close"),
+                Version::V10 => request.fields.has_token(Known::Connection, "keep-alive"),
+            };
+        let mut decoder = Decoder::new(framing);
+        let body = Body::new(reader, &mut decoder, bounds.body, bounds);
+        let mut source = Source::H1(body);
+        let mut front =
+            Front::H1(H1Front { writer, version: request.version, keep: &mut keep, patience: bounds.body });
+        // On the heap, so that a connection that waits for a request is small.
+        Box::pin(serve(worker, peer, &mut request, framing, &mut source, &mut front)).await?;
+        drop(source);
+        if !keep || !decoder.is_done() {
+            return Ok(());
+        }
+        patience = bounds.idle;
+    }
+}
+
+/// Reads the head of a request; nothing when the client has closed instead.
+async fn take_head(
+    reader: &mut Reader,
+    request: &mut Request,
+    most_bytes: usize,
+    most_fields: usize,
+) -> Result<Option<Framing>, Broken> {
+    // An empty line before a request is left over from bodies that end with one.
+    while matches!(reader.bytes(), [b'\r']) {
+        if reader.fill().await? == 0 {
+            return Ok(None);
+        }
+    }
+    if reader.bytes().starts_with(b"\r\n") {
+        reader.consume(2);
+    }
+    let Some(end) = reader.head(most_bytes).await? else { return Ok(None) };
+    let framing = head::request(&reader.bytes()[..end], request, most_fields)?;
+    reader.consume(end);
+    Ok(Some(framing))
+}
+
+/// Says why nothing more is read.
+async fn refuse(worker: &Worker, writer: &mut Writer, status: u16) {
+    let buffer = writer.buffer();
+    // What was begun of another answer would make this one a part of it.
+    buffer.clear();
+    write_status(buffer, status);
+    buffer.extend_from_slice(b"connection: close\r\ncontent-length: 0\r\n\r\n");
+    let _ = timeout(worker.shared.bounds.body, writer.flush()).await;
+}
+
+/// Closes so that the client reads the answer, also when it is still sending: a connection that is closed with unread bytes
+/// is reset.
+async fn linger(worker: &Worker, reader: &mut Reader, writer: &mut Writer) {
+    let rest = async {
+        writer.shutdown().await?;
+        let mut seen = reader.bytes().len();
+        reader.consume(seen);
+        while seen < LINGER_BYTES {
+            let count = reader.fill().await?;
+            if count == 0 {
+                break;
+            }
+            reader.consume(count);
+            seen += count;
+        }
+        Ok::<_, std::io::Error>(())
+    };
+    let _ = timeout(worker.shared.bounds.linger, rest).await;
+}

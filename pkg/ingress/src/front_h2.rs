@@ -1,0 +1,138 @@
+//! A connection of HTTP/2 to a client.
+
+use crate::decide::Peer;
+use crate::error::Broken;
+use crate::exchange::{Front, serve};
+use crate::h1::Bad;
+use crate::h1::head::{Framing, Request, Version};
+use crate::h1::io::Stream;
+use crate::message::{Source, take_headers};
+use crate::target;
+use crate::worker::Worker;
+use bytes::Bytes;
+use h2::RecvStream;
+use h2::server::SendResponse;
+use http::{Method, StatusCode, request};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+/// Serves streams until either side has had enough.
+pub(crate) async fn run(worker: &Arc<Worker>, stream: Stream, peer: Arc<Peer>) {
+    if let Err(broken) = streams(worker, stream, &peer).await {
+        tracing::debug!(client = %peer.address, %broken, "a connection of HTTP/2 broke");
+    }
+}
+
+async fn streams(worker: &Arc<Worker>, stream: Stream, peer: &Arc<Peer>) -> Result<(), Broken> {
+    let bounds = &worker.shared.bounds;
+    let shake = h2::server::Builder::new()
+        .max_concurrent_streams(bounds.streams)
+        .max_header_list_size(u32::try_from(bounds.head_bytes).unwrap_or(u32::MAX))
+        .initial_window_size(256 << 10)
+        .initial_connection_window_size(1 << 20)
+        .max_send_buffer_size(256 << 10)
+        .max_concurrent_reset_streams(32)
+        .max_pending_accept_reset_streams(32)
+        .max_local_error_reset_streams(Some(bounds.resets))
+        .handshake::<_, Bytes>(stream);
+    let mut connection = timeout(bounds.handshake, shake).await.map_err(|_| Broken::Slow)??;
+    let mut running: JoinSet<Result<(), Broken>> = JoinSet::new();
+    let mut taken_back = 0;
+    let mut minute = tokio::time::Instant::now();
+    let mut ending = false;
+    loop {
+        tokio::select! {
+            accepted = connection.accept() => {
+                let Some(accepted) = accepted else { return Ok(()) };
+                let (request, respond) = accepted?;
+                let (worker, peer) = (worker.clone(), peer.clone());
+                running.spawn(async move { one(&worker, &peer, request, respond).await });
+            }
+            Some(done) = running.join_next() => {
+                if minute.elapsed().as_secs() >= 60 {
+                    (minute, taken_back) = (tokio::time::Instant::now(), 0);
+                }
+                taken_back += usize::from(!matches!(done, Ok(Ok(()))));
+                if taken_back > bounds.resets {
+                    worker.shared.malformed.fetch_add(1, Relaxed);
+                    connection.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
+                }
+            }
+            () = tokio::time::sleep(bounds.idle), if running.is_empty() && !ending => {
+                ending = true;
+                connection.graceful_shutdown();
+            }
+            () = worker.shared.drained(), if !ending => {
+                ending = true;
+                connection.graceful_shutdown();
+            }
+            () = tokio::time::sleep(bounds.handshake), if running.is_empty() && ending => return Ok(()),
+        }
+    }
+}
+
+async fn one(
+    worker: &Worker,
+    peer: &Peer,
+    request: http::Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+) -> Result<(), Broken> {
+    let bounds = &worker.shared.bounds;
+    let (parts, stream) = request.into_parts();
+    let (mut request, length) = match taken(&parts, bounds.head_fields) {
+        Ok(taken) => taken,
+        Err(bad) => {
+            worker.shared.malformed.fetch_add(1, Relaxed);
+            let mut answer = http::Response::new(());
+            *answer.status_mut() = StatusCode::from_u16(bad.status()).unwrap_or(StatusCode::BAD_REQUEST);
+            respond.send_response(answer, true)?;
+            return Ok(());
+        }
+    };
+    let framing = match length {
+        Some(length) => Framing::Length(length),
+        None if stream.is_end_stream() => Framing::NONE,
+        None => Framing::Chunked,
+    };
+    let mut source = Source::h2(stream, bounds.body);
+    let mut front = Front::H2(&mut respond);
+    let served = serve(worker, peer, &mut request, framing, &mut source, &mut front).await;
+    if served.is_err() {
+        respond.send_reset(h2::Reason::INTERNAL_ERROR);
+    }
+    served
+}
+
+/// A request in the form that all requests have, and the length of its body when that is known.
+fn taken(parts: &request::Parts, most: usize) -> Result<(Request, Option<u64>), Bad> {
+    if parts.headers.len() > most {
+        return Err(Bad::TooLarge);
+    }
+    let mut request = Request { method: parts.method.clone(), version: Version::V2, ..Request::default() };
+    let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
+    let asterisk = target == "*" && parts.method == Method::OPTIONS;
+    request.set_target(target.as_bytes());
+    if parts.method == Method::CONNECT
+        || !(asterisk || target::is_acceptable(request.path(), request.query()))
+    {
+        return Err(Bad::Target);
+    }
+    let mut hosts = parts.headers.get_all(http::header::HOST).iter();
+    let named = parts.uri.authority().map(|authority| authority.as_str().as_bytes());
+    let host = match (named, hosts.next(), hosts.next()) {
+        (Some(named), None, _) => named,
+        (None, Some(host), None) => host.as_bytes(),
+        (Some(named), Some(host), None) if named.eq_ignore_ascii_case(host.as_bytes()) => named,
+        _ => return Err(Bad::Host),
+    };
+    let host = std::str::from_utf8(host).map_err(|_| Bad::Host)?;
+    request.host = target::host_of(host).ok_or(Bad::Host)?.to_ascii_lowercase();
+    request.authority = host.to_owned();
+    take_headers(&parts.headers, &mut request.fields);
+    let length = parts.headers.get(http::header::CONTENT_LENGTH);
+    let length =
+        length.map(|value| value.to_str().ok().and_then(|value| value.parse().ok()).ok_or(Bad::Length));
+    Ok((request, length.transpose()?))
+}

@@ -1,0 +1,34 @@
+//! What was served, for logs and metrics.
+
+use http::Method;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+/// A request that has come to its end.
+#[derive(Clone, Copy, Debug)]
+pub struct Record<'a> {
+    /// The client: the peer, or whom a trusted peer named.
+    pub client: IpAddr,
+    /// The method.
+    pub method: &'a Method,
+    /// The host, in lower case, without port.
+    pub host: &'a str,
+    /// Path and query as the client sent them.
+    pub target: &'a [u8],
+    /// The route; none was found otherwise.
+    pub route: Option<&'a str>,
+    /// The endpoint that answered.
+    pub endpoint: Option<SocketAddr>,
+    /// The status; 499 when client or backend broke off.
+    pub status: u16,
+    /// Bytes of the answer's body.
+    pub sent: u64,
+    /// From the end of the request's head to the end of the answer.
+    pub took: Duration,
+}
+
+/// Who is told of each request. It is called on the thread that serves, so it must be quick.
+pub trait Observer: Send + Sync {
+    /// A request has come to its end.
+    fn done(&self, record: &Record<'_>);
+}

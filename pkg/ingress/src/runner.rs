@@ -1,0 +1,381 @@
+//! The runner: rows in, a table for the data path out, and what the API is to be told.
+
+mod publish;
+mod status;
+
+pub use status::{IngressStatus, Listening, StatusSnapshot};
+
+use crate::compile::{Compiled, Engine, Settings};
+use crate::config::{Deps, IngressConfig};
+use crate::server::{Ingress as Server, Listener, Serving};
+use crate::sockets::{KEEPER, Place, Sockets};
+use crate::tls;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use warren_netlink::keeper::Keeper;
+use warren_store::tables::node_key;
+use warren_store::{Record, StoreError, Update, Watch};
+use warren_types::{
+    EndpointSlice, HealthCell, HealthState, Ingress, IngressClass, IngressClassName, IngressKey, Node, SecretObject,
+    SecretRef, Service, ServiceKey, SliceKey,
+};
+
+/// Tables are at least this far apart; the first after a pause is made at once.
+const GAP: Duration = Duration::from_millis(20);
+/// How often a port that somebody else has is tried again, and a keeper that is gone is started again.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// Why the ingress cannot go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// The data path cannot be started.
+    #[error(transparent)]
+    Serve(#[from] crate::error::IngressError),
+    /// The store refused something.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The store was closed.
+    #[error("the store was closed; the agent is stopping, or its disk failed")]
+    StoreClosed,
+    /// There is no certificate for hosts that have none.
+    #[error("the default certificate cannot be made: {0}")]
+    Certificate(String),
+    /// A socket cannot be used.
+    #[error("a listening socket cannot be copied: {0}; raise the limit of open files of the service")]
+    Socket(std::io::Error),
+}
+
+/// Serves Ingresses until `stop`; then lets requests end that are under way, and leaves its sockets to their keeper.
+///
+/// # Errors
+/// When the store is closed or the data path cannot be started; the supervisor starts it anew.
+pub async fn run(
+    config: IngressConfig,
+    deps: Deps,
+    health: HealthCell,
+    stop: CancellationToken,
+) -> Result<(), RunError> {
+    let tables = deps.tables.clone();
+    let mut follow = Follow {
+        ingresses: tables.ingresses.watch(),
+        classes: tables.classes.watch(),
+        services: tables.services.watch(),
+        slices: tables.slices.watch(),
+        secrets: tables.secrets.watch(),
+        nodes: tables.nodes.watch(),
+    };
+    let mut runner = Runner::new(config, deps, health)?;
+    tokio::select! {
+        () = stop.cancelled() => return Ok(()),
+        ready = runner.load(&mut follow) => ready?,
+    }
+    let ended = loop {
+        let begun = Instant::now();
+        if let Err(error) = runner.pass().await {
+            break Err(error);
+        }
+        tokio::select! {
+            () = stop.cancelled() => break Ok(()),
+            () = tokio::time::sleep_until(begun + GAP) => {}
+        }
+        let retry = runner.is_lame().then(|| begun + RETRY);
+        let told = tokio::select! {
+            () = stop.cancelled() => break Ok(()),
+            told = follow.next(&mut runner.engine) => told,
+            () = runner.unkept() => {
+                runner.keeper = None;
+                Some(())
+            }
+            Some(_) = runner.ending.join_next() => Some(()),
+            () = at(retry) => Some(()),
+        };
+        if told.is_none() {
+            break Err(RunError::StoreClosed);
+        }
+        follow.take_what_is_there(&mut runner.engine);
+    };
+    runner.stop().await;
+    ended
+}
+
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+struct Follow {
+    ingresses: Watch<Ingress>,
+    classes: Watch<IngressClass>,
+    services: Watch<Service>,
+    slices: Watch<EndpointSlice>,
+    secrets: Watch<SecretObject>,
+    /// Nodes change often, and mostly in nothing that matters here: they are read when a pass asks for them.
+    nodes: Watch<Node>,
+}
+
+/// Tells the engine what changed in one table.
+fn tell<R: Record, K>(
+    engine: &mut Engine,
+    update: Update<R>,
+    known: impl Fn(&Engine) -> Vec<String>,
+    parse: impl Fn(&str) -> Option<K>,
+    set: impl Fn(&mut Engine, &K, Option<Arc<R>>),
+) {
+    for (key, row) in update.rows_by_key(|| known(engine)) {
+        if let Some(key) = parse(&key) {
+            set(engine, &key, row);
+        }
+    }
+}
+
+fn texts<K: ToString>(keys: impl Iterator<Item = K>) -> Vec<String> {
+    keys.map(|key| key.to_string()).collect()
+}
+
+fn tell_ingresses(engine: &mut Engine, update: Update<Ingress>) {
+    tell(engine, update, |e| texts(e.known_ingresses()), IngressKey::parse, Engine::set_ingress);
+}
+
+fn tell_classes(engine: &mut Engine, update: Update<IngressClass>) {
+    let parse = |key: &str| IngressClassName::new(key).ok();
+    tell(engine, update, |e| texts(e.known_classes()), parse, Engine::set_class);
+}
+
+fn tell_services(engine: &mut Engine, update: Update<Service>) {
+    tell(engine, update, |e| texts(e.known_services()), ServiceKey::parse, Engine::set_service);
+}
+
+fn tell_slices(engine: &mut Engine, update: Update<EndpointSlice>) {
+    tell(engine, update, |e| texts(e.known_slices()), SliceKey::parse, Engine::set_slice);
+}
+
+fn tell_secrets(engine: &mut Engine, update: Update<SecretObject>) {
+    tell(engine, update, |e| texts(e.known_secrets()), SecretRef::parse, Engine::set_secret);
+}
+
+impl Follow {
+    /// Takes the next change; none when the store is closed.
+    async fn next(&mut self, engine: &mut Engine) -> Option<()> {
+        tokio::select! {
+            update = self.ingresses.next() => tell_ingresses(engine, update?),
+            update = self.classes.next() => tell_classes(engine, update?),
+            update = self.services.next() => tell_services(engine, update?),
+            update = self.slices.next() => tell_slices(engine, update?),
+            update = self.secrets.next() => tell_secrets(engine, update?),
+            update = self.nodes.next() => drop(update?),
+        }
+        Some(())
+    }
+
+    /// What came together makes one table.
+    fn take_what_is_there(&mut self, engine: &mut Engine) {
+        while let Some(update) = self.ingresses.try_next() {
+            tell_ingresses(engine, update);
+        }
+        while let Some(update) = self.classes.try_next() {
+            tell_classes(engine, update);
+        }
+        while let Some(update) = self.services.try_next() {
+            tell_services(engine, update);
+        }
+        while let Some(update) = self.slices.try_next() {
+            tell_slices(engine, update);
+        }
+        while let Some(update) = self.secrets.try_next() {
+            tell_secrets(engine, update);
+        }
+        while self.nodes.try_next().is_some() {}
+    }
+}
+
+struct Runner {
+    config: IngressConfig,
+    deps: Deps,
+    health: HealthCell,
+    engine: Engine,
+    compiled: Arc<Compiled>,
+    sockets: Sockets,
+    /// Why it does not listen everywhere.
+    failed: Vec<String>,
+    server: Option<Server>,
+    /// Servers of other sockets that are at their last requests.
+    ending: JoinSet<()>,
+    keeper: Option<Keeper>,
+    told: publish::Told,
+}
+
+impl Runner {
+    fn new(config: IngressConfig, deps: Deps, health: HealthCell) -> Result<Self, RunError> {
+        let certificate = tls::self_signed().map_err(|e| RunError::Certificate(e.to_string()))?;
+        let settings = Settings {
+            class: config.class.clone(),
+            https_port: config.https_port,
+            certificate: Some(certificate),
+        };
+        Ok(Self {
+            config,
+            deps,
+            health,
+            engine: Engine::new(settings),
+            compiled: Arc::default(),
+            sockets: Sockets::default(),
+            failed: Vec::new(),
+            server: None,
+            ending: JoinSet::new(),
+            keeper: None,
+            told: publish::Told::default(),
+        })
+    }
+
+    /// Waits for the first complete load of everything, and takes the sockets that the agent before has left.
+    async fn load(&mut self, follow: &mut Follow) -> Result<(), RunError> {
+        let closed = RunError::StoreClosed;
+        self.health.set(HealthState::Starting, "waiting for the first list of Ingresses, Services and endpoints");
+        let all = async {
+            follow.ingresses.loaded().await?;
+            follow.classes.loaded().await?;
+            follow.services.loaded().await?;
+            follow.slices.loaded().await.map(drop)
+        };
+        all.await.ok_or(closed)?;
+        follow.take_what_is_there(&mut self.engine);
+        if let Ok(keeper) = KEEPER.connect(&self.deps.run_dir).await
+            && let Ok(deposited) = keeper.take().await
+        {
+            self.sockets.adopt(deposited);
+            self.keeper = Some(keeper);
+        }
+        Ok(())
+    }
+
+    /// Whether something is to be tried again after a while.
+    fn is_lame(&self) -> bool {
+        !self.failed.is_empty() || (self.server.is_some() && self.keeper.is_none())
+    }
+
+    /// Brings everything up to date.
+    async fn pass(&mut self) -> Result<(), RunError> {
+        if self.engine.is_changed() {
+            self.compiled = Arc::new(self.engine.compile());
+            if let Some(server) = &self.server {
+                server.swap(self.compiled.table.clone());
+            }
+        }
+        self.listen().await?;
+        self.told.publish(&self.config, &self.deps, &self.compiled).await?;
+        self.show();
+        Ok(())
+    }
+
+    /// Whether this node is to serve.
+    fn is_to_serve(&self) -> bool {
+        let own = self.deps.tables.nodes.get(&node_key(&self.config.node_name));
+        let chosen = own.is_some_and(|node| self.config.nodes.matches(&node.labels));
+        // A port that nobody needs is left to whoever may want it.
+        chosen && !self.compiled.served.is_empty()
+    }
+
+    async fn listen(&mut self) -> Result<(), RunError> {
+        let wanted = match self.is_to_serve() {
+            true => Place::all(self.config.http_port, self.config.https_port),
+            false => Vec::new(),
+        };
+        let before: Vec<Place> = self.sockets.places().collect();
+        let mut failed = self.sockets.listen(&wanted);
+        failed.sort();
+        let places: Vec<Place> = self.sockets.places().collect();
+        if before != places {
+            self.serve()?;
+            self.deposit().await;
+        }
+        if !places.is_empty() && self.keeper.is_none() {
+            let found = KEEPER.find(&self.deps.run_dir, &self.deps.program).await;
+            self.keeper =
+                found.inspect_err(|error| tracing::warn!(%error, "nobody can keep the ingress sockets")).ok();
+            self.deposit().await;
+        }
+        for why in failed.iter().filter(|why| !self.failed.contains(why)) {
+            tracing::warn!(why, "ingress is not served there");
+        }
+        self.failed = failed;
+        let mut ports: Vec<u16> = places.iter().map(|place| place.address.port()).collect();
+        ports.sort_unstable();
+        ports.dedup();
+        self.deps.ports.send_if_modified(|now| *now != ports && { *now = ports; true });
+        Ok(())
+    }
+
+    /// Starts the data path on the sockets that there are, and lets the one before end.
+    fn serve(&mut self) -> Result<(), RunError> {
+        let listeners = self.sockets.copies().map_err(RunError::Socket)?;
+        let next = match listeners.is_empty() {
+            true => None,
+            false => {
+                let listener = |(place, socket): (Place, std::net::TcpListener)| Listener {
+                    socket,
+                    scheme: place.scheme(),
+                    proxy_from: self.config.proxy_from.clone(),
+                };
+                let serving = Serving { trusted: self.config.trusted.clone(), ..Serving::default() };
+                let listeners = listeners.into_iter().map(listener).collect();
+                Some(Server::start(serving, listeners, self.compiled.table.clone())?)
+            }
+        };
+        tracing::info!(at = ?self.sockets.places().map(|p| p.to_string()).collect::<Vec<_>>(), "serving ingress");
+        if let Some(before) = std::mem::replace(&mut self.server, next) {
+            let budget = self.config.drain;
+            self.ending.spawn(async move { before.drain(budget).await });
+        }
+        Ok(())
+    }
+
+    async fn deposit(&mut self) {
+        let Some(keeper) = &self.keeper else { return };
+        if let Err(error) = keeper.keep(&self.sockets.named()).await {
+            tracing::warn!(%error, "the ingress sockets could not be deposited");
+            self.keeper = None;
+        }
+    }
+
+    /// Waits until the keeper is gone.
+    async fn unkept(&self) {
+        match &self.keeper {
+            Some(keeper) => keeper.gone().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    fn show(&self) {
+        let figures = self.server.as_ref().map(Server::figures);
+        self.deps.status.show(&self.compiled, self.sockets.places(), &self.failed, figures);
+        match self.failed.first() {
+            Some(why) => self.health.degraded(why.clone()),
+            None if self.server.is_some() && self.keeper.is_none() => {
+                self.health.degraded("nobody keeps the ingress sockets while the agent restarts");
+            }
+            None => self.health.ready(),
+        }
+    }
+
+    /// Lets requests end that are under way. New connections wait on the sockets for the next agent.
+    async fn stop(mut self) {
+        if let Some(server) = self.server.take() {
+            server.drain(self.config.drain).await;
+        }
+        self.ending.shutdown().await;
+    }
+}
+
+/// Ends the keeper of the sockets: for when somebody else serves Ingresses.
+pub async fn clear(run_dir: &std::path::Path) {
+    let process = KEEPER.detached(run_dir);
+    if let Ok(Err(error)) = tokio::task::spawn_blocking(move || process.end()).await {
+        tracing::warn!(%error, "the keeper of the ingress sockets could not be ended");
+    }
+}

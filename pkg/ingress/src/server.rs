@@ -1,0 +1,262 @@
+//! The ingress as a whole: threads, listening sockets, beginning and end.
+
+use crate::bounds::Bounds;
+use crate::decide::Peer;
+use crate::error::{Broken, IngressError};
+use crate::h1::io::Stream;
+use crate::observe::Observer;
+use crate::route::{RouteTable, Scheme};
+use crate::tls;
+use crate::worker::{Counted, Shared, Worker};
+use crate::{front_h1, front_h2, proxy_header};
+use ipnet::IpNet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+
+/// How often idle connections to endpoints are looked through.
+const SWEEP: Duration = Duration::from_secs(5);
+/// How long a listening socket rests after the process ran out of descriptors.
+const REST: Duration = Duration::from_millis(50);
+
+/// A listening socket that the caller has made.
+#[derive(Debug)]
+pub struct Listener {
+    /// The socket; it listens.
+    pub socket: std::net::TcpListener,
+    /// What is spoken there.
+    pub scheme: Scheme,
+    /// Peers whose connections must begin with a PROXY header; those of others must not.
+    pub proxy_from: Vec<IpNet>,
+}
+
+/// How to serve.
+#[derive(Default)]
+pub struct IngressConfig {
+    /// Threads; one for each processor when 0.
+    pub threads: usize,
+    /// What clients and backends may take.
+    pub bounds: Bounds,
+    /// Peers that may say, in `X-Forwarded-For` and its like, for whom a request is.
+    pub trusted: Vec<IpNet>,
+    /// Who is told of each request.
+    pub observer: Option<Arc<dyn Observer>>,
+}
+
+/// Counts since the beginning, and of this moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// Connections of clients, now.
+    pub connections: usize,
+    /// Connections that were turned away since there were too many.
+    pub turned_away: u64,
+    /// Handshakes of TLS that came to nothing.
+    pub handshakes_failed: u64,
+    /// Requests that were refused since they were malformed or ambiguous.
+    pub malformed: u64,
+    /// Answers by route, and by hundred of their status: index 2 is 2xx.
+    pub answers: Vec<(Arc<str>, [u64; 6])>,
+}
+
+/// An ingress that serves. When it is dropped it stops at once.
+pub struct Ingress {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Ingress {
+    /// Begins to serve on these sockets by a table.
+    pub fn start(
+        config: IngressConfig,
+        listeners: Vec<Listener>,
+        table: Arc<RouteTable>,
+    ) -> Result<Self, IngressError> {
+        let IngressConfig { threads, bounds, trusted, observer } = config;
+        let shared = Arc::new(Shared::new(bounds, trusted, observer, table));
+        let count = match threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            count => count,
+        };
+        let acceptor = tls::acceptor(&shared).map_err(IngressError::Tls)?;
+        let listeners: Vec<Arc<Listener>> = listeners.into_iter().map(Arc::new).collect();
+        let mut ingress = Self { shared: shared.clone(), threads: Vec::new() };
+        for at in 0..count {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .map_err(IngressError::Thread)?;
+            let mut own = Vec::new();
+            for listener in &listeners {
+                let _entered = runtime.enter();
+                own.push((listener.clone(), listen(listener)?));
+            }
+            let worker = Arc::new(Worker::new(shared.clone(), seed()));
+            let acceptor = acceptor.clone();
+            let thread = std::thread::Builder::new()
+                .name(format!("http-{at}"))
+                .spawn(move || runtime.block_on(serve(worker, own, acceptor)))
+                .map_err(IngressError::Thread)?;
+            ingress.threads.push(thread);
+        }
+        Ok(ingress)
+    }
+
+    /// Serves new requests by another table; those under way keep theirs.
+    pub fn swap(&self, table: Arc<RouteTable>) {
+        self.shared.swap(table);
+    }
+
+    /// What was counted.
+    pub fn figures(&self) -> Figures {
+        let shared = &self.shared;
+        let live = shared.live();
+        let answers = live.table.routes().iter().zip(&live.routes).map(|(route, state)| {
+            (route.name.clone(), std::array::from_fn(|at| state.answers[at].load(Relaxed)))
+        });
+        Figures {
+            connections: shared.connections.load(Relaxed),
+            turned_away: shared.turned_away.load(Relaxed),
+            handshakes_failed: shared.handshakes_failed.load(Relaxed),
+            malformed: shared.malformed.load(Relaxed),
+            answers: answers.collect(),
+        }
+    }
+
+    /// Takes no new connections, ends those that are idle, and lets requests that are under way come to their end within a
+    /// budget. The listening sockets stay open for as long as the caller holds copies of them.
+    pub async fn drain(self, budget: Duration) {
+        self.shared.drain();
+        let idle = async {
+            while self.threads.iter().any(|thread| !thread.is_finished()) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        if timeout(budget, idle).await.is_err() {
+            tracing::info!(
+                connections = self.figures().connections,
+                "connections are ended after the budget"
+            );
+        }
+    }
+}
+
+impl Drop for Ingress {
+    fn drop(&mut self) {
+        self.shared.end();
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a thread for HTTP panicked");
+            }
+        }
+    }
+}
+
+fn seed() -> u64 {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+    RandomState::new().build_hasher().finish()
+}
+
+fn listen(listener: &Listener) -> Result<TcpListener, IngressError> {
+    let name = || listener.socket.local_addr().map_or("?".to_owned(), |address| address.to_string());
+    let socket = listener.socket.try_clone().and_then(|socket| {
+        socket.set_nonblocking(true)?;
+        TcpListener::from_std(socket)
+    });
+    socket.map_err(|source| IngressError::Listener { name: name(), source })
+}
+
+/// One thread.
+async fn serve(worker: Arc<Worker>, listeners: Vec<(Arc<Listener>, TcpListener)>, acceptor: TlsAcceptor) {
+    for (listener, socket) in listeners {
+        let accepting = accept(worker.clone(), listener, socket, acceptor.clone());
+        worker.spawn(accepting);
+    }
+    let sweeping = async {
+        loop {
+            tokio::time::sleep(SWEEP).await;
+            worker.pool.sweep(&worker);
+        }
+    };
+    tokio::select! {
+        () = sweeping => {}
+        () = worker.shared.drained() => {}
+    }
+    worker.pool.close();
+    worker.tasks.close();
+    tokio::select! {
+        () = worker.tasks.wait() => {}
+        () = worker.shared.stopped() => {}
+    }
+}
+
+async fn accept(worker: Arc<Worker>, listener: Arc<Listener>, socket: TcpListener, acceptor: TlsAcceptor) {
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = worker.shared.drained() => return,
+            accepted = socket.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, address)) => {
+                let Some(counted) = Counted::new(&worker.shared) else { continue };
+                let (task_worker, listener, acceptor) = (worker.clone(), listener.clone(), acceptor.clone());
+                worker.spawn(async move {
+                    connection(&task_worker, stream, address, &listener, acceptor).await;
+                    drop(counted);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a connection cannot be accepted; is the limit of open files too low?");
+                tokio::time::sleep(REST).await;
+            }
+        }
+    }
+}
+
+async fn connection(
+    worker: &Arc<Worker>,
+    mut stream: TcpStream,
+    address: SocketAddr,
+    listener: &Listener,
+    acceptor: TlsAcceptor,
+) {
+    let bounds = &worker.shared.bounds;
+    let Ok(local) = stream.local_addr() else { return };
+    let mut peer = Peer { address, local, scheme: listener.scheme };
+    let _ = stream.set_nodelay(true);
+    let ip = address.ip().to_canonical();
+    if listener.proxy_from.iter().any(|range| range.contains(&ip)) {
+        let read = timeout(bounds.handshake, proxy_header::read(&mut stream)).await;
+        match read.map_err(|_| Broken::Slow) {
+            Ok(Ok(Some((address, local)))) => (peer.address, peer.local) = (address, local),
+            Ok(Ok(None)) => {}
+            Ok(Err(broken)) | Err(broken) => {
+                tracing::debug!(client = %address, %broken, "a connection without PROXY header was closed");
+                return;
+            }
+        }
+    }
+    if listener.scheme == Scheme::Http {
+        return front_h1::run(worker, Stream::Plain(stream), &peer).await;
+    }
+    let stream = match timeout(bounds.handshake, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => stream,
+        failed => {
+            worker.shared.handshakes_failed.fetch_add(1, Relaxed);
+            let error = failed.err().map_or("malformed or refused", |_| "too slow");
+            tracing::debug!(client = %address, error, "a handshake came to nothing");
+            return;
+        }
+    };
+    let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    let stream = Stream::Tls(Box::new(stream));
+    match is_h2 {
+        true => front_h2::run(worker, stream, Arc::new(peer)).await,
+        false => front_h1::run(worker, stream, &peer).await,
+    }
+}
