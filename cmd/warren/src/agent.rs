@@ -116,6 +116,29 @@ pub(crate) struct AgentArgs {
     #[arg(long, value_name = "WHAT", env = "WARREN_NETWORK_POLICY_UNKNOWN", help_heading = "Network policy")]
     network_policy_unknown: Option<String>,
 
+    /// Serve Ingresses on this node (on), or leave them to somebody else (off) [default: on]. Nothing listens while there is
+    /// no Ingress.
+    #[arg(long, value_name = "ON|OFF", env = "WARREN_INGRESS", help_heading = "Ingress")]
+    ingress: Option<String>,
+    /// Port of HTTP on this node [default: 80].
+    #[arg(long, value_name = "PORT", env = "WARREN_INGRESS_HTTP_PORT", help_heading = "Ingress")]
+    ingress_http_port: Option<String>,
+    /// Port of HTTPS on this node [default: 443].
+    #[arg(long, value_name = "PORT", env = "WARREN_INGRESS_HTTPS_PORT", help_heading = "Ingress")]
+    ingress_https_port: Option<String>,
+    /// Name of the class, where Ingresses name it by the annotation kubernetes.io/ingress.class [default: warren].
+    #[arg(long, value_name = "NAME", env = "WARREN_INGRESS_CLASS", help_heading = "Ingress")]
+    ingress_class: Option<String>,
+    /// Serve only when this node has these labels [default: always].
+    #[arg(long, value_name = "KEY[=VALUE][,...]", env = "WARREN_INGRESS_NODES", help_heading = "Ingress")]
+    ingress_nodes: Vec<String>,
+    /// Peers that may say for whom a request is, such as another proxy in front [default: nobody].
+    #[arg(long, value_name = "CIDR[,CIDR]", env = "WARREN_INGRESS_TRUSTED", help_heading = "Ingress")]
+    ingress_trusted: Vec<String>,
+    /// Peers whose connections begin with a PROXY header [default: nobody].
+    #[arg(long, value_name = "CIDR[,CIDR]", env = "WARREN_INGRESS_PROXY_PROTOCOL", help_heading = "Ingress")]
+    ingress_proxy_protocol: Vec<String>,
+
     /// Serve cluster DNS on this node (on), or leave it to somebody else (off) [default: on].
     #[arg(long, value_name = "ON|OFF", env = "WARREN_DNS", help_heading = "DNS")]
     dns: Option<String>,
@@ -187,6 +210,13 @@ impl AgentArgs {
             ("loadbalancer-interface", one(self.loadbalancer_interface)),
             ("network-policy", one(self.network_policy)),
             ("network-policy-unknown", one(self.network_policy_unknown)),
+            ("ingress", one(self.ingress)),
+            ("ingress-http-port", one(self.ingress_http_port)),
+            ("ingress-https-port", one(self.ingress_https_port)),
+            ("ingress-class", one(self.ingress_class)),
+            ("ingress-nodes", self.ingress_nodes),
+            ("ingress-trusted", self.ingress_trusted),
+            ("ingress-proxy-protocol", self.ingress_proxy_protocol),
             ("dns", one(self.dns)),
             ("cluster-dns", self.cluster_dns),
             ("cluster-domain", one(self.cluster_domain)),

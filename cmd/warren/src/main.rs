@@ -79,6 +79,9 @@ enum Command {
     /// Keep the DNS sockets while no agent runs (the agent starts this).
     #[command(hide = true, name = warren_dns::KEEPER.name())]
     DnsSockets(sockets::SocketsArgs),
+    /// Keep the ingress sockets while no agent runs (the agent starts this).
+    #[command(hide = true, name = warren_ingress::KEEPER.name())]
+    IngressSockets(sockets::SocketsArgs),
     /// Remove everything that Warren put on this node, and prove it.
     Uninstall(uninstall::UninstallArgs),
     /// Print a shell's completion script.
@@ -92,7 +95,10 @@ impl Command {
     fn is_daemon(&self) -> bool {
         match self {
             Command::Server(args) => args.is_daemon(),
-            Command::Agent(_) | Command::Wireguard(_) | Command::DnsSockets(_) => true,
+            Command::Agent(_)
+            | Command::Wireguard(_)
+            | Command::DnsSockets(_)
+            | Command::IngressSockets(_) => true,
             _ => false,
         }
     }
@@ -114,6 +120,7 @@ impl Command {
             Command::Lab(args) => lab::run(args),
             Command::Wireguard(args) => wireguard::run(args),
             Command::DnsSockets(args) => sockets::run(warren_dns::KEEPER, args),
+            Command::IngressSockets(args) => sockets::run(warren_ingress::KEEPER, args),
             Command::Uninstall(args) => uninstall::run(args),
             Command::Completion(args) => completion::run(args, Cli::command()),
             Command::Version => {

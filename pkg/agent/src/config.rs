@@ -4,6 +4,7 @@
 //! file. Flags win over the environment, the environment over the file. Every fault is found, not just the first.
 
 mod dns;
+mod ingress;
 mod services;
 
 pub use services::ServicesConfig;
@@ -14,6 +15,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use warren_dns::DnsConfig;
+use warren_ingress::config::IngressConfig;
 use warren_policy::Unknown;
 use warren_types::cidr::overlap;
 use warren_types::{Family, NodeName, Secret, defaults};
@@ -45,6 +47,13 @@ pub const KEYS: &[&str] = &[
     "loadbalancer-interface",
     "network-policy",
     "network-policy-unknown",
+    "ingress",
+    "ingress-http-port",
+    "ingress-https-port",
+    "ingress-class",
+    "ingress-nodes",
+    "ingress-trusted",
+    "ingress-proxy-protocol",
     "dns",
     "cluster-dns",
     "cluster-domain",
@@ -156,6 +165,8 @@ pub struct AgentConfig {
     pub services: ServicesConfig,
     /// What becomes of pods of which nothing is known; none when somebody else enforces network policies.
     pub policy: Option<Unknown>,
+    /// Ingresses; none when somebody else serves them.
+    pub ingress: Option<IngressConfig>,
     /// Cluster DNS; none when somebody else serves it.
     pub dns: Option<DnsConfig>,
 }
@@ -334,6 +345,7 @@ impl RawConfig {
         let api = self.api(facts, &data_dir);
         let joins = matches!(api, Some(ApiChoice::Join { .. }));
         let (cluster_cidrs, service_cidrs) = self.ranges();
+        let node = node_name.clone().unwrap_or_else(placeholder);
         let config = AgentConfig {
             node_ips: self.node_ips(),
             run_dir: self.path("run-dir", defaults::RUN_DIR),
@@ -348,9 +360,10 @@ impl RawConfig {
             mtu: self.parse("mtu", mtu),
             services: self.services(),
             policy: self.policy(),
+            ingress: self.ingress(&node),
             dns: self.dns(),
             api: api.unwrap_or(ApiChoice::InCluster),
-            node_name: node_name.clone().unwrap_or_else(placeholder),
+            node_name: node,
             data_dir,
             cluster_cidrs,
             service_cidrs,

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use warren_dns::DnsStatus;
+use warren_ingress::runner::IngressStatus;
 use warren_loadbalancer::{HeldPorts, LoadBalancerStatus};
 use warren_netlink::{Netlink, NetlinkError};
 use warren_overlay::OverlayStatus;
@@ -132,6 +133,8 @@ pub async fn run(config: AgentConfig) -> Result<(), AgentError> {
         proxy: ProxyStatus::default(),
         policy: PolicyStatus::default(),
         gate: Gate::default(),
+        ingress: IngressStatus::default(),
+        ingress_ports: tokio::sync::watch::Sender::new(Vec::new()),
         dns: DnsStatus::default(),
         load_balancer: LoadBalancerStatus::default(),
         held_ports: tokio::sync::watch::Sender::new(HeldPorts::default()),

@@ -2,6 +2,7 @@
 
 mod cni;
 mod dns;
+mod ingress;
 mod ipam;
 pub(crate) mod join;
 mod loadbalancer;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 use tokio::sync::{OnceCell, watch};
 use tokio_util::sync::CancellationToken;
 use warren_dns::DnsStatus;
+use warren_ingress::runner::IngressStatus;
 use warren_ipam::Pool;
 use warren_loadbalancer::{HeldPorts, LoadBalancerStatus, Mode};
 use warren_netlink::nft::Nft;
@@ -55,6 +57,10 @@ pub(crate) struct Shared {
     pub(crate) policy: PolicyStatus,
     /// Where pods wait until the kernel isolates them.
     pub(crate) gate: Gate,
+    /// What ingress shows of itself.
+    pub(crate) ingress: IngressStatus,
+    /// The ports on which this node serves ingress.
+    pub(crate) ingress_ports: watch::Sender<Vec<u16>>,
     /// What cluster DNS shows of itself.
     pub(crate) dns: DnsStatus,
     /// What the load balancer says of itself.
@@ -116,6 +122,7 @@ pub(crate) fn start_all(supervisor: &mut Supervisor, shared: &Shared) {
     if shared.config.services.load_balancer != Mode::Off {
         start(supervisor, shared, "loadbalancer", loadbalancer::run);
     }
+    start(supervisor, shared, "ingress", ingress::run);
     start(supervisor, shared, "ipam", ipam::run);
     start(supervisor, shared, "cni", cni::run);
 }

@@ -165,7 +165,7 @@ async fn observe(places: &Places, netlink: &Netlink) -> Result<Vec<Found>, Unins
     if fs::read_to_string(&conflist).is_ok_and(|text| is_our_conflist(&text)) {
         out.push(Found::File(conflist));
     }
-    for name in [marks::TUNNEL_LINK, warren_dns::KEEPER.name()] {
+    for name in [marks::TUNNEL_LINK, warren_dns::KEEPER.name(), warren_ingress::KEEPER.name()] {
         let process = Detached::new(name, &places.run_dir);
         out.extend(process.running().map(|pid| Found::Process(process, pid)));
     }

@@ -41,7 +41,7 @@ pub struct Settings {
 #[derive(Debug, Default)]
 pub struct Compiled {
     /// The routes.
-    pub table: RouteTable,
+    pub table: Arc<RouteTable>,
     /// The Ingresses that are served here, with their uid, and what is wrong with them.
     pub served: BTreeMap<IngressKey, Served>,
     /// The Secrets that are needed.

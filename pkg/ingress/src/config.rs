@@ -13,7 +13,7 @@ use warren_types::{
 };
 
 /// What the user says of it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IngressConfig {
     /// This node.
     pub node_name: NodeName,

@@ -8,7 +8,9 @@
 
 pub mod auth;
 mod bounds;
+mod certificate;
 pub mod compile;
+pub mod config;
 mod decide;
 mod error;
 mod exchange;
@@ -20,7 +22,9 @@ mod message;
 mod observe;
 mod proxy_header;
 pub mod route;
+pub mod runner;
 mod server;
+mod sockets;
 mod state;
 mod target;
 pub mod tls;
@@ -31,3 +35,4 @@ pub use bounds::Bounds;
 pub use error::IngressError;
 pub use observe::{Observer, Record};
 pub use server::{Figures, Ingress, IngressConfig, Listener};
+pub use sockets::KEEPER;

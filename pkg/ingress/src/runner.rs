@@ -5,11 +5,11 @@ mod status;
 
 pub use status::{IngressStatus, Listening, StatusSnapshot};
 
+use crate::certificate;
 use crate::compile::{Compiled, Engine, Settings};
 use crate::config::{Deps, IngressConfig};
-use crate::server::{Ingress as Server, Listener, Serving};
+use crate::server::{Ingress as Server, IngressConfig as Serving, Listener};
 use crate::sockets::{KEEPER, Place, Sockets};
-use crate::tls;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -19,8 +19,8 @@ use warren_netlink::keeper::Keeper;
 use warren_store::tables::node_key;
 use warren_store::{Record, StoreError, Update, Watch};
 use warren_types::{
-    EndpointSlice, HealthCell, HealthState, Ingress, IngressClass, IngressClassName, IngressKey, Node, SecretObject,
-    SecretRef, Service, ServiceKey, SliceKey,
+    EndpointSlice, HealthCell, HealthState, Ingress, IngressClass, IngressClassName, IngressKey, Node,
+    SecretObject, SecretRef, Service, ServiceKey, SliceKey,
 };
 
 /// Tables are at least this far apart; the first after a pause is made at once.
@@ -83,14 +83,15 @@ pub async fn run(
             () = tokio::time::sleep_until(begun + GAP) => {}
         }
         let retry = runner.is_lame().then(|| begun + RETRY);
+        let Runner { engine, keeper, ending, .. } = &mut runner;
         let told = tokio::select! {
             () = stop.cancelled() => break Ok(()),
-            told = follow.next(&mut runner.engine) => told,
-            () = runner.unkept() => {
-                runner.keeper = None;
+            told = follow.next(engine) => told,
+            () = gone(keeper.as_ref()) => {
+                *keeper = None;
                 Some(())
             }
-            Some(_) = runner.ending.join_next() => Some(()),
+            Some(_) = ending.join_next() => Some(()),
             () = at(retry) => Some(()),
         };
         if told.is_none() {
@@ -105,6 +106,14 @@ pub async fn run(
 async fn at(time: Option<Instant>) {
     match time {
         Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits until the keeper is gone.
+async fn gone(keeper: Option<&Keeper>) {
+    match keeper {
+        Some(keeper) => keeper.gone().await,
         None => std::future::pending().await,
     }
 }
@@ -212,7 +221,7 @@ struct Runner {
 
 impl Runner {
     fn new(config: IngressConfig, deps: Deps, health: HealthCell) -> Result<Self, RunError> {
-        let certificate = tls::self_signed().map_err(|e| RunError::Certificate(e.to_string()))?;
+        let certificate = certificate::self_signed().map_err(|e| RunError::Certificate(e.to_string()))?;
         let settings = Settings {
             class: config.class.clone(),
             https_port: config.https_port,
@@ -236,7 +245,8 @@ impl Runner {
     /// Waits for the first complete load of everything, and takes the sockets that the agent before has left.
     async fn load(&mut self, follow: &mut Follow) -> Result<(), RunError> {
         let closed = RunError::StoreClosed;
-        self.health.set(HealthState::Starting, "waiting for the first list of Ingresses, Services and endpoints");
+        self.health
+            .set(HealthState::Starting, "waiting for the first list of Ingresses, Services and endpoints");
         let all = async {
             follow.ingresses.loaded().await?;
             follow.classes.loaded().await?;
@@ -307,7 +317,12 @@ impl Runner {
         let mut ports: Vec<u16> = places.iter().map(|place| place.address.port()).collect();
         ports.sort_unstable();
         ports.dedup();
-        self.deps.ports.send_if_modified(|now| *now != ports && { *now = ports; true });
+        self.deps.ports.send_if_modified(|now| {
+            *now != ports && {
+                *now = ports;
+                true
+            }
+        });
         Ok(())
     }
 
@@ -340,14 +355,6 @@ impl Runner {
         if let Err(error) = keeper.keep(&self.sockets.named()).await {
             tracing::warn!(%error, "the ingress sockets could not be deposited");
             self.keeper = None;
-        }
-    }
-
-    /// Waits until the keeper is gone.
-    async fn unkept(&self) {
-        match &self.keeper {
-            Some(keeper) => keeper.gone().await,
-            None => std::future::pending().await,
         }
     }
 

@@ -62,12 +62,6 @@ pub fn compile(input: &AddressInput<'_>) -> Vec<LoadBalancerAddresses> {
     services.iter().map(row).collect()
 }
 
-/// Whether this node writes the rows: the first by name among the ready ones.
-#[must_use]
-pub fn is_writer<'a>(own: &NodeName, nodes: impl IntoIterator<Item = &'a Node>) -> bool {
-    nodes.into_iter().filter(|node| node.ready).map(|node| &node.name).min() == Some(own)
-}
-
 /// The addresses of the pool that some Service has, and that this node can serve as far as its endpoints go.
 #[must_use]
 pub fn servable<'a>(

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use warren_netlink::NetlinkError;
 use warren_store::tables::ONLY;
 use warren_store::{Durability, Rows};
-use warren_types::{EndpointSlice, Family, HealthCell, HealthState, LocalNode, Node, Service};
+use warren_types::{EndpointSlice, Family, HealthCell, HealthState, LocalNode, Node, Service, node};
 
 /// Passes are at least this far apart.
 const GAP: Duration = Duration::from_millis(100);
@@ -245,7 +245,7 @@ impl Runner {
 
     /// Writes the addresses of Services, when it is this node's turn.
     async fn write(&self, services: &[&Service], input: &Input) -> Result<(), LoadBalancerError> {
-        let writer = addresses::is_writer(&self.config.node_name, input.nodes.values().map(AsRef::as_ref));
+        let writer = node::is_first_ready(&self.config.node_name, input.nodes.values().map(AsRef::as_ref));
         let rows = if writer {
             let mut held = self.deps.held.borrow().clone();
             held.insert(self.config.node_name.clone(), self.deps.held_here.borrow().clone());

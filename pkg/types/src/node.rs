@@ -84,3 +84,9 @@ pub struct LocalNode {
     /// Why not, in one line; empty when ready.
     pub message: String,
 }
+
+/// Whether a node is the first by name among those that are ready: the one that writes what one node writes for all.
+#[must_use]
+pub fn is_first_ready<'a>(own: &NodeName, nodes: impl IntoIterator<Item = &'a Node>) -> bool {
+    nodes.into_iter().filter(|node| node.ready).map(|node| &node.name).min() == Some(own)
+}

@@ -64,7 +64,7 @@ impl RawConfig {
         }
     }
 
-    fn prefixes(&mut self, key: &str) -> Vec<IpNet> {
+    pub(super) fn prefixes(&mut self, key: &str) -> Vec<IpNet> {
         let shown = self.shown(key);
         let mut out = Vec::new();
         for text in self.list(key) {

@@ -102,7 +102,7 @@ async fn publish(
         public_key: public_key(&shared.keys.private_key),
         endpoints: ips.iter().map(|ip| SocketAddr::new(*ip, shared.config.tunnel_port)).collect(),
         held_ports: super::loadbalancer::published(&shared.held_ports.borrow()),
-        ingress: Vec::new(),
+        ingress: shared.ingress_ports.borrow().clone(),
         internal_ips: ips.to_vec(),
         ready: missing.is_empty() && !ips.is_empty(),
         message: if ips.is_empty() {

@@ -59,7 +59,7 @@ pub(super) fn compile(
         faults.dedup();
         (read.row.key.clone(), Served { uid: read.row.uid.clone(), faults })
     });
-    Compiled { table: table.build(), served: served.collect(), wanted: all.wanted }
+    Compiled { table: Arc::new(table.build()), served: served.collect(), wanted: all.wanted }
 }
 
 struct Compiler<'a> {

@@ -352,10 +352,16 @@ fn an_address_is_servable_where_the_policy_lets_it_be_served() {
 #[test]
 fn the_first_ready_node_by_name_writes() {
     let mut nodes = [node(2), node(1), node(3)];
-    assert!(is_writer(&node_name("n1"), &nodes) && !is_writer(&node_name("n2"), &nodes));
+    assert!(
+        warren_types::node::is_first_ready(&node_name("n1"), &nodes)
+            && !warren_types::node::is_first_ready(&node_name("n2"), &nodes)
+    );
     nodes[1].ready = false;
-    assert!(is_writer(&node_name("n2"), &nodes) && !is_writer(&node_name("n1"), &nodes));
-    assert!(!is_writer(&node_name("n1"), []));
+    assert!(
+        warren_types::node::is_first_ready(&node_name("n2"), &nodes)
+            && !warren_types::node::is_first_ready(&node_name("n1"), &nodes)
+    );
+    assert!(!warren_types::node::is_first_ready(&node_name("n1"), []));
 }
 
 #[test]

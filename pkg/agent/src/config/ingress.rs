@@ -1,0 +1,135 @@
+//! The part of the configuration that is about ingress.
+
+use super::services::on_off;
+use super::{RawConfig, port};
+use std::collections::BTreeSet;
+use std::time::Duration;
+use warren_ingress::config::IngressConfig;
+use warren_types::{IngressClassName, NodeName, Requirement, Selector};
+
+/// Warren's class when nothing is said.
+const CLASS: &str = "warren";
+/// How long requests that are under way may take when the agent stops: less than the agent gives its subsystems.
+const DRAIN: Duration = Duration::from_secs(4);
+
+impl RawConfig {
+    /// None when somebody else serves Ingresses.
+    pub(super) fn ingress(&mut self, node_name: &NodeName) -> Option<IngressConfig> {
+        let on = self.parse("ingress", on_off).unwrap_or(true);
+        let class = self.parse("ingress-class", |v| IngressClassName::new(v).map_err(|e| e.to_string()));
+        let shown = self.shown("ingress-nodes");
+        let mut nodes = Vec::new();
+        for text in self.list("ingress-nodes") {
+            match requirement(&text) {
+                Ok(requirement) => nodes.push(requirement),
+                Err(reason) => self.fault(&shown, reason),
+            }
+        }
+        let (http_port, https_port) = (
+            self.parse("ingress-http-port", port).unwrap_or(80),
+            self.parse("ingress-https-port", port).unwrap_or(443),
+        );
+        if http_port == https_port {
+            self.fault("--ingress-https-port", "HTTP and HTTPS need a port each");
+        }
+        let config = IngressConfig {
+            node_name: node_name.clone(),
+            http_port,
+            https_port,
+            class: class.unwrap_or_else(usual_class),
+            nodes: Selector::new(nodes),
+            trusted: self.prefixes("ingress-trusted"),
+            proxy_from: self.prefixes("ingress-proxy-protocol"),
+            drain: DRAIN,
+        };
+        on.then_some(config)
+    }
+}
+
+fn usual_class() -> IngressClassName {
+    #[expect(clippy::expect_used, reason = "a constant that the type accepts")]
+    IngressClassName::new(CLASS).expect("a valid constant")
+}
+
+/// `KEY` or `KEY=VALUE`.
+fn requirement(text: &str) -> Result<Requirement, String> {
+    let (key, value) = match text.split_once('=') {
+        None => (text, None),
+        Some((key, value)) => (key, Some(value)),
+    };
+    if key.is_empty() || key.contains(|c: char| c.is_whitespace() || "!(),".contains(c)) {
+        return Err(format!("{text:?} is no label such as warren.dev/ingress=true"));
+    }
+    Ok(match value {
+        None => Requirement::Exists(key.to_owned()),
+        Some(value) => Requirement::In(key.to_owned(), BTreeSet::from([value.to_owned()])),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Origin;
+    use super::*;
+
+    fn read(said: &[(&str, &[&str])]) -> (Option<IngressConfig>, Vec<super::super::Fault>) {
+        let mut raw = RawConfig::default();
+        for (key, values) in said {
+            raw.say(key, Origin::Flag, values.iter().map(|v| (*v).to_owned()).collect());
+        }
+        let config = raw.ingress(&NodeName::new("n1").unwrap());
+        (config, raw.faults)
+    }
+
+    #[test]
+    fn what_is_not_said_has_the_customary_value() {
+        let (config, faults) = read(&[]);
+        let config = config.unwrap();
+        assert_eq!(faults, []);
+        assert_eq!((config.http_port, config.https_port, config.class.as_ref()), (80, 443, "warren"));
+        assert!(config.nodes.is_everything() && config.trusted.is_empty() && config.proxy_from.is_empty());
+        assert!(read(&[("ingress", &["off"])]).0.is_none());
+    }
+
+    #[test]
+    fn everything_can_be_said() {
+        let (config, faults) = read(&[
+            ("ingress", &["on"]),
+            ("ingress-http-port", &["8080"]),
+            ("ingress-https-port", &["8443"]),
+            ("ingress-class", &["edge"]),
+            ("ingress-nodes", &["warren.dev/ingress=true,zone"]),
+            ("ingress-trusted", &["10.0.0.0/8"]),
+            ("ingress-proxy-protocol", &["192.168.1.5/32"]),
+        ]);
+        assert_eq!(faults, []);
+        let config = config.unwrap();
+        assert_eq!((config.http_port, config.https_port, config.class.as_ref()), (8080, 8443, "edge"));
+        assert_eq!(config.nodes.to_string(), "warren.dev/ingress=true,zone");
+        assert_eq!((config.trusted.len(), config.proxy_from.len()), (1, 1));
+    }
+
+    #[test]
+    fn each_fault_is_named() {
+        let (_, faults) = read(&[
+            ("ingress", &["maybe"]),
+            ("ingress-http-port", &["0"]),
+            ("ingress-https-port", &["80"]),
+            ("ingress-class", &["A_B"]),
+            ("ingress-nodes", &["a b"]),
+            ("ingress-trusted", &["x"]),
+            ("ingress-proxy-protocol", &["y"]),
+        ]);
+        let keys: Vec<&str> = faults.iter().map(|f| f.key.as_str()).collect();
+        for key in [
+            "ingress",
+            "ingress-http-port",
+            "ingress-https-port",
+            "ingress-class",
+            "ingress-nodes",
+            "ingress-trusted",
+            "ingress-proxy-protocol",
+        ] {
+            assert!(keys.contains(&format!("--{key}").as_str()), "{key}: {faults:?}");
+        }
+    }
+}
