@@ -16,12 +16,14 @@
 //! Failure modes: API away: rows stay, tries go on every two seconds at most; API refuses a write: named in the status,
 //! retried with backoff; malformed object: the field is refused and named.
 
+mod addresses;
 pub mod backoff;
 pub mod client;
 pub mod convert;
 mod events;
 mod follow;
 mod follows;
+mod ingresses;
 pub mod join;
 mod lease;
 mod node;
@@ -127,23 +129,27 @@ fn tasks_of(
         Arc::new(observed::OwnNode::new(&config.node_name)),
         Arc::new(pods::OwnPods::new(&config.node_name)),
     );
-    let listed = tokio::sync::watch::Sender::new(false);
-    let balancers = services::Publisher::new(client.clone(), store, listed.subscribe(), status.clone());
-    let events = events::Publisher::new(
-        client.clone(),
-        config.node_name.clone(),
-        store,
-        listed.subscribe(),
-        status.clone(),
+    let listed = || tokio::sync::watch::Sender::new(false);
+    let (services, ingresses) = (listed(), listed());
+    let mut tasks: Vec<Task> = told::<services::Balancers, _>(
+        config,
+        (store, client, status, stop),
+        &services,
+        events::OfServices::new(store, status.clone()),
     );
+    tasks.extend(told::<ingresses::Ingresses, _>(
+        config,
+        (store, client, status, stop),
+        &ingresses,
+        events::OfIngresses::new(store, status.clone()),
+    ));
     let follows = Follows { client, store, status, stop };
-    let mut tasks = follows.tasks(
+    tasks.extend(follows.tasks(
         observed::NodeObserver(own_node.clone()),
         pods::PodObserver::new(own_pods.clone()),
-        services::Listed(listed),
-    );
-    tasks.push(Box::pin(balancers.run(stop.clone())));
-    tasks.push(Box::pin(events.run(stop.clone())));
+        addresses::Listed(services),
+        addresses::Listed(ingresses),
+    ));
     if !config.cluster_from_flags {
         tasks.push(follows.cluster());
     }
@@ -160,6 +166,19 @@ fn tasks_of(
         tasks.push(Box::pin(pods.run(stop.clone())));
     }
     tasks
+}
+
+/// What is said back of one kind of object: its addresses, and Events of its faults.
+fn told<S: addresses::Served, F: events::Faults>(
+    config: &SourceConfig,
+    (store, client, status, stop): (&Store, &kube::Client, &SourceStatus, &CancellationToken),
+    listed: &tokio::sync::watch::Sender<bool>,
+    faults: F,
+) -> Vec<Task> {
+    let addresses = addresses::Publisher::<S>::new(client.clone(), store, listed.subscribe(), status.clone());
+    let node = config.node_name.clone();
+    let events = events::Publisher::new(client.clone(), node, store, faults, listed.subscribe());
+    vec![Box::pin(addresses.run(stop.clone())), Box::pin(events.run(stop.clone()))]
 }
 
 /// Says how the source is, from what it knows of the API.
