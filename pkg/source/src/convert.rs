@@ -5,10 +5,11 @@
 
 use crate::status::Refusal;
 use kube::core::ObjectMeta;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use warren_types::cluster::{CONFIG_MAP_KEY, CONFIG_MAP_NAME};
+use warren_types::ingress::ANNOTATION_INGRESS;
 use warren_types::node::{
     ANNOTATION_ENDPOINTS, ANNOTATION_NODE_ID, ANNOTATION_OBSERVED, ANNOTATION_PUBLIC_KEY,
 };
@@ -19,10 +20,12 @@ use warren_types::{
 };
 
 mod endpoint_slice;
+mod ingress;
 mod policy;
 mod service;
 
 pub use endpoint_slice::{endpoint_slice, slice_key_of};
+pub use ingress::{ingress, ingress_class, ingress_class_of, ingress_key_of, secret};
 pub use policy::{namespace, namespace_of, network_policy, policy_key_of};
 pub(crate) use service::MAX_INGRESS;
 pub use service::{service, service_key_of};
@@ -38,6 +41,8 @@ const MAX_ENDPOINTS: usize = 8;
 const MAX_ADDRESSES: usize = 16;
 /// At most this many held ports of one node are kept.
 const MAX_HELD_PORTS: usize = 256;
+/// At most this many ports of ingress of one node are kept.
+const MAX_INGRESS_PORTS: usize = 16;
 /// At most this many refusals of one object are kept: enough to see what is wrong with it.
 const MAX_REFUSALS: usize = 20;
 
@@ -163,6 +168,35 @@ fn list<'a>(value: &'a Value, pointer: &str) -> &'a [Value] {
     value.pointer(pointer).and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
+/// An object all of whose fields are known.
+fn object<'a>(
+    door: &mut Door,
+    field: &str,
+    value: &'a Value,
+    names: &[&str],
+) -> Option<&'a Map<String, Value>> {
+    let Value::Object(map) = value else {
+        unreadable(door, field, value, "an object");
+        return None;
+    };
+    known(door, field, map, names).then_some(map)
+}
+
+/// Whether each field of `map` is one of `names`; those that are not are refused.
+fn known(door: &mut Door, field: &str, map: &Map<String, Value>, names: &[&str]) -> bool {
+    let unknown = map.iter().find(|(name, value)| !value.is_null() && !names.contains(&name.as_str()));
+    if let Some((name, _)) = unknown {
+        door.refuse(field, format_args!("field {:?} is not known", cut(name)));
+    }
+    unknown.is_none()
+}
+
+fn unreadable(door: &mut Door, field: &str, value: &Value, what: &str) {
+    let value = cut(&value.to_string());
+    let value = value.chars().take(80).collect::<String>();
+    door.refuse(field, format_args!("{value} is not {what}"));
+}
+
 /// A Node object into a row of table `nodes`.
 #[must_use]
 pub fn node(meta: &ObjectMeta, data: &Value) -> Converted<Node> {
@@ -178,6 +212,7 @@ pub fn node(meta: &ObjectMeta, data: &Value) -> Converted<Node> {
     let endpoints = annotation(ANNOTATION_ENDPOINTS).map(|v| endpoints(&mut door, v)).unwrap_or_default();
     let observed = annotation(ANNOTATION_OBSERVED).map(|v| observed(&mut door, v)).unwrap_or_default();
     let held_ports = annotation(ANNOTATION_HELD_PORTS).map(|v| held_ports(&mut door, v)).unwrap_or_default();
+    let ingress = annotation(ANNOTATION_INGRESS).map(|v| ports(&mut door, v)).unwrap_or_default();
     let pod_cidrs = pod_cidrs(&mut door, data);
     let mut internal_ips = Vec::new();
     for address in list(data, "/status/addresses").iter().filter(|a| text(a, "/type") == Some("InternalIP")) {
@@ -199,7 +234,7 @@ pub fn node(meta: &ObjectMeta, data: &Value) -> Converted<Node> {
         endpoints,
         observed,
         held_ports,
-        ingress: Vec::new(),
+        ingress,
         internal_ips,
         pod_cidrs,
         labels: meta.labels.clone().unwrap_or_default(),
@@ -262,6 +297,20 @@ fn held_ports(door: &mut Door, value: &str) -> Vec<HeldPort> {
         }
     }
     out.sort();
+    out.dedup();
+    out
+}
+
+/// The ports of [`ANNOTATION_INGRESS`].
+fn ports(door: &mut Door, value: &str) -> Vec<u16> {
+    let mut out = Vec::new();
+    for part in parts(value).take(MAX_INGRESS_PORTS) {
+        match part.parse() {
+            Ok(0) | Err(_) => door.refuse(ANNOTATION_INGRESS, format_args!("{:?} is not a port", cut(part))),
+            Ok(port) => out.push(port),
+        }
+    }
+    out.sort_unstable();
     out.dedup();
     out
 }

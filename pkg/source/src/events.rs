@@ -1,27 +1,29 @@
-//! Faults of Services, shown as Events, so that `kubectl describe service` tells them.
+//! Faults of Services and Ingresses, shown as Events, so that `kubectl describe` tells them.
 //!
-//! Desired: the faults in tables `service_faults` and `load_balancer_addresses`, and, on one node of the cluster, what the
-//! door refused of Services and their slices, since each node refuses the same. One fault is one Event, whose name
+//! Desired: the faults in tables `service_faults`, `load_balancer_addresses` and `ingress_faults`, and, on one node of the
+//! cluster, what the door refused of the objects, since each node refuses the same. One fault is one Event, whose name
 //! follows from it: it is made when the fault appears, and renewed now and then while it stays. Best effort: what
 //! cannot be written is tried again and never stops anything.
 
+use crate::addresses::settled;
 use crate::backoff::Backoff;
 use crate::client::chain;
-use crate::services::settled;
 use crate::work::MIN_GAP;
-use crate::{Object, Refusal, SourceError, SourceStatus, resource, status_code};
+use crate::{Object, SourceError, resource, status_code};
 use futures::StreamExt as _;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::future::Future;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use warren_store::{Snapshot, Store, StoreError, Table};
-use warren_types::{
-    EndpointSlice, Fault, LoadBalancerAddresses, Node, NodeName, Service, ServiceFaults, ServiceKey,
-};
+use warren_store::{Store, StoreError, Table};
+use warren_types::{Fault, IngressKey, Namespace, Node, NodeName, ServiceKey};
+
+mod sources;
+pub(crate) use sources::{OfIngresses, OfServices};
 
 /// Writes under way at once.
 const CONCURRENCY: usize = 4;
@@ -31,32 +33,55 @@ const MAX_FAULTS: usize = 1000;
 const RENEW: Duration = Duration::from_secs(300);
 /// How often what the door refused is looked at.
 const LOOK: Duration = Duration::from_secs(10);
-/// The reason of Events of what the door refused.
-const REFUSED: &str = "FieldRefused";
 /// Longest reason and message that the API takes.
 const MAX_REASON: usize = 128;
 const MAX_MESSAGE: usize = 1024;
+/// So much of an object's name is in the name of its Events, whose length is limited too.
+const MAX_NAME: usize = 200;
+
+/// What an Event is about.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct About {
+    api_version: &'static str,
+    kind: &'static str,
+    namespace: Namespace,
+    name: String,
+}
+
+impl From<&ServiceKey> for About {
+    fn from(key: &ServiceKey) -> Self {
+        let (namespace, name) = (key.namespace.clone(), key.name.to_string());
+        Self { api_version: "v1", kind: "Service", namespace, name }
+    }
+}
+impl From<&IngressKey> for About {
+    fn from(key: &IngressKey) -> Self {
+        let (namespace, name) = (key.namespace.clone(), key.name.to_string());
+        Self { api_version: "networking.k8s.io/v1", kind: "Ingress", namespace, name }
+    }
+}
 
 /// What one Event says.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Subject {
-    service: ServiceKey,
+    about: About,
     uid: String,
     fault: Fault,
 }
 
 impl Subject {
-    fn new(service: &ServiceKey, uid: &str, fault: &Fault) -> Self {
+    fn new(about: impl Into<About>, uid: &str, fault: &Fault) -> Self {
         let fault =
             Fault { reason: cut(&fault.reason, MAX_REASON), message: cut(&fault.message, MAX_MESSAGE) };
-        Self { service: service.clone(), uid: uid.to_owned(), fault }
+        Self { about: about.into(), uid: uid.to_owned(), fault }
     }
 
     /// The same of the same fault on the same node, so that a restart finds its Event again.
     fn name(&self, node: &NodeName) -> String {
         let parts = [node.as_str(), &self.uid, &self.fault.reason, &self.fault.message];
         let digest = ring::digest::digest(&ring::digest::SHA256, parts.join("\0").as_bytes());
-        let mut name = format!("{}.", self.service.name);
+        let start = cut(&self.about.name, MAX_NAME);
+        let mut name = format!("{}.", start.trim_end_matches(['.', '-']));
         for byte in digest.as_ref().iter().take(8) {
             let _ = write!(name, "{byte:02x}"); // Writing to a String cannot fail.
         }
@@ -64,10 +89,11 @@ impl Subject {
     }
 
     fn body(&self, node: &NodeName, now: &str) -> Value {
+        let About { api_version, kind, namespace, name } = &self.about;
         json!({"apiVersion": "v1", "kind": "Event", "type": "Warning",
-            "metadata": {"name": self.name(node), "namespace": self.service.namespace.as_str()},
-            "involvedObject": {"apiVersion": "v1", "kind": "Service", "name": self.service.name.as_str(),
-                "namespace": self.service.namespace.as_str(), "uid": self.uid},
+            "metadata": {"name": self.name(node), "namespace": namespace.as_str()},
+            "involvedObject": {"apiVersion": api_version, "kind": kind, "name": name,
+                "namespace": namespace.as_str(), "uid": self.uid},
             "reason": self.fault.reason, "message": self.fault.message,
             "source": {"component": "warren", "host": node.as_str()},
             "reportingComponent": "warren", "reportingInstance": node.as_str(),
@@ -135,30 +161,35 @@ impl Memory {
     }
 }
 
-/// Brings faults to the API.
-pub(crate) struct Publisher {
-    client: kube::Client,
-    node: NodeName,
-    proxy: Table<ServiceFaults>,
-    balancer: Table<LoadBalancerAddresses>,
-    nodes: Table<Node>,
-    services: Table<Service>,
-    slices: Table<EndpointSlice>,
-    listed: watch::Receiver<bool>,
-    status: SourceStatus,
+/// Where the faults of one kind of object are.
+pub(crate) trait Faults: Send + Sync + 'static {
+    /// All there are now, of tables that have been loaded.
+    fn now(&self) -> Vec<Subject>;
+    /// What the door refused of objects of this kind.
+    fn refused(&self) -> Vec<Subject>;
+    /// Waits for a change of the tables; false when there will be none.
+    fn changed(&mut self) -> impl Future<Output = bool> + Send;
 }
 
-impl Publisher {
+/// Brings faults to the API.
+pub(crate) struct Publisher<F> {
+    client: kube::Client,
+    node: NodeName,
+    nodes: Table<Node>,
+    faults: F,
+    listed: watch::Receiver<bool>,
+}
+
+impl<F: Faults> Publisher<F> {
+    /// `listed`: see [`settled`].
     pub(crate) fn new(
         client: kube::Client,
         node: NodeName,
         store: &Store,
+        faults: F,
         listed: watch::Receiver<bool>,
-        status: SourceStatus,
     ) -> Self {
-        let (proxy, balancer) = (store.table(), store.table());
-        let (nodes, services, slices) = (store.table(), store.table(), store.table());
-        Self { client, node, proxy, balancer, nodes, services, slices, listed, status }
+        Self { client, node, nodes: store.table(), faults, listed }
     }
 
     /// Publishes until `stop`.
@@ -166,15 +197,14 @@ impl Publisher {
         if !settled(&mut self.listed, &stop).await {
             return Ok(());
         }
-        let (mut proxy, mut balancer) = (self.proxy.watch(), self.balancer.watch());
         let mut memory = Memory::default();
-        let this = &self;
         loop {
-            let mut faults = faults(&self.proxy.snapshot(), &self.balancer.snapshot());
+            let mut faults = self.faults.now();
             if self.speaks() {
-                faults.extend(self.refusals());
+                faults.extend(self.faults.refused());
             }
             let due = memory.take(faults, Instant::now());
+            let this = &self;
             let results: Vec<_> = tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 r = futures::stream::iter(due)
@@ -187,14 +217,13 @@ impl Publisher {
             };
             for (subject, result) in results {
                 if let Err(error) = &result {
-                    tracing::debug!(service = %subject.service, error = %chain(error), "no Event of a fault");
+                    tracing::debug!(about = ?subject.about, error = %chain(error), "no Event of a fault");
                 }
                 memory.told(&subject, result.ok(), Instant::now());
             }
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
-                update = proxy.next() => drop(update.ok_or(StoreError::Closed)?),
-                update = balancer.next() => drop(update.ok_or(StoreError::Closed)?),
+                more = self.faults.changed() => if !more { return Err(StoreError::Closed.into()) },
                 () = tokio::time::sleep(memory.next(Instant::now())) => {}
             }
             tokio::select! {
@@ -209,29 +238,11 @@ impl Publisher {
         self.nodes.snapshot().rows.values().find(|n| n.ready).is_some_and(|n| n.name == self.node)
     }
 
-    /// What the door refused of Services, and of slices of Services.
-    fn refusals(&self) -> Vec<Subject> {
-        let fault = |r: Refusal| {
-            let (service, of) = match r.kind.as_str() {
-                "Service" => (r.object, String::new()),
-                "EndpointSlice" => {
-                    let slice = self.slices.get(&r.object)?;
-                    (slice.service.to_string(), format!("EndpointSlice {}: ", slice.key.name))
-                }
-                _ => return None,
-            };
-            let service = self.services.get(&service)?;
-            let message = format!("{of}{}: {}; the rest of the object is used", r.field, r.reason);
-            Some(Subject::new(&service.key, &service.uid, &Fault { reason: REFUSED.into(), message }))
-        };
-        self.status.report().refused.into_iter().filter_map(fault).collect()
-    }
-
     /// Makes or renews an Event; returns its count.
     async fn tell(&self, subject: &Subject, count: u64) -> Result<u64, kube::Error> {
         let api: Api<Object> = Api::namespaced_with(
             self.client.clone(),
-            subject.service.namespace.as_str(),
+            subject.about.namespace.as_str(),
             &resource::<k8s_openapi::api::core::v1::Event>(),
         );
         let (name, now) = (subject.name(&self.node), crate::node::now());
@@ -255,15 +266,6 @@ impl Publisher {
             Err(e) => Err(e),
         }
     }
-}
-
-/// All faults, of tables that have been loaded.
-fn faults(proxy: &Snapshot<ServiceFaults>, balancer: &Snapshot<LoadBalancerAddresses>) -> Vec<Subject> {
-    let proxy = proxy.loaded.then_some(&proxy.rows).into_iter().flat_map(|rows| rows.values());
-    let balancer = balancer.loaded.then_some(&balancer.rows).into_iter().flat_map(|rows| rows.values());
-    let of_proxy = proxy.flat_map(|r| r.faults.iter().map(|f| Subject::new(&r.service, &r.uid, f)));
-    let of_balancer = balancer.flat_map(|r| r.faults.iter().map(|f| Subject::new(&r.service, &r.uid, f)));
-    of_proxy.chain(of_balancer).collect()
 }
 
 #[cfg(test)]

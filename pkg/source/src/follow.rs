@@ -18,9 +18,9 @@ const BATCH: usize = 256;
 /// Seconds after which the server ends a watch and it is begun again; five more and the client gives it up.
 const WATCH_SECONDS: u32 = 60;
 /// Longest wait while the API cannot be reached: short, because a healed network must be found within seconds.
-const CEILING_UNREACHABLE: Duration = Duration::from_secs(2);
+pub(crate) const CEILING_UNREACHABLE: Duration = Duration::from_secs(2);
 /// Longest wait while the API answers with errors.
-const CEILING_REFUSED: Duration = Duration::from_secs(30);
+pub(crate) const CEILING_REFUSED: Duration = Duration::from_secs(30);
 
 /// How a watch is asked for.
 pub(crate) fn config() -> watcher::Config {
@@ -230,9 +230,7 @@ impl<R: Record, O: Observer> Follow<R, O> {
             None if refused.is_empty() => Passed::NotOurs,
             None => Passed::Unreadable,
         };
-        for Refusal { kind, object, field, reason } in self.status.refuse(self.kind, &id, refused) {
-            tracing::warn!(%kind, %object, %field, %reason, "refused; the rest of the object is used");
-        }
+        note_refused(&self.status, self.kind, &id, refused);
         (id, passed)
     }
 
@@ -246,6 +244,13 @@ impl<R: Record, O: Observer> Follow<R, O> {
             self.table.commit(std::mem::take(&mut pending.changes), Durability::Cached).await?;
         }
         Ok(())
+    }
+}
+
+/// Notes what is refused of an object, and logs what is new of it.
+pub(crate) fn note_refused(status: &SourceStatus, kind: &str, object: &str, refused: Vec<Refusal>) {
+    for Refusal { kind, object, field, reason } in status.refuse(kind, object, refused) {
+        tracing::warn!(%kind, %object, %field, %reason, "refused; the rest of the object is used");
     }
 }
 

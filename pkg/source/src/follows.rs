@@ -5,16 +5,19 @@ use crate::follow::{Follow, Nobody, Observer};
 use crate::{SourceStatus, Task, convert, resource};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::networking::v1::{Ingress, IngressClass, NetworkPolicy};
 use kube::api::Api;
 use kube::core::DynamicObject;
 use tokio_util::sync::CancellationToken;
-use warren_store::tables::{ONLY, namespace_key, node_key, pod_key, policy_key, service_key, slice_key};
+use warren_store::tables::{
+    ONLY, ingress_class_key, ingress_key, namespace_key, node_key, pod_key, policy_key, service_key,
+    slice_key,
+};
 use warren_store::{Record, Store};
 use warren_types::cluster::{CONFIG_MAP_NAME, CONFIG_MAP_NAMESPACE};
 use warren_types::{ClusterConfig, NodeName};
 
-/// Group of NetworkPolicy.
+/// Group of NetworkPolicy, Ingress and IngressClass.
 const NETWORKING: &str = "networking.k8s.io";
 
 /// Where objects come from and where they go.
@@ -52,6 +55,7 @@ impl Follows<'_> {
         nodes: impl Observer + 'static,
         pods: impl Observer + 'static,
         services: impl Observer + 'static,
+        ingresses: impl Observer + 'static,
     ) -> Vec<Task> {
         vec![
             self.follow("Node", self.every::<Node>(), nodes, None, NODE),
@@ -60,6 +64,8 @@ impl Follows<'_> {
             self.follow("EndpointSlice", self.every::<EndpointSlice>(), Nobody, None, SLICE),
             self.follow("Namespace", self.every::<Namespace>(), Nobody, None, NAMESPACE),
             self.follow("NetworkPolicy", self.every::<NetworkPolicy>(), Nobody, Some(NETWORKING), POLICY),
+            self.follow("Ingress", self.every::<Ingress>(), ingresses, Some(NETWORKING), INGRESS),
+            self.follow("IngressClass", self.every::<IngressClass>(), Nobody, Some(NETWORKING), CLASS),
         ]
     }
 
@@ -93,6 +99,14 @@ const NAMESPACE: Read<warren_types::NamespaceState> = (
 const POLICY: Read<warren_types::NetworkPolicy> = (
     |o| convert::network_policy(&o.metadata, &o.data),
     |o| convert::policy_key_of(&o.metadata).map(|k| policy_key(&k)),
+);
+const INGRESS: Read<warren_types::Ingress> = (
+    |o| convert::ingress(&o.metadata, &o.data),
+    |o| convert::ingress_key_of(&o.metadata).map(|k| ingress_key(&k)),
+);
+const CLASS: Read<warren_types::IngressClass> = (
+    |o| convert::ingress_class(&o.metadata, &o.data),
+    |o| convert::ingress_class_of(&o.metadata).map(|n| ingress_class_key(&n)),
 );
 const CLUSTER: Read<ClusterConfig> = (
     |o| convert::cluster(&o.metadata, &o.data),

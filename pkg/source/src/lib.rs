@@ -1,32 +1,37 @@
 //! A Kubernetes API into the store, and what this node has to say back to it.
 //!
-//! Job: follow Nodes, Pods, Services, EndpointSlices, Namespaces, NetworkPolicies and the cluster's ConfigMap for ever,
-//! through any loss of the API; write this node's Node, Lease and (where the agent registers its Node) its Pods; write the
-//! addresses of load balancers, and Events of what is wrong with Services.
-//! Inputs: an API, reached by a kubeconfig or a service account; tables `local_node`, `attachments`,
-//! `load_balancer_addresses` and `service_faults`.
-//! Outputs: tables `nodes`, `pods`, `services`, `endpoint_slices`, `namespaces`, `network_policies`, `cluster`; objects in
-//! the API; [`SourceStatus`].
+//! Job: follow Nodes, Pods, Services, EndpointSlices, Namespaces, NetworkPolicies, Ingresses, IngressClasses, the Secrets
+//! that ingress wants and the cluster's ConfigMap for ever, through any loss of the API; write this node's Node, Lease and
+//! (where the agent registers its Node) its Pods; write the addresses of load balancers and Ingresses, and Events of what is
+//! wrong with Services and Ingresses.
+//! Inputs: an API, reached by a kubeconfig or a service account; tables `local_node`, `attachments`, `wanted_secrets`,
+//! `load_balancer_addresses`, `ingress_addresses`, `service_faults` and `ingress_faults`.
+//! Outputs: tables `nodes`, `pods`, `services`, `endpoint_slices`, `namespaces`, `network_policies`, `ingresses`,
+//! `ingress_classes`, `secrets`, `cluster`; objects in the API; [`SourceStatus`].
 //! Owns: annotations under `warren.dev/` of its own Node; with registration the whole Node, its Lease, and the Pods of
-//! this node that carry `warren.dev/container-id`; `status.loadBalancer` of Services that Warren gives addresses to;
-//! Events whose source is `warren` on this node.
+//! this node that carry `warren.dev/container-id`; `status.loadBalancer` of Services that Warren gives addresses to and of
+//! Ingresses that it serves; Events whose source is `warren` on this node.
 //! Ordering: a list replaces a table at once, when it is complete; nothing is deleted from the API before the first
 //! complete list and the first load of `attachments`. It does not know which kind of API it talks to.
-//! An API that does not serve NetworkPolicies has none; one that stopped to serve them leaves those that are known.
+//! An API that does not serve NetworkPolicies, Ingresses or IngressClasses has none; one that stopped to serve them leaves
+//! those that are known. No Secret is read but those that `wanted_secrets` names.
 //! Failure modes: API away: rows stay, tries go on every two seconds at most; API refuses a write: named in the status,
 //! retried with backoff; malformed object: the field is refused and named.
 
+mod addresses;
 pub mod backoff;
 pub mod client;
 pub mod convert;
 mod events;
 mod follow;
 mod follows;
+mod ingresses;
 pub mod join;
 mod lease;
 mod node;
 mod observed;
 pub mod pods;
+mod secrets;
 mod services;
 pub mod status;
 mod work;
@@ -127,23 +132,29 @@ fn tasks_of(
         Arc::new(observed::OwnNode::new(&config.node_name)),
         Arc::new(pods::OwnPods::new(&config.node_name)),
     );
-    let listed = tokio::sync::watch::Sender::new(false);
-    let balancers = services::Publisher::new(client.clone(), store, listed.subscribe(), status.clone());
-    let events = events::Publisher::new(
-        client.clone(),
-        config.node_name.clone(),
-        store,
-        listed.subscribe(),
-        status.clone(),
+    let listed = || tokio::sync::watch::Sender::new(false);
+    let (services, ingresses) = (listed(), listed());
+    let mut tasks: Vec<Task> = told::<services::Balancers, _>(
+        config,
+        (store, client, status, stop),
+        &services,
+        events::OfServices::new(store, status.clone()),
     );
+    tasks.extend(told::<ingresses::Ingresses, _>(
+        config,
+        (store, client, status, stop),
+        &ingresses,
+        events::OfIngresses::new(store, status.clone()),
+    ));
     let follows = Follows { client, store, status, stop };
-    let mut tasks = follows.tasks(
+    tasks.extend(follows.tasks(
         observed::NodeObserver(own_node.clone()),
         pods::PodObserver::new(own_pods.clone()),
-        services::Listed(listed),
-    );
-    tasks.push(Box::pin(balancers.run(stop.clone())));
-    tasks.push(Box::pin(events.run(stop.clone())));
+        addresses::Listed(services),
+        addresses::Listed(ingresses),
+    ));
+    let secrets = secrets::Secrets::new(client.clone(), store, status.clone());
+    tasks.push(Box::pin(secrets.run(stop.clone())));
     if !config.cluster_from_flags {
         tasks.push(follows.cluster());
     }
@@ -160,6 +171,19 @@ fn tasks_of(
         tasks.push(Box::pin(pods.run(stop.clone())));
     }
     tasks
+}
+
+/// What is said back of one kind of object: its addresses, and Events of its faults.
+fn told<S: addresses::Served, F: events::Faults>(
+    config: &SourceConfig,
+    (store, client, status, stop): (&Store, &kube::Client, &SourceStatus, &CancellationToken),
+    listed: &tokio::sync::watch::Sender<bool>,
+    faults: F,
+) -> Vec<Task> {
+    let addresses = addresses::Publisher::<S>::new(client.clone(), store, listed.subscribe(), status.clone());
+    let node = config.node_name.clone();
+    let events = events::Publisher::new(client.clone(), node, store, faults, listed.subscribe());
+    vec![Box::pin(addresses.run(stop.clone())), Box::pin(events.run(stop.clone()))]
 }
 
 /// Says how the source is, from what it knows of the API.

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 use warren_store::tables::ONLY;
 use warren_store::{Store, Table};
+use warren_types::ingress::ANNOTATION_INGRESS;
 use warren_types::node::{
     ANNOTATION_ENDPOINTS, ANNOTATION_NODE_ID, ANNOTATION_OBSERVED, ANNOTATION_PUBLIC_KEY,
 };
@@ -75,7 +76,10 @@ pub(crate) fn plan(
     });
     let shown = |key| observed.is_some_and(|o| o.metadata.annotations.iter().any(|a| a.contains_key(key)));
     let held = held(&local.held_ports);
-    for (key, value) in [(ANNOTATION_OBSERVED, hidden), (ANNOTATION_HELD_PORTS, held.as_str())] {
+    let ingress = local.ingress.iter().map(u16::to_string).collect::<Vec<_>>().join(",");
+    let told =
+        [(ANNOTATION_OBSERVED, hidden), (ANNOTATION_HELD_PORTS, &held), (ANNOTATION_INGRESS, &ingress)];
+    for (key, value) in told {
         if !value.is_empty() {
             annotations[key] = value.into();
         } else if shown(key) {
@@ -401,6 +405,19 @@ mod tests {
         assert!(plan(&holding, "", Some(&told), true, "t").is_empty());
         let back = plan(&local(), "", Some(&told), true, "t").metadata.unwrap();
         assert_eq!(back, json!({"metadata": {"annotations": {"warren.dev/held-ports": null}}}));
+    }
+
+    #[test]
+    fn ports_of_ingress_are_told_read_back_and_taken_back() {
+        let mut serving = local();
+        serving.ingress = vec![80, 443];
+        let told = applied(&plan(&serving, "", None, true, "t"));
+        assert_eq!(told.metadata.annotations.as_ref().unwrap()["warren.dev/ingress"], "80,443");
+        let row = crate::convert::node(&told.metadata, &told.data);
+        assert_eq!((row.refused, row.row.unwrap().ingress), (vec![], vec![80, 443]));
+        assert!(plan(&serving, "", Some(&told), true, "t").is_empty());
+        let back = plan(&local(), "", Some(&told), true, "t").metadata.unwrap();
+        assert_eq!(back, json!({"metadata": {"annotations": {"warren.dev/ingress": null}}}));
     }
 
     #[test]

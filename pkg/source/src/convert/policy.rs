@@ -4,7 +4,7 @@
 //! takes what holds it with it where not. So also for fields that this version does not know: a condition that is not
 //! understood is not a condition that is met.
 
-use super::{Converted, Door, cut, list, text};
+use super::{Converted, Door, cut, known, list, object, text, unreadable};
 use ipnet::IpNet;
 use kube::core::ObjectMeta;
 use serde_json::{Map, Value};
@@ -470,35 +470,6 @@ fn label_text(s: &str, most: usize) -> bool {
 
 fn given<'a>(data: &'a Value, name: &str) -> Option<&'a Value> {
     data.get(name).filter(|v| !v.is_null())
-}
-
-/// An object all of whose fields are known.
-fn object<'a>(
-    door: &mut Door,
-    field: &str,
-    value: &'a Value,
-    names: &[&str],
-) -> Option<&'a Map<String, Value>> {
-    let Value::Object(map) = value else {
-        unreadable(door, field, value, "an object");
-        return None;
-    };
-    known(door, field, map, names).then_some(map)
-}
-
-/// Whether each field of `map` is one of `names`; those that are not are refused.
-fn known(door: &mut Door, field: &str, map: &Map<String, Value>, names: &[&str]) -> bool {
-    let unknown = map.iter().find(|(name, value)| !value.is_null() && !names.contains(&name.as_str()));
-    if let Some((name, _)) = unknown {
-        door.refuse(field, format_args!("field {:?} is not known", cut(name)));
-    }
-    unknown.is_none()
-}
-
-fn unreadable(door: &mut Door, field: &str, value: &Value, what: &str) {
-    let value = cut(&value.to_string());
-    let value = value.chars().take(80).collect::<String>();
-    door.refuse(field, format_args!("{value} is not {what}"));
 }
 
 #[cfg(test)]

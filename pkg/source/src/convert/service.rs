@@ -173,7 +173,7 @@ fn external_name(door: &mut Door, data: &Value) -> Option<String> {
 }
 
 /// Addresses of `ipMode: Proxy` are for the load balancer alone; entries with only a host name are somebody else's.
-fn load_balancer_ips(door: &mut Door, data: &Value) -> Vec<IpAddr> {
+pub(super) fn load_balancer_ips(door: &mut Door, data: &Value) -> Vec<IpAddr> {
     let field = "status.loadBalancer.ingress";
     let entries = first(door, field, list(data, "/status/loadBalancer/ingress"), MAX_INGRESS);
     let texts = entries.iter().filter(|e| text(e, "/ipMode") != Some("Proxy")).filter_map(|e| text(e, "/ip"));

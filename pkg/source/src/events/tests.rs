@@ -1,11 +1,12 @@
 use super::*;
 use proptest::prelude::*;
-use warren_types::{Namespace, ServiceName};
+
+fn key() -> ServiceKey {
+    ServiceKey::parse("shop/web").unwrap()
+}
 
 fn subject(n: usize) -> Subject {
-    let service =
-        ServiceKey { namespace: Namespace::new("shop").unwrap(), name: ServiceName::new("web").unwrap() };
-    Subject::new(&service, "u", &Fault { reason: "PortTaken".into(), message: format!("port {n}") })
+    Subject::new(&key(), "u", &Fault { reason: "PortTaken".into(), message: format!("port {n}") })
 }
 
 fn node(name: &str) -> NodeName {
@@ -20,6 +21,27 @@ fn a_name_is_the_same_for_the_same_fault_and_no_other() {
     assert_ne!(name, subject(1).name(&node("b")));
     assert_ne!(name, subject(2).name(&node("a")));
     assert_ne!(name, Subject { uid: "other".into(), ..subject(1) }.name(&node("a")));
+}
+
+#[test]
+fn a_name_fits_and_stays_a_name_however_long_the_objects_is() {
+    for long in [
+        "a".repeat(253),
+        format!("{}.b", "a".repeat(199)),
+        format!("{}-.b", "a".repeat(198)).replace("-.", "-x."),
+    ] {
+        let key = IngressKey::parse(&format!("shop/{long}")).unwrap();
+        let fault = Fault { reason: "NoSecret".into(), message: String::new() };
+        let s = Subject::new(&key, "u", &fault);
+        let name = s.name(&node("a"));
+        assert!(name.len() <= 253 && warren_types::IngressName::new(name.clone()).is_ok(), "{name}");
+        let body = s.body(&node("a"), "2026-01-01T00:00:00Z");
+        assert_eq!(body["involvedObject"]["apiVersion"], "networking.k8s.io/v1");
+        assert_eq!(
+            (&body["involvedObject"]["kind"], &body["involvedObject"]["name"]),
+            (&json!("Ingress"), &json!(long))
+        );
+    }
 }
 
 #[test]
@@ -54,7 +76,7 @@ proptest! {
     #[test]
     fn any_fault_fits_into_an_event(reason in "\\PC{0,300}", message in "\\PC{0,2000}") {
         let fault = Fault { reason, message };
-        let s = Subject::new(&subject(0).service, "u", &fault);
+        let s = Subject::new(&key(), "u", &fault);
         prop_assert!(s.fault.reason.len() <= MAX_REASON && s.fault.message.len() <= MAX_MESSAGE);
         prop_assert!(fault.message.starts_with(&s.fault.message));
         let body = s.body(&node("n1"), "2026-01-01T00:00:00Z");

@@ -1,5 +1,11 @@
 use super::*;
-use serde_json::json;
+use crate::Object;
+use crate::addresses::patch;
+use crate::convert::MAX_INGRESS;
+
+fn write(want: &LoadBalancerAddresses, service: &Service) -> Option<Write> {
+    Balancers::write(want, service)
+}
 
 fn service(spec: Value, ingress: Value) -> Service {
     let value = json!({"metadata": {"name": "web", "namespace": "shop", "uid": "u"}, "spec": spec,
@@ -67,16 +73,16 @@ fn more_addresses_than_the_door_lets_in_are_not_written_for_ever() {
     let want = wanted("u", &many.iter().map(String::as_str).collect::<Vec<_>>());
     let spec = json!({"type": "LoadBalancer"});
     let first = write(&want, &service(spec.clone(), json!([]))).unwrap();
-    let shown = patch(&first)["status"]["loadBalancer"]["ingress"].clone();
+    let shown = patch::<Balancers>(&first)["status"]["loadBalancer"]["ingress"].clone();
     assert_eq!(write(&want, &service(spec, shown)), None);
 }
 
 #[test]
 fn a_status_without_addresses_is_removed() {
     let empty = Write { uid: "u".into(), addresses: vec![] };
-    assert_eq!(patch(&empty)["status"]["loadBalancer"], json!({"ingress": null}));
+    assert_eq!(patch::<Balancers>(&empty)["status"]["loadBalancer"], json!({"ingress": null}));
     let one = Write { uid: "u".into(), addresses: vec!["192.0.2.1".parse().unwrap()] };
     let body = json!({"metadata": {"uid": "u"},
         "status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.1", "ipMode": "VIP"}]}}});
-    assert_eq!(patch(&one), body);
+    assert_eq!(patch::<Balancers>(&one), body);
 }

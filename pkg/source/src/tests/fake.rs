@@ -27,6 +27,11 @@ struct Inner {
     /// Whether networking.k8s.io is not served, and whether the list of groups is not either.
     without_networking: bool,
     without_groups: bool,
+    /// The Secrets, by key, that this client may not read, and whether lists of Secrets come as nonsense.
+    forbidden: Vec<String>,
+    nonsense: bool,
+    /// Watches of Secrets under way, by key.
+    watched: BTreeMap<String, usize>,
     lists: HashMap<String, usize>,
     writes: HashMap<String, usize>,
 }
@@ -78,6 +83,7 @@ impl FakeApi {
             .route("/apis", any(groups))
             .route("/apis/discovery.k8s.io/v1/{resource}", any(cluster_all))
             .route("/apis/networking.k8s.io/v1/{resource}", any(networking_all))
+            .route("/apis/networking.k8s.io/v1/namespaces/{ns}/{resource}/{name}/status", any(ns_one))
             .route("/apis/coordination.k8s.io/v1/namespaces/{ns}/{resource}", any(ns_all))
             .route("/apis/coordination.k8s.io/v1/namespaces/{ns}/{resource}/{name}", any(ns_one))
             .with_state(served);
@@ -142,6 +148,19 @@ impl FakeApi {
     pub(super) fn without_networking(&self, without: bool, groups: bool) {
         let mut inner = self.inner.lock().unwrap();
         (inner.without_networking, inner.without_groups) = (without, groups);
+    }
+    /// From now on these Secrets may not be read.
+    pub(super) fn forbid_secrets(&self, keys: &[&str]) {
+        self.inner.lock().unwrap().forbidden = keys.iter().map(|k| (*k).to_owned()).collect();
+    }
+    /// From now on (no more), lists of Secrets cannot be read.
+    pub(super) fn talk_nonsense(&self, nonsense: bool) {
+        self.inner.lock().unwrap().nonsense = nonsense;
+    }
+    /// The Secrets that are watched, each alone.
+    pub(super) fn watched_secrets(&self) -> Vec<String> {
+        let inner = self.inner.lock().unwrap();
+        inner.watched.iter().filter(|(_, n)| **n > 0).map(|(k, _)| k.clone()).collect()
     }
     pub(super) fn lists(&self, resource: &str) -> usize {
         self.inner.lock().unwrap().lists.get(resource).copied().unwrap_or(0)
@@ -275,6 +294,19 @@ fn all(
         return (StatusCode::CREATED, put(&s.inner, &s.changed, &resource, object).to_string())
             .into_response();
     }
+    let name = q.get("fieldSelector").map(|f| f.strip_prefix("metadata.name=").unwrap().to_owned());
+    let key = format!("{}/{}", ns.clone().unwrap_or_default(), name.clone().unwrap_or_default());
+    if resource == "secrets" {
+        let inner = s.inner.lock().unwrap();
+        // As a node is let: one by one, by name.
+        if ns.is_none() || name.is_none() || inner.forbidden.contains(&key) {
+            return failure(403, "Forbidden");
+        }
+    }
+    let selects = move |o: &Value| {
+        ns.as_ref().is_none_or(|ns| o["metadata"]["namespace"] == *ns)
+            && name.as_ref().is_none_or(|name| o["metadata"]["name"] == *name)
+    };
     if q.get("watch").is_none_or(|w| w == "false") {
         let mut inner = s.inner.lock().unwrap();
         *inner.lists.entry(resource.clone()).or_default() += 1;
@@ -283,9 +315,14 @@ fn all(
             .get(&resource)
             .into_iter()
             .flat_map(|o| o.values())
-            .filter(|o| ns.as_ref().is_none_or(|ns| o["metadata"]["namespace"] == *ns))
+            .filter(|o| selects(o))
             .cloned()
             .collect();
+        if inner.nonsense && resource == "secrets" {
+            return json!({"items": items.iter().map(ToString::to_string).collect::<Vec<_>>()})
+                .to_string()
+                .into_response();
+        }
         return json!({"kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": inner.revision.to_string()},
             "items": items})
         .to_string()
@@ -298,8 +335,9 @@ fn all(
             return failure(410, "Expired");
         }
     }
-    let state = (s.clone(), s.changed.subscribe(), from, resource, false);
-    let stream = futures::stream::unfold(state, |(s, mut changed, from, resource, ended)| async move {
+    let counted = Counted::new(&s, &resource, &key);
+    let state = (s.clone(), s.changed.subscribe(), from, (resource, selects, counted), false);
+    let stream = futures::stream::unfold(state, |(s, mut changed, from, of, ended)| async move {
         if ended {
             return None;
         }
@@ -314,14 +352,14 @@ fn all(
                     let out: String = inner
                         .events
                         .iter()
-                        .filter(|(r, res, _, _)| *r > from && *res == resource)
+                        .filter(|(r, res, _, o)| *r > from && *res == of.0 && of.1(o))
                         .map(|(_, _, kind, o)| format!("{}\n", json!({"type": kind, "object": o})))
                         .collect();
                     (out, inner.revision, false)
                 }
             };
             if ended || !out.is_empty() {
-                return Some((Ok::<_, std::convert::Infallible>(out), (s, changed, next, resource, ended)));
+                return Some((Ok::<_, std::convert::Infallible>(out), (s, changed, next, of, ended)));
             }
             tokio::select! {
                 () = s.stop.cancelled() => return None,
@@ -330,6 +368,25 @@ fn all(
         }
     });
     Body::from_stream(stream.boxed()).into_response()
+}
+
+/// Counts a watch of a Secret while it lasts.
+struct Counted(Option<(Arc<Mutex<Inner>>, String)>);
+impl Counted {
+    fn new(s: &Served, resource: &str, key: &str) -> Self {
+        if resource != "secrets" {
+            return Self(None);
+        }
+        *s.inner.lock().unwrap().watched.entry(key.to_owned()).or_default() += 1;
+        Self(Some((s.inner.clone(), key.to_owned())))
+    }
+}
+impl Drop for Counted {
+    fn drop(&mut self) {
+        if let Some((inner, key)) = &self.0 {
+            *inner.lock().unwrap().watched.get_mut(key).unwrap() -= 1;
+        }
+    }
 }
 
 fn one(s: Served, resource: String, key: String, m: Method, body: String) -> Response {
