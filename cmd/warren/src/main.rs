@@ -11,6 +11,7 @@ mod backup;
 mod completion;
 mod dns;
 mod failure;
+mod ingress;
 mod ipam;
 mod lab;
 mod logging;
@@ -69,6 +70,8 @@ enum Command {
     Dns(dns::DnsArgs),
     /// Look at network policies: what they make of a connection, and which packets they denied.
     Policy(policy::PolicyArgs),
+    /// Look at Ingresses: which are served here, and what would become of a URL.
+    Ingress(ingress::IngressArgs),
     /// Look at the addresses of this node's pods.
     Ipam(ipam::IpamArgs),
     /// Bring up and take apart whole clusters inside this machine.
@@ -116,6 +119,7 @@ impl Command {
             Command::Explain(args) => service::explain(args),
             Command::Dns(args) => dns::run(args),
             Command::Policy(args) => policy::run(args),
+            Command::Ingress(args) => ingress::run(args),
             Command::Ipam(args) => ipam::run(args),
             Command::Lab(args) => lab::run(args),
             Command::Wireguard(args) => wireguard::run(args),

@@ -2,11 +2,12 @@
 //!
 //! `RUN_DIR/admin.sock` (0600 in a 0700 directory; peers must be root or the agent's own user): `/status`, `/ipam`,
 //! `/ipam/check`, `/services`, `/services/NAMESPACE/NAME`, `/explain`,
-//! `/dns/query`, `/policy`, `/policy/show/NAMESPACE/NAME`, `/policy/denials`, `/policy/check` (a question too long for an
+//! `/dns/query`, `/policy`, `/policy/show/NAMESPACE/NAME`, `/policy/denials`, `/ingress`, `/ingress/explain`, `/policy/check` (a question too long for an
 //! address, so it is posted), JSON, read-only. On loopback TCP: `/livez`, `/readyz`, `/metrics`. Both answer from the [`Board`].
 
 use crate::board::Board;
 use crate::dns::{DnsQuestion, NoDnsAnswer};
+use crate::ingress::NoIngressAnswer;
 use crate::policy::{CheckQuery, NoPolicyAnswer, PolicyDesk};
 use crate::services::{ExplainQuery, NoAnswer, Told};
 use crate::{files, metrics};
@@ -86,6 +87,8 @@ async fn admin(path: PathBuf, board: Board, stop: CancellationToken) {
         .route("/policy/show/{namespace}/{name}", get(policy))
         .route("/policy/denials", get(denials))
         .route("/policy/check", post(check_policy).layer(DefaultBodyLimit::max(MAX_QUESTION)))
+        .route("/ingress", get(ingresses))
+        .route("/ingress/explain", get(explain_url))
         .with_state(board);
     keep_open(Place::Admin(path), router, stop).await;
 }
@@ -293,6 +296,34 @@ fn tell_policy<T: serde::Serialize>(board: &Board, answer: Result<T, NoPolicyAns
         }
         Err(error) => (StatusCode::NOT_FOUND, format!("{error}\n")).into_response(),
     }
+}
+
+/// An answer about ingress, or why there is none.
+fn tell_ingress<T: serde::Serialize>(board: &Board, answer: Result<T, NoIngressAnswer>) -> Response {
+    match answer {
+        Ok(answer) => {
+            Json(Told { behind: board.trouble_of("ingress").unwrap_or_default(), answer }).into_response()
+        }
+        Err(error @ NoIngressAnswer::Url(_)) => {
+            (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response()
+        }
+        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response(),
+    }
+}
+
+async fn ingresses(State(board): State<Board>) -> Response {
+    let desk = board.ingress().ok_or(NoIngressAnswer::NotLoaded);
+    tell_ingress(&board, desk.and_then(|desk| desk.list()))
+}
+
+#[derive(serde::Deserialize)]
+struct UrlQuery {
+    url: String,
+}
+
+async fn explain_url(State(board): State<Board>, Query(asked): Query<UrlQuery>) -> Response {
+    let desk = board.ingress().ok_or(NoIngressAnswer::NotLoaded);
+    tell_ingress(&board, desk.and_then(|desk| desk.explain(&asked.url)))
 }
 
 fn policy_desk(board: &Board) -> Result<PolicyDesk, NoPolicyAnswer> {

@@ -4,6 +4,7 @@
 //! answer while the data side is stuck.
 
 use crate::dns::DnsDesk;
+use crate::ingress::IngressDesk;
 use crate::policy::PolicyDesk;
 use crate::services::Desk;
 use crate::status::{
@@ -61,6 +62,7 @@ struct Inner {
     desk: Mutex<Option<Desk>>,
     dns: Mutex<Option<DnsDesk>>,
     policy: Mutex<Option<PolicyDesk>>,
+    ingress: Mutex<Option<IngressDesk>>,
 }
 
 fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -98,6 +100,7 @@ impl Board {
             desk: Mutex::default(),
             dns: Mutex::default(),
             policy: Mutex::default(),
+            ingress: Mutex::default(),
         }))
     }
 
@@ -143,6 +146,15 @@ impl Board {
     #[must_use]
     pub fn policy(&self) -> Option<PolicyDesk> {
         copy(&self.0.policy)
+    }
+    /// Who tells of ingress from now on.
+    pub fn set_ingress(&self, desk: IngressDesk) {
+        *lock(&self.0.ingress) = Some(desk);
+    }
+    /// Who tells of ingress; none while the agent starts.
+    #[must_use]
+    pub fn ingress(&self) -> Option<IngressDesk> {
+        copy(&self.0.ingress)
     }
     /// Where CNI counts its calls.
     #[must_use]
@@ -303,6 +315,7 @@ impl Board {
             services: self.desk().map(|desk| desk.report()).unwrap_or_default(),
             dns: self.dns().and_then(|desk| desk.report()),
             policy: self.policy().and_then(|desk| desk.report()),
+            ingress: self.ingress().and_then(|desk| desk.report()),
         }
     }
 

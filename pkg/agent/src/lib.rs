@@ -17,6 +17,7 @@ pub mod config;
 pub mod dns;
 pub mod files;
 pub mod identity;
+pub mod ingress;
 pub mod metrics;
 pub mod policy;
 pub mod services;

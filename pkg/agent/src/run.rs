@@ -144,6 +144,7 @@ pub async fn run(config: AgentConfig) -> Result<(), AgentError> {
     shared.board.set_desk(shared.desk()?);
     shared.board.set_dns(shared.dns_desk());
     shared.board.set_policy(shared.policy_desk()?);
+    shared.board.set_ingress(shared.ingress_desk());
     subsystems::start_all(&mut supervisor, &shared);
     let signal = signals.wait().await;
     tracing::info!(signal, "stopping; pods keep their network");

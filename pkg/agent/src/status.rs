@@ -1,6 +1,7 @@
 //! What `warren status` shows: the records that cross the admin socket, and how they read.
 
 use crate::dns::DnsView;
+use crate::ingress::IngressView;
 use crate::policy::PolicyView;
 use crate::services::ServicesReport;
 use serde::{Deserialize, Serialize};
@@ -41,6 +42,9 @@ pub struct StatusReport {
     pub dns: Option<DnsView>,
     /// Network policies; none when they are left to somebody else.
     pub policy: Option<PolicyView>,
+    /// Ingress; none when it is left to somebody else.
+    #[serde(default)]
+    pub ingress: Option<IngressView>,
 }
 
 /// What CNI did.
@@ -311,6 +315,7 @@ pub fn render(r: &StatusReport, colour: bool) -> String {
     crate::services::lines(&mut out, paint, &r.services);
     crate::dns::lines(&mut out, paint, r.dns.as_ref());
     crate::policy::lines(&mut out, paint, r.policy.as_ref());
+    crate::ingress::lines(&mut out, paint, r.ingress.as_ref());
     out.push('\n');
     let rows: Vec<String> = r.store.rows.iter().map(|(t, n)| format!("{t} {n}")).collect();
     let _ = writeln!(

@@ -15,6 +15,7 @@ mod source;
 use crate::board::Board;
 use crate::config::AgentConfig;
 use crate::dns::DnsDesk;
+use crate::ingress::IngressDesk;
 use crate::policy::PolicyDesk;
 use crate::services::Desk;
 use crate::supervisor::{Factory, SubsystemError, Supervisor};
@@ -96,6 +97,11 @@ impl Shared {
             store: self.store.clone(),
             node: self.config.node_name.clone(),
         })
+    }
+
+    /// Who tells of ingress.
+    pub(crate) fn ingress_desk(&self) -> IngressDesk {
+        IngressDesk { status: self.config.ingress.is_some().then(|| self.ingress.clone()) }
     }
 
     /// Who tells of cluster DNS.

@@ -46,6 +46,8 @@ pub struct Compiled {
     pub served: BTreeMap<IngressKey, Served>,
     /// The Secrets that are needed.
     pub wanted: BTreeSet<SecretRef>,
+    /// From which Secret the certificate of a host (`example.org`, `*.example.org`) is.
+    pub certificates: BTreeMap<String, SecretRef>,
 }
 
 /// What there is to say of an Ingress.
@@ -53,6 +55,12 @@ pub struct Compiled {
 pub struct Served {
     /// Its `metadata.uid`.
     pub uid: String,
+    /// The hosts of its rules.
+    pub hosts: Vec<String>,
+    /// How many paths it has.
+    pub paths: usize,
+    /// Whether it has TLS.
+    pub tls: bool,
     /// What is wrong with it.
     pub faults: Vec<Fault>,
 }

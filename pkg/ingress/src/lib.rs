@@ -14,6 +14,7 @@ pub mod config;
 mod decide;
 mod error;
 mod exchange;
+pub mod explain;
 mod fields;
 mod front_h1;
 mod front_h2;

@@ -92,6 +92,16 @@ fn report() -> StatusReport {
             }],
             ..Default::default()
         }),
+        ingress: Some(crate::ingress::IngressView {
+            listening: vec!["http://0.0.0.0:80".into()],
+            failed: vec!["https://0.0.0.0:443 cannot be listened on: Address in use".into()],
+            ingresses: 3,
+            faulty: 1,
+            routes: 5,
+            connections: 12,
+            answers: [0, 1_000, 10, 5, 1],
+            ..Default::default()
+        }),
         policy: Some(crate::policy::PolicyView {
             loaded: true,
             policies: 5,

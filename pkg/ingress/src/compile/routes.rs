@@ -12,7 +12,7 @@ use crate::route::{
 };
 use crate::tls::Certificates;
 use http::StatusCode;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use warren_types::{
     HostPattern, Ingress, IngressBackend, IngressKey, IngressPath, IngressRule, PathKind, SecretName,
@@ -29,6 +29,7 @@ pub(super) fn compile(
     let mut all = Compiler {
         table: RouteTable::builder(),
         certificates: Certificates::default(),
+        sources: BTreeMap::new(),
         backends: Backends::new(services),
         secrets,
         holders: HashMap::new(),
@@ -57,14 +58,30 @@ pub(super) fn compile(
     let served = served.into_iter().map(|(read, mut faults)| {
         faults.sort();
         faults.dedup();
-        (read.row.key.clone(), Served { uid: read.row.uid.clone(), faults })
+        let rules = &read.row.rules;
+        let hosts = rules.iter().filter_map(|rule| rule.host.as_ref()).map(ToString::to_string);
+        let served = Served {
+            uid: read.row.uid.clone(),
+            hosts: hosts.collect(),
+            paths: rules.iter().map(|rule| rule.paths.len()).sum(),
+            tls: !read.row.tls.is_empty(),
+            faults,
+        };
+        (read.row.key.clone(), served)
     });
-    Compiled { table: Arc::new(table.build()), served: served.collect(), wanted: all.wanted }
+    Compiled {
+        table: Arc::new(table.build()),
+        served: served.collect(),
+        wanted: all.wanted,
+        certificates: all.sources,
+    }
 }
 
 struct Compiler<'a> {
     table: RouteTableBuilder,
     certificates: Certificates,
+    /// From which Secret they are.
+    sources: BTreeMap<String, SecretRef>,
     backends: Backends<'a>,
     secrets: &'a Secrets,
     /// Who has a path of a host.
@@ -139,6 +156,7 @@ impl<'a> Compiler<'a> {
                 if tls.hosts.is_empty() { of_rules.collect() } else { tls.hosts.iter().collect() };
             for host in hosts {
                 self.certificates.add(host.as_str(), certificate.clone());
+                self.sources.entry(host.to_string()).or_insert_with(|| key.clone());
             }
         }
     }

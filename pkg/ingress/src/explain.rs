@@ -1,0 +1,201 @@
+//! What would become of a URL, step by step, by the table that serves.
+
+use crate::compile::Compiled;
+use crate::route::{
+    Action, Backend, Forward, HostMatch, Matched, PathEdit, PathMatch, Protocol, Readiness, Redirect,
+    RequestLine, Route,
+};
+use http::{HeaderMap, Method, Uri};
+use serde::{Deserialize, Serialize};
+
+/// Endpoints that are named.
+const ENDPOINTS: usize = 20;
+
+/// One step.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// What it is about, in one word.
+    pub about: String,
+    /// What happens, or is found.
+    pub says: String,
+}
+
+/// What would become of a URL.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Explained {
+    /// The URL.
+    pub url: String,
+    /// Step by step.
+    pub steps: Vec<Step>,
+    /// Whether a request can get to an endpoint, or to what was meant to answer it.
+    pub served: bool,
+}
+
+/// Why a URL cannot be explained.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no URL such as https://example.org/path")]
+pub struct InvalidUrl(String);
+
+/// Says what would become of a GET of `url`. Without a scheme, `http` is meant.
+///
+/// # Errors
+/// When it is no URL.
+pub fn explain(compiled: &Compiled, url: &str) -> Result<Explained, InvalidUrl> {
+    let invalid = || InvalidUrl(url.chars().take(200).collect());
+    let full = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
+    let uri: Uri = full.parse().map_err(|_| invalid())?;
+    let https = match uri.scheme_str() {
+        Some("http") => false,
+        Some("https") => true,
+        _ => return Err(invalid()),
+    };
+    let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(invalid)?.to_ascii_lowercase();
+    let mut explained = Explained { url: full.clone(), steps: Vec::new(), served: false };
+    if https {
+        explained.say("certificate", certificate(compiled, &host));
+    }
+    let headers = HeaderMap::new();
+    let request = RequestLine {
+        host: &host,
+        method: &Method::GET,
+        path: uri.path().as_bytes(),
+        query: uri.query().map(str::as_bytes),
+        headers: &headers,
+    };
+    match compiled.table.find(&request) {
+        None => explained
+            .say("route", "none: no rule takes this host and path, and there is no default backend; 404"),
+        Some(found) => explained.route(&found, https),
+    }
+    Ok(explained)
+}
+
+fn certificate(compiled: &Compiled, host: &str) -> String {
+    let wildcard = host.split_once('.').map(|(_, parent)| format!("*.{parent}"));
+    let of =
+        |name: &str| compiled.certificates.get(name).map(|secret| format!("Secret {secret}, for {name}"));
+    of(host).or_else(|| wildcard.and_then(|name| of(&name))).unwrap_or_else(|| {
+        "the default one, which nobody vouches for: no Ingress names a Secret for this host".into()
+    })
+}
+
+impl Explained {
+    fn say(&mut self, about: &str, says: impl Into<String>) {
+        self.steps.push(Step { about: about.into(), says: says.into() });
+    }
+
+    fn route(&mut self, found: &Matched<'_>, https: bool) {
+        let route = found.route;
+        let (ingress, _) = route.name.split_once(' ').unwrap_or((&route.name, ""));
+        let by = found.matching.map_or_else(
+            || "default backend, since no rule takes this host and path".to_owned(),
+            |matching| format!("host {}, {}", host(&matching.host), path(&matching.path)),
+        );
+        self.say("route", format!("Ingress {ingress}: {by}"));
+        self.filters(route, https);
+        match &route.action {
+            Action::Answer(status) => {
+                self.say(
+                    "answer",
+                    format!("{status}: `kubectl describe ingress` says what is wrong with it"),
+                );
+            }
+            Action::Redirect(redirect) => {
+                self.say("answer", format!("{} to {}", redirect.status, target(redirect)));
+                self.served = true;
+            }
+            Action::Forward(forward) => self.forward(forward),
+        }
+    }
+
+    fn filters(&mut self, route: &Route, https: bool) {
+        let ranges =
+            |ranges: &[ipnet::IpNet]| ranges.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        if !route.sources.allow.is_empty() {
+            self.say("filter", format!("only clients in {}; 403 for others", ranges(&route.sources.allow)));
+        }
+        if !route.sources.deny.is_empty() {
+            self.say("filter", format!("no clients in {}; 403 for them", ranges(&route.sources.deny)));
+        }
+        if let Some(status) = route.https.filter(|_| !https) {
+            self.say("filter", format!("{status} to https, since the request is plain"));
+        }
+        if let Some(rate) = route.limits.rate {
+            let says = format!(
+                "{} requests in {:?} for each client, {} more at once",
+                rate.requests, rate.per, route.limits.burst
+            );
+            self.say("filter", says);
+        }
+        if let Some(most) = route.limits.concurrent {
+            self.say("filter", format!("{most} requests at once for each client"));
+        }
+        if let Some(auth) = &route.auth {
+            self.say("filter", format!("users of {:?} only; 401 for others", auth.realm));
+        }
+        if let Some(limit) = route.body_limit {
+            self.say("filter", format!("bodies of up to {limit} bytes; 413 for larger ones"));
+        }
+    }
+
+    fn forward(&mut self, forward: &Forward) {
+        match &forward.path {
+            None => {}
+            Some(PathEdit::Prefix(to)) => self.say("rewrite", format!("what the rule matched becomes {to}")),
+            Some(PathEdit::Full(to)) => self.say("rewrite", format!("the path becomes {to}")),
+        }
+        for weighted in &forward.backends {
+            self.backend(&weighted.backend);
+        }
+    }
+
+    fn backend(&mut self, backend: &Backend) {
+        let protocol = match backend.protocol {
+            Protocol::Http1 => "HTTP/1.1",
+            Protocol::H2c => "HTTP/2 in clear text",
+        };
+        self.say("backend", format!("Service {}, by {protocol}", backend.name));
+        if backend.endpoints.is_empty() {
+            return self.say("endpoints", "none is ready; 503");
+        }
+        self.served = true;
+        let shown = backend.endpoints.iter().take(ENDPOINTS).map(|endpoint| match endpoint.readiness {
+            Readiness::Ready => endpoint.address.to_string(),
+            Readiness::Terminating => format!("{} (ends)", endpoint.address),
+        });
+        let mut shown: Vec<String> = shown.collect();
+        if backend.endpoints.len() > ENDPOINTS {
+            shown.push(format!("and {} more", backend.endpoints.len() - ENDPOINTS));
+        }
+        self.say("endpoints", format!("{}: the one with fewer requests of two", shown.join(", ")));
+    }
+}
+
+fn host(host: &HostMatch) -> String {
+    match host {
+        HostMatch::Exact(name) => name.to_string(),
+        HostMatch::Wildcard(parent) => format!("*.{parent}"),
+        HostMatch::Any => "*".into(),
+    }
+}
+
+fn path(path: &PathMatch) -> String {
+    match path {
+        PathMatch::Exact(path) => format!("path {path}, exactly"),
+        PathMatch::Prefix(path) => format!("path {path} and below"),
+    }
+}
+
+fn target(redirect: &Redirect) -> String {
+    let scheme = redirect.scheme.map_or("", |scheme| scheme.as_str());
+    let host = redirect.host.as_deref().unwrap_or_default();
+    let path = match &redirect.path {
+        Some(PathEdit::Full(path) | PathEdit::Prefix(path)) => path,
+        None => "",
+    };
+    match scheme {
+        "" => path.to_owned(),
+        scheme => format!("{scheme}://{host}{path}"),
+    }
+}
