@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::error::{ApiError, ApiResult};
 use crate::query::Target;
-use crate::registry::{EVENT, KindId, NODE, POD, SERVICE};
+use crate::registry::{EVENT, INGRESS, KindId, NODE, POD, SERVICE};
 use crate::serve::Standing;
 use crate::table::{list, text};
 
@@ -119,7 +119,8 @@ const AGENT: &str = "warren";
 /// Namespace of node leases.
 const NODE_LEASES: &str = "kube-node-lease";
 
-/// Decides by the request; `shown` says whether an Ingress of a namespace (first) names a Secret (second) for its TLS.
+/// Decides by the request; `shown` says whether an Ingress of a namespace (first) that agents serve names a Secret (second).
+/// A list or watch of one object has its name too.
 /// Writes of nodes are looked at again with the objects: [`authorize_write`].
 pub(crate) fn authorize(
     user: &User,
@@ -131,7 +132,7 @@ pub(crate) fn authorize(
         User::Admin(_) => true,
         User::Viewer(_) => verb.reads() && !is_secret(target),
         User::Node(_) if is_secret(target) => match (verb, &target.namespace, &target.name) {
-            (Verb::Get, Some(namespace), Some(name)) => shown(namespace, name),
+            (v, Some(namespace), Some(name)) if v.reads() => shown(namespace, name),
             _ => false,
         },
         User::Node(node) => node_may(node, verb, target),
@@ -187,19 +188,20 @@ fn node_may(node: &str, verb: Verb, target: &Target) -> bool {
         ("nodes", _) => own,
         ("pods", _) => true,
         ("leases", _) => own && namespace == Some(NODE_LEASES),
-        // The addresses of load balancers, and what is wrong with a Service.
-        ("services", Verb::Patch) => target.status,
+        // Addresses of load balancers and Ingresses, and what is wrong with them.
+        ("services" | "ingresses", Verb::Patch) => target.status,
         ("events", Verb::Create | Verb::Patch) => !target.status,
         _ => false,
     }
 }
 
-/// Decides with the objects: `old` before the write, `new` after it.
+/// Decides with the objects: `old` before the write, `new` after it; `served` says whether agents serve an Ingress.
 pub(crate) fn authorize_write(
     user: &User,
     kind: KindId,
     old: Option<&Value>,
     new: Option<&Value>,
+    served: impl Fn(&Value) -> bool,
 ) -> ApiResult<()> {
     let User::Node(node) = user else { return Ok(()) };
     let refuse = |name: &str, why: &str| {
@@ -214,8 +216,14 @@ pub(crate) fn authorize_write(
             }
         } else if kind == EVENT {
             let source = (text(object, "/source/component"), text(object, "/source/host"));
-            if source != (AGENT, node) || about != "Service" {
-                return refuse(name, "may only write Events about Services, with source.host set to itself");
+            if source != (AGENT, node) || !matches!(about, "Service" | "Ingress") {
+                let why =
+                    "may only write Events about Services and Ingresses, with source.host set to itself";
+                return refuse(name, why);
+            }
+        } else if kind == INGRESS {
+            if !served(object) {
+                return refuse(name, "may only write the status of Ingresses whose class is Warren's");
             }
         } else if kind == SERVICE {
             if !gives_addresses(object) {
@@ -241,11 +249,6 @@ fn gives_addresses(service: &Value) -> bool {
     let class = text(service, "/spec/loadBalancerClass");
     let ours = class.is_empty() || class == warren_types::service::LOAD_BALANCER_CLASS;
     text(service, "/spec/type") == "LoadBalancer" && ours
-}
-
-/// Whether `ingress` names the Secret `name` for its TLS.
-pub(crate) fn shows_secret(ingress: &Value, name: &str) -> bool {
-    list(ingress, "/spec/tls").iter().any(|t| text(t, "/secretName") == name && !name.is_empty())
 }
 
 #[cfg(test)]

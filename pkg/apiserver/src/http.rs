@@ -12,7 +12,7 @@ use warren_store::Store;
 use warren_types::HealthCell;
 
 use crate::audit::{Audit, Entry};
-use crate::auth::{Peer, User, Verb, authorize, shows_secret};
+use crate::auth::{Peer, User, Verb, authorize};
 use crate::bearer::{self, BODY_LIMIT as OWN_LIMIT, Bearers};
 use crate::decode::{self, BODY_LIMIT};
 use crate::deletion::DeleteOptions;
@@ -22,7 +22,7 @@ use crate::join::Joining;
 use crate::ops::{Objects, WriteOptions, Written};
 use crate::patch::Patch;
 use crate::query::{FieldValidation, Params, Target, target};
-use crate::registry::{NODE, lookup};
+use crate::registry::NODE;
 use crate::reply::{self, Form, negotiate};
 use crate::selector::Selector;
 use crate::storage::Object;
@@ -122,7 +122,8 @@ async fn dispatch(app: &Arc<App>, peer: &Peer, request: Request) -> ApiResult<Re
     let target = target(&path)?;
     let params = Params::parse(request.uri())?;
     let verb = verb(request.method(), &target, &params)?;
-    let authorized = authorize(&peer.user, verb, &target, |ns, name| shown(app, ns, name));
+    let asked = named(&target, &params)?;
+    let authorized = authorize(&peer.user, verb, &asked, |ns, name| shown(app, ns, name));
     if verb.reads() {
         authorized?;
         return run(app, peer, verb, target, params, request).await;
@@ -197,10 +198,19 @@ async fn own(app: &App, peer: &Peer, what: &'static str, request: Request) -> Ap
     result
 }
 
-/// Whether an Ingress of the namespace names this Secret for its TLS.
+/// Whether an Ingress of the namespace that agents serve names this Secret.
 fn shown(app: &App, namespace: &str, secret: &str) -> bool {
-    let Some(kind) = lookup("networking.k8s.io", "v1", "ingresses") else { return false };
-    app.objects.cache.list_in(kind, namespace).iter().any(|o| shows_secret(&o.value, secret))
+    crate::ingress::is_shown(&app.objects.cache, namespace, secret)
+}
+
+/// The target as its request is judged: a list or watch that selects one name asks for that object alone.
+fn named(target: &Target, params: &Params) -> ApiResult<Target> {
+    let mut target = target.clone();
+    if target.name.is_none() && !params.field_selector.is_empty() {
+        let selector = Selector::parse(target.kind.get(), None, "", &params.field_selector)?;
+        target.name = selector.single_name().map(Into::into);
+    }
+    Ok(target)
 }
 
 /// Whether the server lives, or is ready; with `verbose` each check by name.

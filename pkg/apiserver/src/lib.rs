@@ -29,6 +29,7 @@ mod discovery;
 mod error;
 mod gates;
 mod http;
+mod ingress;
 mod join;
 mod kinds;
 mod kubeconfig;

@@ -5,7 +5,7 @@ use serde_json::Value;
 use std::sync::Arc;
 
 use crate::apply::{self, Manager};
-use crate::auth::{User, authorize_write};
+use crate::auth::{self, User};
 use crate::decode;
 use crate::deletion::{self, DeleteOptions, Plan, check_preconditions};
 use crate::error::{ApiError, ApiResult};
@@ -179,10 +179,11 @@ impl Objects {
                     &seconds(options.now),
                 );
             }
+            crate::ingress::admit(&self.cache, target.kind, &mut o);
             (kind.create)(&mut o);
             decode::validate(kind, &o, None)?;
             decode::refuse_large(&o)?;
-            authorize_write(&options.user, target.kind, None, Some(&o))?;
+            self.authorize_write(options, target.kind, None, Some(&o))?;
             let name = text(&o, "/metadata/name").to_owned();
             match self.write(Op::Create { kind: target.kind, value: o }, options.dry_run).await {
                 Ok(object) => return Ok(Written { object, warnings }),
@@ -191,6 +192,17 @@ impl Objects {
             }
         }
         Err(ApiError::conflict(kind, &prefix, "no free name was found for generateName; try again"))
+    }
+
+    fn authorize_write(
+        &self,
+        options: &WriteOptions,
+        kind: KindId,
+        old: Option<&Value>,
+        new: Option<&Value>,
+    ) -> ApiResult<()> {
+        let served = |ingress: &Value| crate::ingress::is_served(&self.cache, ingress);
+        auth::authorize_write(&options.user, kind, old, new, served)
     }
 
     /// Does a write. Done dry, the answer is what it would give, with the version of what is stored.
@@ -358,7 +370,7 @@ impl Objects {
         for _ in 0..TRIES {
             let current = self.get(target.kind, target.namespace.as_deref(), name)?;
             let live = current.full();
-            authorize_write(&options.user, target.kind, Some(&live), None)?;
+            self.authorize_write(options, target.kind, Some(&live), None)?;
             let (new, warnings) = decode::typed(kind, make(&live)?, options.validation)?;
             let precondition = text(&new, "/metadata/resourceVersion").to_owned();
             if !precondition.is_empty() && precondition != current.revision.to_string() {
@@ -378,7 +390,7 @@ impl Objects {
             }
             decode::validate(kind, &new, Some(&live))?;
             decode::refuse_large(&new)?;
-            authorize_write(&options.user, target.kind, Some(&live), Some(&new))?;
+            self.authorize_write(options, target.kind, Some(&live), Some(&new))?;
             // A dry run shows the object as it would be at its end.
             let op = if deletion::is_over(target.kind, &new) && !options.dry_run {
                 Op::Delete { kind: target.kind, key: current.key(), expect: current.revision }
@@ -446,7 +458,7 @@ impl Objects {
         }
         for _ in 0..TRIES {
             let current = self.get(target.kind, target.namespace.as_deref(), name)?;
-            authorize_write(&options.user, target.kind, Some(&current.value), None)?;
+            self.authorize_write(options, target.kind, Some(&current.value), None)?;
             check_preconditions(kind, &current, &delete.preconditions)?;
             let (op, gone) = match deletion::plan(target.kind, &current.value, delete, options.now) {
                 Plan::Nothing => return Ok((current, false)),

@@ -147,6 +147,11 @@ pub(crate) const ENDPOINTS: KindId = KindId(9);
 /// EndpointSlice's place in [`KINDS`].
 pub(crate) const ENDPOINT_SLICE: KindId = KindId(10);
 
+/// Ingress' place in [`KINDS`].
+pub(crate) const INGRESS: KindId = KindId(12);
+/// IngressClass' place in [`KINDS`].
+pub(crate) const INGRESS_CLASS: KindId = KindId(13);
+
 /// Every kind there is.
 pub(crate) static KINDS: &[Kind] = &[
     kinds::namespace::KIND,
@@ -189,6 +194,7 @@ mod tests {
             [NAMESPACE, NODE, POD, CONFIG_MAP, LEASE, SERVICE, ENDPOINTS, ENDPOINT_SLICE].map(name),
             ["Namespace", "Node", "Pod", "ConfigMap", "Lease", "Service", "Endpoints", "EndpointSlice"]
         );
+        assert_eq!([INGRESS, INGRESS_CLASS].map(name), ["Ingress", "IngressClass"]);
         assert_eq!(lookup("coordination.k8s.io", "v1", "leases"), Some(LEASE));
         assert_eq!(lookup("", "v1", "leases"), None);
     }

@@ -8,6 +8,7 @@
 use crate::SourceError;
 use crate::status::SourceStatus;
 use http::{Request, Response};
+use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use kube::client::{Body, ConfigExt as _};
@@ -86,6 +87,19 @@ impl ApiAccess {
     /// # Errors
     /// When the kubeconfig cannot be read, or its keys and certificates cannot be used.
     pub async fn client(&self, status: &SourceStatus) -> Result<ApiClient, SourceError> {
+        self.client_of(status, false).await
+    }
+
+    /// As [`ApiAccess::client`], for many watches: one connection carries them all, where the API speaks HTTP/2. An answer
+    /// that is waited for should not share it, lest it wait for others too.
+    ///
+    /// # Errors
+    /// As [`ApiAccess::client`].
+    pub(crate) async fn shared_client(&self, status: &SourceStatus) -> Result<ApiClient, SourceError> {
+        self.client_of(status, true).await
+    }
+
+    async fn client_of(&self, status: &SourceStatus, shared: bool) -> Result<ApiClient, SourceError> {
         let config = self.config().await?;
         let address = config.cluster_url.to_string().trim_end_matches('/').to_owned();
         let refuse =
@@ -98,7 +112,11 @@ impl ApiAccess {
         connector.set_keepalive_interval(Some(Duration::from_secs(1)));
         connector.set_keepalive_retries(Some(3));
         connector.set_tcp_user_timeout(Some(Duration::from_secs(6)));
-        let connector = config.rustls_https_connector_with_connector(connector).map_err(refuse)?;
+        let connector = if shared {
+            over_http2(&config, connector).map_err(refuse)?
+        } else {
+            config.rustls_https_connector_with_connector(connector).map_err(refuse)?
+        };
         let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
             .pool_idle_timeout(Duration::from_secs(30))
             .build::<_, Body>(connector);
@@ -110,6 +128,20 @@ impl ApiAccess {
         status.set_api(&address);
         Ok(ApiClient { client: kube::Client::new(service, config.default_namespace.clone()), address })
     }
+}
+
+/// As the connector of [`kube::client::ConfigExt`], with HTTP/2 where the other side speaks it.
+fn over_http2(
+    config: &kube::Config,
+    connector: HttpConnector,
+) -> Result<HttpsConnector<HttpConnector>, kube::Error> {
+    let tls = config.rustls_client_config()?;
+    let mut builder = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
+    if let Some(name) = &config.tls_server_name {
+        let name = name.clone().try_into().map_err(|e| kube::Error::Service(Box::new(e)))?;
+        builder = builder.with_server_name_resolver(FixedServerNameResolver::new(name));
+    }
+    Ok(builder.enable_all_versions().wrap_connector(connector))
 }
 
 /// An error with its causes in one line.

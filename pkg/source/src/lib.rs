@@ -105,6 +105,8 @@ pub async fn run(
     for task in tasks_of(&config, &store, &api, &status, &stop) {
         tasks.spawn(task);
     }
+    let secrets = secrets::Secrets::new(&config.access, &store, status.clone()).await?;
+    tasks.spawn(secrets.run(stop.clone()));
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     loop {
         tokio::select! {
@@ -153,8 +155,6 @@ fn tasks_of(
         addresses::Listed(services),
         addresses::Listed(ingresses),
     ));
-    let secrets = secrets::Secrets::new(client.clone(), store, status.clone());
-    tasks.push(Box::pin(secrets.run(stop.clone())));
     if !config.cluster_from_flags {
         tasks.push(follows.cluster());
     }

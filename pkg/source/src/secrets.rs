@@ -5,7 +5,7 @@
 //! said of an answer never quotes it.
 
 use crate::backoff::Backoff;
-use crate::client::chain;
+use crate::client::{ApiAccess, chain};
 use crate::follow::{CEILING_REFUSED, CEILING_UNREACHABLE, identity, note_refused};
 use crate::{Object, SourceError, SourceStatus, convert, resource};
 use futures::TryStreamExt as _;
@@ -22,6 +22,8 @@ use warren_types::{SecretContent, SecretObject, SecretRef, WantedSecrets};
 
 /// At most this many Secrets are followed: each takes a watch of the API.
 pub(crate) const MAX_SECRETS: usize = 500;
+/// So many watches are begun on one connection: servers allow at least 100 at once (RFC 9113, section 6.5.2).
+const WATCHES: usize = 100;
 /// Seconds after which the server ends a watch and it is begun again.
 const WATCH_SECONDS: u32 = 290;
 /// A watch that lasted as long had begun well.
@@ -42,13 +44,16 @@ enum Word {
 /// The watch of one Secret.
 struct Followed {
     task: AbortHandle,
+    /// By which of the clients.
+    client: usize,
     /// Whether the API has said anything of it, be it that it does not say.
     answered: bool,
 }
 
 /// Brings the Secrets that table `wanted_secrets` names into table `secrets`.
 pub(crate) struct Secrets {
-    client: kube::Client,
+    /// Each has a connection of its own.
+    clients: Vec<kube::Client>,
     wanted: Table<WantedSecrets>,
     table: Table<SecretObject>,
     status: SourceStatus,
@@ -59,10 +64,22 @@ pub(crate) struct Secrets {
 }
 
 impl Secrets {
-    pub(crate) fn new(client: kube::Client, store: &Store, status: SourceStatus) -> Self {
+    /// Follows by clients of `access`; nothing is sent yet.
+    ///
+    /// # Errors
+    /// As [`ApiAccess::client`].
+    pub(crate) async fn new(
+        access: &ApiAccess,
+        store: &Store,
+        status: SourceStatus,
+    ) -> Result<Self, SourceError> {
+        let mut clients = Vec::new();
+        for _ in 0..MAX_SECRETS.div_ceil(WATCHES) {
+            clients.push(access.shared_client(&status).await?.client);
+        }
         let (tell, words) = mpsc::channel(PENDING);
-        Self {
-            client,
+        Ok(Self {
+            clients,
             wanted: store.table(),
             table: store.table(),
             status,
@@ -70,7 +87,7 @@ impl Secrets {
             tasks: JoinSet::new(),
             tell,
             words,
-        }
+        })
     }
 
     /// Follows until `stop`.
@@ -125,17 +142,27 @@ impl Secrets {
         }
         for key in wanted {
             if !self.followed.contains_key(&key) {
+                let client = self.least_busy();
                 let one = One {
-                    client: self.client.clone(),
+                    client: self.clients[client].clone(),
                     key: key.clone(),
                     status: self.status.clone(),
                     tell: self.tell.clone(),
                 };
                 let task = self.tasks.spawn(one.follow());
-                self.followed.insert(key, Followed { task, answered: false });
+                self.followed.insert(key, Followed { task, client, answered: false });
             }
         }
         Ok(())
+    }
+
+    /// The client that follows the fewest.
+    fn least_busy(&self) -> usize {
+        let mut busy = vec![0usize; self.clients.len()];
+        for followed in self.followed.values() {
+            busy[followed.client] += 1;
+        }
+        (0..busy.len()).min_by_key(|client| busy[*client]).unwrap_or(0)
     }
 
     async fn hear(&mut self, key: SecretRef, word: Word) -> Result<(), SourceError> {

@@ -19,6 +19,9 @@ pub const ANNOTATION_DEFAULT_CLASS: &str = "ingressclass.kubernetes.io/is-defaul
 pub const PREFIX_OPTIONS: &str = "ingress.warren.dev/";
 /// Annotations of an Ingress that begin like this are options of ingress-nginx.
 pub const PREFIX_NGINX: &str = "nginx.ingress.kubernetes.io/";
+/// Options, without their prefix, that name a Secret: `name`, or `namespace/name` with the Ingress' own namespace. Besides
+/// those of `spec.tls` these are all that a node may read.
+pub const SECRET_OPTIONS: [&str; 2] = ["auth-secret", "auth-tls-secret"];
 /// The entries of a Secret that are ever read: certificate, key, authorities of clients, and passwords.
 pub const SECRET_ENTRIES: [&str; 4] = ["tls.crt", "tls.key", "ca.crt", "auth"];
 

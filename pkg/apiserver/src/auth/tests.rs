@@ -1,5 +1,5 @@
 use super::*;
-use crate::registry::{CONFIG_MAP, ENDPOINT_SLICE, LEASE, NAMESPACE};
+use crate::registry::{CONFIG_MAP, ENDPOINT_SLICE, INGRESS_CLASS, LEASE, NAMESPACE};
 use serde_json::json;
 
 fn target(kind: KindId, namespace: &str, name: &str, status: bool) -> Target {
@@ -53,16 +53,17 @@ fn a_node_reads_what_it_follows_and_only_the_secrets_that_an_ingress_shows() {
         };
         match plural {
             "secrets" => {
-                assert!(
-                    may(Verb::Get, "x", true) && !may(Verb::Get, "x", false) && !may(Verb::Get, "y", true)
-                );
-                assert!(!may(Verb::List, "", true) && !may(Verb::Watch, "", true));
+                for verb in [Verb::Get, Verb::List, Verb::Watch] {
+                    assert!(may(verb, "x", true) && !may(verb, "x", false), "{verb:?}");
+                    assert!(!may(verb, "y", true) && !may(verb, "", true), "{verb:?}");
+                }
+                for verb in [Verb::Create, Verb::Update, Verb::Patch, Verb::Delete, Verb::DeleteCollection] {
+                    assert!(!may(verb, "x", true), "{verb:?}");
+                }
             }
             _ => assert_eq!(may(Verb::List, "", true), NODE_READS.contains(&plural), "{plural}"),
         }
     }
-    let ingress = json!({"spec": {"tls": [{"hosts": ["a"]}, {"secretName": "x"}]}});
-    assert!(shows_secret(&ingress, "x") && !shows_secret(&ingress, "y") && !shows_secret(&ingress, ""));
 }
 
 fn policies() -> KindId {
@@ -118,6 +119,16 @@ fn what_a_node_may() {
         (Create, policies(), "a", "", false),
         (Patch, policies(), "a", "p", false),
         (Delete, policies(), "a", "p", false),
+        (List, INGRESS, "", "", true),
+        (Watch, INGRESS, "", "", true),
+        (Create, INGRESS, "a", "", false),
+        (Update, INGRESS, "a", "i", false),
+        (Delete, INGRESS, "a", "i", false),
+        (List, INGRESS_CLASS, "", "", true),
+        (Watch, INGRESS_CLASS, "", "", true),
+        (Create, INGRESS_CLASS, "", "", false),
+        (Patch, INGRESS_CLASS, "", "c", false),
+        (Delete, INGRESS_CLASS, "", "c", false),
         (Get, EVENT, "a", "e", false),
         (Update, EVENT, "a", "e", false),
         (Delete, EVENT, "a", "e", false),
@@ -132,11 +143,13 @@ fn what_a_node_may() {
 }
 
 #[test]
-fn a_node_writes_the_status_of_services_and_events_and_nothing_else_of_them() {
+fn a_node_writes_the_status_of_services_and_ingresses_and_events_and_nothing_else_of_them() {
     let may = |verb, kind, status| {
         authorize(&User::Node("n1".into()), verb, &target(kind, "a", "x", status), |_, _| true).is_ok()
     };
     assert!(may(Verb::Patch, SERVICE, true) && !may(Verb::Patch, SERVICE, false));
+    assert!(may(Verb::Patch, INGRESS, true) && !may(Verb::Patch, INGRESS, false));
+    assert!(!may(Verb::Update, INGRESS, true));
     assert!(may(Verb::Patch, EVENT, false) && may(Verb::Create, EVENT, false));
     assert!(!may(Verb::Patch, EVENT, true) && !may(Verb::Update, SERVICE, true));
 }
@@ -159,7 +172,9 @@ fn objects_of_others_are_refused_by_what_they_hold() {
     let pod = |node: &str| json!({"metadata": {"name": "p"}, "spec": {"nodeName": node}});
     let node = |name: &str, cidr: &str| json!({"metadata": {"name": name}, "spec": {"podCIDR": cidr, "podCIDRs": [cidr]}});
     let bare = json!({"metadata": {"name": "n1"}});
-    let ok = |kind, old: Option<&Value>, new: Option<&Value>| authorize_write(&n1, kind, old, new).is_ok();
+    let ok = |kind, old: Option<&Value>, new: Option<&Value>| {
+        authorize_write(&n1, kind, old, new, |o| o["ours"] == true).is_ok()
+    };
     assert!(ok(POD, None, Some(&pod("n1"))));
     assert!(!ok(POD, None, Some(&pod("n2"))));
     assert!(!ok(POD, None, Some(&json!({"metadata": {"name": "p"}}))));
@@ -188,11 +203,18 @@ fn objects_of_others_are_refused_by_what_they_hold() {
     };
     let mine = event("warren", "n1", "Service");
     assert!(ok(EVENT, None, Some(&mine)) && ok(EVENT, Some(&mine), Some(&mine)));
+    assert!(ok(EVENT, None, Some(&event("warren", "n1", "Ingress"))));
+    let ingress = |ours: bool| json!({"metadata": {"name": "i"}, "ours": ours});
+    assert!(ok(INGRESS, Some(&ingress(true)), Some(&ingress(true))));
+    assert!(
+        !ok(INGRESS, Some(&ingress(false)), None)
+            && !ok(INGRESS, Some(&ingress(false)), Some(&ingress(true)))
+    );
     for other in
         [event("warren", "n2", "Service"), event("x", "n1", "Service"), event("warren", "n1", "Node")]
     {
         assert!(!ok(EVENT, None, Some(&other)) && !ok(EVENT, Some(&other), Some(&mine)), "{other}");
     }
     assert!(!ok(EVENT, None, Some(&json!({"metadata": {"name": "n1"}}))));
-    assert!(authorize_write(&User::Admin("a".into()), NODE, None, Some(&a)).is_ok());
+    assert!(authorize_write(&User::Admin("a".into()), NODE, None, Some(&a), |_| false).is_ok());
 }

@@ -8,6 +8,7 @@ mod controllers;
 mod deleting;
 mod harness;
 mod hostile;
+mod ingresses;
 mod joining;
 mod kubectl;
 mod operators;

@@ -170,8 +170,32 @@ async fn a_secret_that_may_not_be_read_is_named_and_holds_up_no_other() {
     bench.end().await;
 }
 
+/// All that is logged, from every crate, at the finest level.
+#[derive(Clone, Default)]
+struct Logged(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl Logged {
+    fn everything() -> Self {
+        let logged = Self::default();
+        let into = logged.clone();
+        let all = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_ansi(false);
+        all.with_writer(move || into.clone()).init();
+        logged
+    }
+}
+impl std::io::Write for Logged {
+    fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(buf);
+        Ok(buf.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_said_of_unreadable_answers_and_entries_quotes_nothing() {
+    let logged = Logged::everything();
     let api = FakeApi::start().await;
     api.put("secrets", secret("tls", "hunter2"));
     api.talk_nonsense(true);
@@ -188,6 +212,11 @@ async fn what_is_said_of_unreadable_answers_and_entries_quotes_nothing() {
     let text =
         format!("{:?} {:?}", bench.status.report(), bench.store.table::<SecretObject>().snapshot().rows);
     assert!(text.contains("shop/tls") && !text.contains("hunter2") && !text.contains("aHVudGVyMg"), "{text}");
+    let log = String::from_utf8_lossy(&logged.0.lock().unwrap()).into_owned();
+    assert!(log.contains("data[\"tls.key\"]"), "the refusal is logged");
+    let quoted: Vec<&str> =
+        log.lines().filter(|l| l.contains("hunter2") || l.contains("aHVudGVyMg")).collect();
+    assert_eq!(quoted, [""; 0]);
     bench.end().await;
 }
 
