@@ -3,6 +3,7 @@
 use crate::status::{Cell, Paint, table};
 use serde::{Deserialize, Serialize};
 use std::fmt::Write as _;
+use warren_ingress::Figures;
 use warren_ingress::explain::{Explained, InvalidUrl};
 use warren_ingress::runner::IngressStatus;
 
@@ -26,8 +27,11 @@ pub struct IngressView {
     pub routes: u64,
     /// Connections of clients, now.
     pub connections: u64,
-    /// Answers since the last table, by hundred of their status, from 1xx.
+    /// Answers, by hundred of their status, from 1xx.
     pub answers: [u64; 5],
+    /// The same for each route.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub by_route: Vec<(String, [u64; 5])>,
     /// Requests that were refused since they were malformed or ambiguous.
     pub malformed: u64,
     /// Connections that were turned away since there were too many.
@@ -95,6 +99,7 @@ impl IngressDesk {
             routes: snapshot.compiled.table.routes().len() as u64,
             connections: figures.connections as u64,
             answers: [sum(1), sum(2), sum(3), sum(4), sum(5)],
+            by_route: by_route(&figures),
             malformed: figures.malformed,
             turned_away: figures.turned_away,
             handshakes_failed: figures.handshakes_failed,
@@ -141,6 +146,11 @@ impl IngressDesk {
         explained.steps.insert(0, step);
         Ok(explained)
     }
+}
+
+fn by_route(figures: &Figures) -> Vec<(String, [u64; 5])> {
+    let answers = figures.answers.iter();
+    answers.map(|(route, [_, rest @ ..])| (route.to_string(), *rest)).collect()
 }
 
 /// The text of `warren ingress list`.

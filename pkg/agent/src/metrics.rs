@@ -1,6 +1,7 @@
 //! Prometheus metrics, computed from a [`StatusReport`] when they are asked for.
 
 mod dns;
+mod ingress;
 mod policy;
 
 use crate::services::{ProxyView, ServicesReport};
@@ -103,6 +104,9 @@ pub fn text(report: &StatusReport) -> Result<String, fmt::Error> {
     services(r, &report.services);
     if let Some(view) = &report.dns {
         dns::own(r, view);
+    }
+    if let Some(view) = &report.ingress {
+        ingress::own(r, view);
     }
     if let Some(view) = &report.policy {
         policy::own(r, view);

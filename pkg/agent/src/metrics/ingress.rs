@@ -1,0 +1,65 @@
+//! Metrics of ingress.
+
+use super::{counters, float, gauges};
+use crate::ingress::IngressView;
+use prometheus_client::registry::Registry;
+
+/// Registers them.
+pub(super) fn own(r: &mut Registry, view: &IngressView) {
+    let IngressView { ingresses, faulty, routes, connections, .. } = view;
+    for (name, help, value) in [
+        ("ingress_ingresses", "Ingresses that are served", ingresses),
+        ("ingress_faulty", "Ingresses that are served with something wrong", faulty),
+        ("ingress_routes", "Routes", routes),
+        ("ingress_connections", "Connections of clients", connections),
+    ] {
+        gauges(r, name, help, [(vec![], float(*value))]);
+    }
+    for (name, help, value) in [
+        ("ingress_malformed", "Requests refused as malformed or ambiguous", view.malformed),
+        ("ingress_turned_away", "Connections turned away since there were too many", view.turned_away),
+        ("ingress_handshakes_failed", "TLS handshakes that came to nothing", view.handshakes_failed),
+    ] {
+        counters(r, name, help, [(vec![], value)]);
+    }
+    let hundreds = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+    let by_route = view.by_route.iter().flat_map(|(route, answers)| {
+        hundreds.iter().zip(answers).filter(|(_, n)| **n > 0).map(move |(code, n)| (labels(route, code), *n))
+    });
+    counters(r, "ingress_answers", "Answers, by route and by hundred of their status", by_route);
+}
+
+fn labels(route: &str, code: &str) -> super::Labels {
+    let (ingress, of) = route.split_once(' ').unwrap_or((route, ""));
+    let (namespace, name) = ingress.split_once('/').unwrap_or(("", ingress));
+    vec![
+        ("namespace", namespace.to_owned()),
+        ("ingress", name.to_owned()),
+        ("route", of.to_owned()),
+        ("code", code.to_owned()),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::StatusReport;
+
+    #[test]
+    fn answers_are_counted_by_route() {
+        let view = IngressView {
+            ingresses: 2,
+            by_route: vec![("shop/web foo.test /".into(), [0, 7, 0, 1, 0])],
+            ..IngressView::default()
+        };
+        let report = StatusReport { ingress: Some(view), ..StatusReport::default() };
+        let text = crate::metrics::text(&report).unwrap();
+        for line in [
+            "warren_ingress_ingresses{} 2.0",
+            "warren_ingress_answers_total{namespace=\"shop\",ingress=\"web\",route=\"foo.test /\",code=\"2xx\"} 7",
+            "warren_ingress_answers_total{namespace=\"shop\",ingress=\"web\",route=\"foo.test /\",code=\"4xx\"} 1",
+        ] {
+            assert!(text.contains(line), "{line}:\n{text}");
+        }
+    }
+}
