@@ -187,6 +187,7 @@ mod tests {
             certificate_life: warren_apiserver::CERTIFICATE_LIFE,
             limits: warren_apiserver::Limits::default(),
             node_ports: 30_000..=32_767,
+            default_ingress_class: false,
             node_life: warren_apiserver::NodeLife::default(),
         };
         let server = warren_apiserver::Server::open(config).await.unwrap();

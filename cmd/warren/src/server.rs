@@ -47,6 +47,9 @@ pub(crate) struct ServerArgs {
     /// Ports of the nodes that Services of type NodePort and LoadBalancer may have.
     #[arg(long, value_name = "FIRST-LAST", env = "WARREN_SERVICE_NODE_PORT_RANGE", default_value = "30000-32767", value_parser = port_range)]
     service_node_port_range: std::ops::RangeInclusive<u16>,
+    /// Serve Ingresses that name no class, too: the class `warren` becomes the default.
+    #[arg(long, env = "WARREN_DEFAULT_INGRESS_CLASS")]
+    default_ingress_class: bool,
     /// File with the secret that nodes join with [default: one is made].
     #[arg(long, value_name = "FILE", env = "WARREN_TOKEN_FILE")]
     token_file: Option<PathBuf>,
@@ -104,6 +107,7 @@ async fn serve(args: ServerArgs) -> anyhow::Result<()> {
         audit_log: args.audit_log,
         certificate_life: warren_apiserver::CERTIFICATE_LIFE,
         limits: Limits::default(),
+        default_ingress_class: args.default_ingress_class,
         node_life: NodeLife::default(),
     };
     let stop = CancellationToken::new();

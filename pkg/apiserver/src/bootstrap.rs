@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use std::net::{IpAddr, SocketAddr};
 use warren_types::ClusterConfig;
 use warren_types::cluster::{CONFIG_MAP_KEY, CONFIG_MAP_NAME, CONFIG_MAP_NAMESPACE, dns_address};
+use warren_types::ingress::{ANNOTATION_DEFAULT_CLASS, INGRESS_CLASS_NAME, INGRESS_CONTROLLER};
 
 use crate::ServerError;
 use crate::alloc::first_address;
@@ -14,7 +15,7 @@ use crate::error::{ApiError, Causes};
 use crate::ops::{Objects, WriteOptions};
 use crate::patch::Patch;
 use crate::query::{FieldValidation, Target};
-use crate::registry::{CONFIG_MAP, ENDPOINT_SLICE, ENDPOINTS, KindId, NAMESPACE, SERVICE};
+use crate::registry::{CONFIG_MAP, ENDPOINT_SLICE, ENDPOINTS, INGRESS_CLASS, KindId, NAMESPACE, SERVICE};
 
 /// The Service of this server, and of Kubernetes' own.
 const API: &str = "kubernetes";
@@ -23,14 +24,21 @@ const NAMESPACE_OF_API: &str = "default";
 const DNS: &str = "kube-dns";
 const NAMESPACE_OF_DNS: &str = "kube-system";
 
+/// What the first objects say.
+pub(crate) struct First<'a> {
+    /// The cluster's ranges.
+    pub(crate) cluster: &'a ClusterConfig,
+    /// Where pods reach this server.
+    pub(crate) reached_at: Option<SocketAddr>,
+    /// The port that it listens on.
+    pub(crate) port: u16,
+    /// Whether Ingresses that name no class get Warren's.
+    pub(crate) default_ingress_class: bool,
+}
+
 /// Makes the first namespaces, and brings the cluster's ConfigMap up to the configuration.
-pub(crate) async fn objects(
-    objects: &Objects,
-    cluster: &ClusterConfig,
-    reached_at: Option<SocketAddr>,
-    port: u16,
-    now: Timestamp,
-) -> Result<(), ServerError> {
+pub(crate) async fn objects(objects: &Objects, first: &First<'_>, now: Timestamp) -> Result<(), ServerError> {
+    let First { cluster, reached_at, port, default_ingress_class } = *first;
     let options = WriteOptions {
         user: User::Admin("system:warren".into()),
         manager: "warren".into(),
@@ -54,11 +62,28 @@ pub(crate) async fn objects(
         api_service(objects, address, port, &options).await?;
         api_endpoints(objects, reached_at, &options).await?;
     }
+    ingress_class(objects, default_ingress_class, &options).await?;
     if let Err(error) = dns_service(objects, cluster, &options).await {
         // Its address may be another Service's since before there was DNS; the agents serve it all the same.
         tracing::warn!(%error, "there is no Service for cluster DNS");
     }
     Ok(())
+}
+
+/// The class of Ingresses that agents serve. Once it is there, whether it is the default is its users' to say, unless the
+/// configuration asks for it.
+async fn ingress_class(objects: &Objects, default: bool, options: &WriteOptions) -> Result<(), ServerError> {
+    let body = json!({
+        "metadata": { "name": INGRESS_CLASS_NAME }, "spec": { "controller": INGRESS_CONTROLLER },
+    });
+    ensure(objects, INGRESS_CLASS, None, INGRESS_CLASS_NAME, body, options).await?;
+    if !default {
+        return Ok(());
+    }
+    let annotations = json!({ ANNOTATION_DEFAULT_CLASS: "true" });
+    let patch = Patch::Merge(json!({ "metadata": { "annotations": annotations } }));
+    let patched = objects.patch(&Target::all(INGRESS_CLASS, None), INGRESS_CLASS_NAME, &patch, options).await;
+    patched.map(drop).map_err(|e| failed("ingressclass warren", e.message))
 }
 
 /// The Service that stands for cluster DNS. It has no endpoints: every agent serves its addresses itself.

@@ -42,6 +42,8 @@ pub struct ServerConfig {
     pub certificate_life: Duration,
     /// Bounds on connections.
     pub limits: Limits,
+    /// Whether Ingresses that name no class get Warren's. The class `warren` is there anyhow.
+    pub default_ingress_class: bool,
     /// When nodes count as dead.
     pub node_life: NodeLife,
 }

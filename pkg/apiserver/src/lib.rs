@@ -197,7 +197,13 @@ impl Server {
         };
         let listen = SocketAddr::new(self.config.listen.ip(), self.address.port());
         let reached_at = bootstrap::reached_at(self.config.advertise_address, listen);
-        bootstrap::objects(&objects, &cluster, reached_at, self.address.port(), Timestamp::now()).await?;
+        let first = bootstrap::First {
+            cluster: &cluster,
+            reached_at,
+            port: self.address.port(),
+            default_ingress_class: self.config.default_ingress_class,
+        };
+        bootstrap::objects(&objects, &first, Timestamp::now()).await?;
         let stop = stop.child_token();
         let controllers = controllers::run(
             objects.clone(),

@@ -119,7 +119,7 @@ impl Engine {
         match row {
             None => drop(self.ingresses.remove(key)),
             Some(row) => {
-                let (options, faults) = options::read(&row.options);
+                let (options, faults) = options::read(&row);
                 self.ingresses.insert(key.clone(), Read { row, options, faults });
             }
         }

@@ -9,6 +9,8 @@ use std::net::IpAddr;
 
 /// `spec.controller` of IngressClasses that Warren serves.
 pub const INGRESS_CONTROLLER: &str = "warren.dev/ingress";
+/// The name of the IngressClass that Warren makes.
+pub const INGRESS_CLASS_NAME: &str = "warren";
 /// Annotation on a Node: comma-separated ports on which it really serves ingress.
 pub const ANNOTATION_INGRESS: &str = "warren.dev/ingress";
 /// Annotation on an Ingress, from before `spec.ingressClassName`: the class.

@@ -5,10 +5,9 @@ use super::{RawConfig, port};
 use std::collections::BTreeSet;
 use std::time::Duration;
 use warren_ingress::config::IngressConfig;
+use warren_types::ingress::INGRESS_CLASS_NAME;
 use warren_types::{IngressClassName, NodeName, Requirement, Selector};
 
-/// Warren's class when nothing is said.
-const CLASS: &str = "warren";
 /// How long requests that are under way may take when the agent stops: less than the agent gives its subsystems.
 const DRAIN: Duration = Duration::from_secs(4);
 
@@ -48,7 +47,7 @@ impl RawConfig {
 
 fn usual_class() -> IngressClassName {
     #[expect(clippy::expect_used, reason = "a constant that the type accepts")]
-    IngressClassName::new(CLASS).expect("a valid constant")
+    IngressClassName::new(INGRESS_CLASS_NAME).expect("a valid constant")
 }
 
 /// `KEY` or `KEY=VALUE`.

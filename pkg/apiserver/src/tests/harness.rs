@@ -43,6 +43,7 @@ pub(super) fn config(directory: &Path) -> ServerConfig {
         audit_log: None,
         certificate_life: CERTIFICATE_LIFE,
         limits: Limits { drain: std::time::Duration::from_secs(1), ..Limits::default() },
+        default_ingress_class: false,
         node_life: NodeLife::default(),
     }
 }

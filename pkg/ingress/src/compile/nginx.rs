@@ -6,7 +6,6 @@ use super::values as value;
 use crate::route::{Protocol, Rate};
 use http::{HeaderName, HeaderValue, StatusCode};
 use std::time::Duration;
-use warren_types::SecretName;
 
 /// `limit-burst-multiplier`, when it is not said.
 const BURST: u32 = 5;
@@ -102,8 +101,7 @@ fn users(options: &mut Options, from: &mut Reader<'_>) {
     let file = |text: &str| if text == "auth-file" { Ok(()) } else { Err("only auth-file is there".into()) };
     let wanted = from.guard("auth-type", basic);
     from.guard("auth-secret-type", file);
-    // It may name the namespace, and may then only name the Ingress's own: that is for whoever looks it up.
-    let secret = from.guard("auth-secret", |text| SecretName::new(text).map_err(|e| e.to_string()));
+    let secret = from.secret("auth-secret");
     let realm = from.take("auth-realm", value::realm);
     match (wanted, secret) {
         (Some(()), Some(secret)) => {

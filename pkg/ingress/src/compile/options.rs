@@ -11,7 +11,7 @@ use http::{HeaderValue, Method, StatusCode};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use warren_types::ingress::{PREFIX_NGINX, PREFIX_OPTIONS};
-use warren_types::{Fault, HostPattern, SecretName};
+use warren_types::{Fault, HostPattern, Ingress, Namespace, SecretName};
 
 /// `Access-Control-Max-Age` when nothing is said: a day.
 const CORS_MAX_AGE: Duration = Duration::from_secs(86_400);
@@ -69,14 +69,16 @@ pub(super) struct Options {
 pub(super) struct Reader<'a> {
     prefix: &'static str,
     left: BTreeMap<&'a str, &'a str>,
+    namespace: &'a Namespace,
     pub(super) faults: Vec<Fault>,
     pub(super) shut: bool,
 }
 
 impl<'a> Reader<'a> {
-    fn new(prefix: &'static str, all: &'a BTreeMap<String, String>) -> Self {
+    fn new(prefix: &'static str, of: &'a Ingress) -> Self {
+        let all = &of.options;
         let left = all.iter().filter_map(|(name, text)| Some((name.strip_prefix(prefix)?, text.trim())));
-        Self { prefix, left: left.collect(), faults: Vec::new(), shut: false }
+        Self { prefix, left: left.collect(), namespace: &of.key.namespace, faults: Vec::new(), shut: false }
     }
 
     /// The value of an annotation that is there.
@@ -91,6 +93,20 @@ impl<'a> Reader<'a> {
         let taken = self.take(name, parse);
         self.shut |= there && taken.is_none();
         taken
+    }
+
+    /// The name of a Secret that keeps somebody out. It may come with its namespace, which is the Ingress's own: others' Secrets
+    /// are not for it to use.
+    pub(super) fn secret(&mut self, name: &str) -> Option<SecretName> {
+        let own = self.namespace;
+        self.guard(name, |text| {
+            let secret = match text.split_once('/') {
+                None => text,
+                Some((namespace, secret)) if namespace == own.as_ref() => secret,
+                Some(_) => return Err(format!("only Secrets of namespace {own} are read for it")),
+            };
+            SecretName::new(secret).map_err(|e| e.to_string())
+        })
     }
 
     /// Says that an annotation is not understood.
@@ -133,14 +149,14 @@ impl<'a> Reader<'a> {
 type Reading = fn(&mut Options, &mut Reader<'_>);
 
 /// What annotations say, and what is wrong with them.
-pub(super) fn read(annotations: &BTreeMap<String, String>) -> (Options, Vec<Fault>) {
+pub(super) fn read(of: &Ingress) -> (Options, Vec<Fault>) {
     let mut options = Options::default();
     let mut faults = Vec::new();
     let mut shut = false;
     // Warren's own are read last: what they say counts.
     let readers: [(&'static str, Reading); 2] = [(PREFIX_NGINX, nginx::read), (PREFIX_OPTIONS, own)];
     for (prefix, read) in readers {
-        let mut reader = Reader::new(prefix, annotations);
+        let mut reader = Reader::new(prefix, of);
         read(&mut options, &mut reader);
         let (found, closed) = reader.finish();
         faults.extend(found);
@@ -197,7 +213,7 @@ fn own(options: &mut Options, from: &mut Reader<'_>) {
         |text: &str| value::number(text).and_then(|n| u8::try_from(n).map_err(|_| "too many".into()));
     fill(&mut options.retries, from.take("retries", retries));
 
-    let secret = from.guard("basic-auth-secret", |text| SecretName::new(text).map_err(|e| e.to_string()));
+    let secret = from.secret("basic-auth-secret");
     let realm = from.take("basic-auth-realm", value::realm);
     let users = secret.map(|secret| Users { secret, realm: realm.unwrap_or_else(|| "restricted".into()) });
     fill(&mut options.users, users);

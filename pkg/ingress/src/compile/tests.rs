@@ -518,6 +518,21 @@ fn nobody_comes_in_by_a_path_of_an_unread_list_of_users() {
 }
 
 #[test]
+fn users_are_of_the_namespace_of_the_ingress() {
+    let of = |secret: &str| {
+        let prefix = "nginx.ingress.kubernetes.io/";
+        let (kind, name) = (format!("{prefix}auth-type"), format!("{prefix}auth-secret"));
+        annotated(&[(&kind, "basic"), (&name, secret)])
+    };
+    let wanted = |compiled: &Compiled| compiled.wanted.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(wanted(&of("users")), ["shop/users"]);
+    assert_eq!(wanted(&of("shop/users")), ["shop/users"]);
+    let foreign = of("elsewhere/users");
+    assert_eq!((wanted(&foreign), to(&foreign, "foo.test", "/app")), (Vec::new(), "503".into()));
+    assert_eq!(reasons(&foreign, "one"), ["AnnotationInvalid"]);
+}
+
+#[test]
 fn other_names_of_a_host_and_its_root() {
     let compiled = annotated(&[
         ("nginx.ingress.kubernetes.io/server-alias", "alias.test, *.alias.test"),
