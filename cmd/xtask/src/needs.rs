@@ -15,6 +15,10 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("kubectl", "kubernetes-client"),
     // An oracle for what cluster DNS says.
     ("dig", "bind9-dnsutils"),
+    // Clients of ingress, and what makes their certificates.
+    ("curl", "curl"),
+    ("h2load", "nghttp2-client"),
+    ("openssl", "openssl"),
     // The module is in a package of its own.
     ("python3", "python3-venv"),
 ];

@@ -28,7 +28,10 @@ fn resource(kind: &str) -> Result<ApiResource> {
         "Namespace" => ("", "namespaces"),
         "Event" => ("", "events"),
         "EndpointSlice" => ("discovery.k8s.io", "endpointslices"),
+        "Secret" => ("", "secrets"),
         "NetworkPolicy" => ("networking.k8s.io", "networkpolicies"),
+        "Ingress" => ("networking.k8s.io", "ingresses"),
+        "IngressClass" => ("networking.k8s.io", "ingressclasses"),
         _ => bail!("the battery knows no kind {kind}"),
     };
     Ok(ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, "v1", kind), plural))

@@ -5,6 +5,7 @@ mod ask;
 mod dns;
 mod serve;
 mod stray;
+mod web;
 
 use clap::{Args, Parser, Subcommand};
 use std::io::{Read as _, Write as _};
@@ -34,6 +35,15 @@ enum Verb {
         /// Listen on this address alone.
         #[arg(long)]
         on: Option<IpAddr>,
+    },
+    /// Answers HTTP on this port, in both families, until it is killed. Says `ready` once it listens.
+    Web {
+        /// Who it says it is.
+        #[arg(long)]
+        name: String,
+        /// The port.
+        #[arg(long)]
+        port: u16,
     },
     /// Asks a server, and prints a line of JSON for each attempt.
     Ask(Ask),
@@ -114,6 +124,7 @@ fn get(target: SocketAddr, path: &str) -> std::io::Result<()> {
 fn main() -> ExitCode {
     let result = match Cli::parse().verb {
         Verb::Serve { name, tcp, udp, on } => serve::run(&name, &tcp, &udp, on),
+        Verb::Web { name, port } => web::run(&name, port),
         Verb::Ask(order) => ask::run(&order),
         Verb::Stray { from, to, count } => stray::send(from, to, count),
         Verb::Addresses => serve::own_addresses().map(|all| println!("{}", serde_json::json!(all))),
