@@ -7,7 +7,7 @@ pub use status::{IngressStatus, Listening, StatusSnapshot};
 
 use crate::certificate;
 use crate::compile::{Compiled, Engine, Settings};
-use crate::config::{Deps, IngressConfig};
+use crate::config::{Deps, IngressConfig, Tables};
 use crate::server::{Ingress as Server, IngressConfig as Serving, Listener};
 use crate::sockets::{KEEPER, Place, Sockets};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use warren_netlink::keeper::Keeper;
 use warren_store::tables::node_key;
-use warren_store::{Record, StoreError, Update, Watch};
+use warren_store::{Durability, Record, StoreError, Update, Watch};
 use warren_types::{
     EndpointSlice, HealthCell, HealthState, Ingress, IngressClass, IngressClassName, IngressKey, Node,
     SecretObject, SecretRef, Service, ServiceKey, SliceKey,
@@ -379,10 +379,17 @@ impl Runner {
     }
 }
 
-/// Ends the keeper of the sockets: for when somebody else serves Ingresses.
-pub async fn clear(run_dir: &std::path::Path) {
+/// Ends the keeper of the sockets, and wants no Secrets any more: for when somebody else serves Ingresses.
+///
+/// # Errors
+/// When the store refuses.
+pub async fn clear(tables: &Tables, run_dir: &std::path::Path) -> Result<(), StoreError> {
+    tables.wanted.replace(Vec::new(), Durability::Cached).await?;
+    tables.faults.replace(Vec::new(), Durability::Cached).await?;
+    tables.addresses.replace(Vec::new(), Durability::Cached).await?;
     let process = KEEPER.detached(run_dir);
     if let Ok(Err(error)) = tokio::task::spawn_blocking(move || process.end()).await {
         tracing::warn!(%error, "the keeper of the ingress sockets could not be ended");
     }
+    Ok(())
 }

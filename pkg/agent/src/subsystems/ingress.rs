@@ -13,7 +13,7 @@ pub(super) async fn run(
     stop: CancellationToken,
 ) -> Result<(), SubsystemError> {
     let Some(config) = shared.config.ingress.clone() else {
-        warren_ingress::runner::clear(&shared.config.run_dir).await;
+        warren_ingress::runner::clear(&Tables::of(&shared.store), &shared.config.run_dir).await?;
         health.set(HealthState::Ready, "off: Ingresses are left to somebody else");
         stop.cancelled().await;
         return Ok(());

@@ -213,8 +213,8 @@ fn own(options: &mut Options, from: &mut Reader<'_>) {
         |text: &str| value::number(text).and_then(|n| u8::try_from(n).map_err(|_| "too many".into()));
     fill(&mut options.retries, from.take("retries", retries));
 
-    let secret = from.secret("basic-auth-secret");
-    let realm = from.take("basic-auth-realm", value::realm);
+    let secret = from.secret("auth-secret");
+    let realm = from.take("auth-realm", value::realm);
     let users = secret.map(|secret| Users { secret, realm: realm.unwrap_or_else(|| "restricted".into()) });
     fill(&mut options.users, users);
 

@@ -484,7 +484,7 @@ fn what_is_not_understood_is_said_and_what_kept_others_out_still_does() {
     for (name, value) in [
         ("ingress.warren.dev/allow-source-ranges", "10.0.0.0/33"),
         ("ingress.warren.dev/rate-limit", "many"),
-        ("ingress.warren.dev/basic-auth-secret", "no-such-secret"),
+        ("ingress.warren.dev/auth-secret", "no-such-secret"),
         ("nginx.ingress.kubernetes.io/auth-type", "digest"),
         ("nginx.ingress.kubernetes.io/auth-type", "basic"),
         ("nginx.ingress.kubernetes.io/auth-url", "https://auth.example.org"),
@@ -501,7 +501,7 @@ fn what_is_not_understood_is_said_and_what_kept_others_out_still_does() {
 fn nobody_comes_in_by_a_path_of_an_unread_list_of_users() {
     let mut world = World::new();
     let row = ingress("one", 1, &[rule("foo.test", &[path("/", PathKind::Prefix, "a")])]);
-    world.ingress(with(row, &[("ingress.warren.dev/basic-auth-secret", "users")]));
+    world.ingress(with(row, &[("ingress.warren.dev/auth-secret", "users")]));
     let compiled = world.compile();
     assert_eq!(to(&compiled, "foo.test", "/"), "503");
     assert_eq!(compiled.wanted.iter().map(ToString::to_string).collect::<Vec<_>>(), ["shop/users"]);
