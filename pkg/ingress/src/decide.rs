@@ -388,10 +388,7 @@ pub(crate) fn set_cookie(sticky: &Sticky, token: &str, secure: bool) -> String {
 }
 
 /// The backend of a request, by weight.
-pub(crate) fn backend(
-    forward: &Forward,
-    mut draw: impl FnMut(usize) -> usize,
-) -> Option<&Arc<Backend>> {
+pub(crate) fn backend(forward: &Forward, mut draw: impl FnMut(usize) -> usize) -> Option<&Arc<Backend>> {
     if let [only] = forward.backends.as_slice() {
         return (only.weight > 0).then_some(&only.backend);
     }
