@@ -12,7 +12,7 @@ mod tree;
 
 pub use action::{
     Action, Backend, BasicAuth, Cors, Ejection, Endpoint, Forward, HeaderEdits, Limits, PathEdit, Protocol,
-    ProxyHeader, Readiness, Redirect, Retry, Route, SameSite, Scheme, SourceRanges, Sticky, Timeouts,
+    ProxyHeader, Rate, Readiness, Redirect, Retry, Route, SameSite, Scheme, SourceRanges, Sticky, Timeouts,
     Weighted,
 };
 pub use matching::{HeaderFields, HostMatch, Match, PathMatch, RequestLine, ValueMatch};

@@ -24,6 +24,9 @@ const SWEEP: Duration = Duration::from_secs(5);
 /// How long a listening socket rests after the process ran out of descriptors.
 const REST: Duration = Duration::from_millis(50);
 
+/// How many passwords each thread's helpers check at once.
+const PASSWORDS_AT_ONCE: usize = 2;
+
 /// A listening socket that the caller has made.
 #[derive(Debug)]
 pub struct Listener {
@@ -88,6 +91,8 @@ impl Ingress {
         for at in 0..count {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
+                // Passwords are checked there.
+                .max_blocking_threads(PASSWORDS_AT_ONCE)
                 .build()
                 .map_err(IngressError::Thread)?;
             let mut own = Vec::new();

@@ -132,7 +132,7 @@ fn what_is_well_formed_if_strange_is_served() {
         "GET http://H:80/?a HTTP/1.1\r\nHost: h:80\r\n\r\n",
         "GET /a/...;b/.c/%41%2e%20?x=/../%2f&y=[1] HTTP/1.1\r\nHost: [::1]:80\r\n\r\n",
         "OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n",
-        "G!T / HTTP/1.1\r\nhOsT:h\t \r\nX:\r\nY: \t a b\t\r\nZ: \u{fc}\r\n\r\n",
+        "G!T / HTTP/1.1\r\nhOsT:h\t \r\nconnection: Close\r\nX:\r\nY: \t a b\t\r\nZ: \u{fc}\r\n\r\n",
         "POST / HTTP/1.1\r\nHost: h\r\ntransfer-encoding: Chunked\r\n\r\n0000001;a=\"b\"\r\nx\r\n0\r\n\r\n",
         "GET / HTTP/1.0\r\n\r\n",
     ] {
