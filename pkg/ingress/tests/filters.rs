@@ -1,5 +1,7 @@
 //! Filters of routes, balance, and the PROXY protocol, over loopback.
 
+#![allow(clippy::unwrap_used, reason = "a test ends where something is not as it must be")]
+
 mod common;
 
 use common::*;

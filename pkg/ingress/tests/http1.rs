@@ -1,5 +1,7 @@
 //! HTTP/1.1 on both sides, over loopback.
 
+#![allow(clippy::unwrap_used, reason = "a test ends where something is not as it must be")]
+
 mod common;
 
 use common::*;

@@ -1,5 +1,7 @@
 //! TLS and HTTP/2, towards clients and towards backends, over loopback.
 
+#![allow(clippy::unwrap_used, reason = "a test ends where something is not as it must be")]
+
 mod common;
 
 use bytes::Bytes;

@@ -1,5 +1,7 @@
 //! What two parsers might read differently is refused, and its connection ended.
 
+#![allow(clippy::unwrap_used, reason = "a test ends where something is not as it must be")]
+
 mod common;
 
 use common::*;
