@@ -17,12 +17,17 @@ const LINGER_BYTES: usize = 64 << 10;
 
 /// Serves requests until either side has had enough.
 pub(crate) async fn run(worker: &Worker, stream: Stream, peer: &Peer) {
+    let is_tls = matches!(stream, Stream::Tls(_));
     let (mut reader, mut writer) = stream.split();
     match requests(worker, &mut reader, &mut writer, peer).await {
         Ok(End::Clean) if reader.bytes().is_empty() => {
-            let _ = timeout(worker.shared.bounds.linger, writer.shutdown()).await;
+            // Without TLS, closing says as much.
+            if is_tls {
+                let _ = timeout(worker.shared.bounds.linger, writer.shutdown()).await;
+            }
             return;
         }
+        Ok(End::Broken) => return,
         Ok(_) => {}
         Err(Broken::Bad(bad)) => {
             worker.shared.malformed.fetch_add(1, Relaxed);
@@ -44,6 +49,8 @@ enum End {
     Clean,
     /// Before all of a body was read.
     Unread,
+    /// In the middle of an answer: nothing can be added to it.
+    Broken,
 }
 
 async fn requests(
@@ -81,10 +88,19 @@ async fn requests(
         let mut decoder = Decoder::new(framing);
         let body = Body::new(reader, &mut decoder, bounds.body, bounds);
         let mut source = Source::H1(body);
-        let mut front =
-            Front::H1(H1Front { writer, version: request.version, keep: &mut keep, patience: bounds.body });
+        let mut front = Front::H1(H1Front {
+            writer,
+            version: request.version,
+            keep: &mut keep,
+            patience: bounds.body,
+            begun: false,
+        });
         // On the heap, so that a connection that waits for a request is small.
-        Box::pin(serve(worker, peer, &mut request, framing, &mut source, &mut front)).await?;
+        let served = Box::pin(serve(worker, peer, &mut request, framing, &mut source, &mut front)).await;
+        if let Err(broken) = served {
+            tracing::debug!(client = %peer.address, %broken, "a request broke off");
+            return Ok(End::Broken);
+        }
         drop(source);
         if !decoder.is_done() {
             return Ok(End::Unread);
