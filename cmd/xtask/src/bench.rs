@@ -11,6 +11,8 @@ pub(crate) enum What {
     Api,
     /// CNI ADD and DEL, beside bridge + host-local + portmap.
     Cni,
+    /// HTTP into the cluster: requests a second, processor time and latency, beside nginx and haproxy.
+    Ingress,
     /// TCP, UDP and ping through the tunnel, beside wireguard-go.
     Overlay,
     /// Network policies: from a row to the kernel, memory, and what isolation costs a connection.
@@ -37,6 +39,7 @@ pub(crate) fn run(what: What, output: Output) -> Result<()> {
         What::Api => needs::for_api_benchmark()?,
         What::Cni => needs::for_cni_benchmark()?,
         What::Dns => needs::for_dns_benchmark()?,
+        What::Ingress => needs::for_ingress_benchmark()?,
         What::Overlay => needs::for_overlay_benchmark()?,
         What::Policy | What::Proxy => needs::for_proxy_benchmark()?,
     }
@@ -50,6 +53,7 @@ pub(crate) fn run(what: What, output: Output) -> Result<()> {
         What::Overlay => "overlay",
         // One server alone, without the rest of the agent.
         What::Dns => return example("dns", "warren-dns", output),
+        What::Ingress => return example("ingress", "warren-ingress", output),
         // Their clocks start at a row in the store, inside the process.
         What::Policy => return example("policy", "warren-policy", output),
         What::Proxy => return example("proxy", "warren-proxy", output),

@@ -47,6 +47,14 @@ const PROXY_PEERS: &[(&str, &str)] = &[("nft", "nftables"), ("ip", "iproute2")];
 /// Programs the benchmark of DNS uses.
 const DNS_PEERS: &[(&str, &str)] =
     &[("dnsperf", "dnsperf"), ("unbound", "unbound"), ("knotd", "knot"), ("ip", "iproute2")];
+/// Programs the benchmark of ingress uses.
+const INGRESS_PEERS: &[(&str, &str)] = &[
+    ("wrk", "wrk"),
+    ("nginx", "nginx-light"),
+    ("haproxy", "haproxy"),
+    ("ip", "iproute2"),
+    ("taskset", "util-linux"),
+];
 /// Programs the benchmark of the API server uses.
 const API_PEERS: &[(&str, &str)] = &[("etcd", "etcd-server")];
 
@@ -101,6 +109,11 @@ pub(crate) fn for_proxy_benchmark() -> Result<()> {
 /// As [`for_all`], for the benchmark of DNS.
 pub(crate) fn for_dns_benchmark() -> Result<()> {
     missing(DNS_PEERS)
+}
+
+/// As [`for_all`], for the benchmark of ingress.
+pub(crate) fn for_ingress_benchmark() -> Result<()> {
+    missing(INGRESS_PEERS)
 }
 
 /// As [`for_all`], for the benchmark of CNI.

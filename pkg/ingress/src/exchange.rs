@@ -25,7 +25,7 @@ use tokio::time::timeout;
 /// Where an answer goes.
 pub(crate) enum Front<'a> {
     H1(H1Front<'a>),
-    H2(&'a mut SendResponse<Bytes>),
+    H2(H2Front<'a>),
 }
 
 /// A connection of HTTP/1 to a client.
@@ -35,14 +35,33 @@ pub(crate) struct H1Front<'a> {
     /// Whether the connection may carry another request.
     pub(crate) keep: &'a mut bool,
     pub(crate) patience: Duration,
+    /// Whether an answer was begun.
+    pub(crate) begun: bool,
+}
+
+/// A stream of HTTP/2 to a client.
+pub(crate) struct H2Front<'a> {
+    pub(crate) send: &'a mut SendResponse<Bytes>,
+    pub(crate) patience: Duration,
+    /// Whether an answer was begun.
+    pub(crate) begun: bool,
 }
 
 impl Front<'_> {
+    /// Whether an answer was begun, so that no other can be given.
+    fn has_begun(&self) -> bool {
+        match self {
+            Self::H1(front) => front.begun,
+            Self::H2(front) => front.begun,
+        }
+    }
+
     /// Writes the head of an answer, and says where its body goes. `framing` is how it came.
     fn head(&mut self, method: &Method, response: &Response, framing: Framing) -> Result<Sink<'_>, Broken> {
         let bodiless = *method == Method::HEAD || matches!(response.status, 204 | 304);
         match self {
             Self::H1(front) => {
+                front.begun = true;
                 let framing = match framing {
                     _ if bodiless => Framing::NONE,
                     Framing::Length(_) => framing,
@@ -71,14 +90,15 @@ impl Front<'_> {
                 write_fields(buffer, &response.fields);
                 Ok(Sink::H1 { writer: front.writer, framing, patience: front.patience })
             }
-            Self::H2(send) => {
+            Self::H2(front) => {
+                front.begun = true;
                 let mut answer = http::Response::new(());
                 *answer.status_mut() =
                     StatusCode::from_u16(response.status).unwrap_or(StatusCode::BAD_GATEWAY);
                 *answer.headers_mut() = header_map(&response.fields);
                 let empty = bodiless || framing == Framing::NONE;
-                let stream = send.send_response(answer, empty)?;
-                Ok(if empty { Sink::Nowhere } else { Sink::H2 { stream, patience: Duration::from_secs(60) } })
+                let stream = front.send.send_response(answer, empty)?;
+                Ok(if empty { Sink::Nowhere } else { Sink::H2 { stream, patience: front.patience } })
             }
         }
     }
@@ -114,8 +134,8 @@ impl Front<'_> {
     async fn taken_back(&mut self) {
         match self {
             Self::H1(_) => std::future::pending().await,
-            Self::H2(send) => {
-                let _ = poll_fn(|cx| send.poll_reset(cx)).await;
+            Self::H2(front) => {
+                let _ = poll_fn(|cx| front.send.poll_reset(cx)).await;
             }
         }
     }
@@ -175,7 +195,11 @@ pub(crate) async fn serve(
             let work = exchange.run(request, source, front, backend, stuck, upgrade);
             let outcome = match forward.timeouts.request {
                 None => work.await,
-                Some(most) => timeout(most, work).await.unwrap_or(Err(Broken::Slow)),
+                Some(most) => match timeout(most, work).await {
+                    Ok(outcome) => outcome,
+                    Err(_) if front.has_begun() => Err(Broken::Slow),
+                    Err(_) => refuse(request, source, front, Answer::new(StatusCode::GATEWAY_TIMEOUT)).await,
+                },
             };
             drop(admission);
             outcome
@@ -573,6 +597,7 @@ impl H1Front<'_> {
 
     /// Tells a client that the backend speaks its protocol from now on.
     async fn switch(&mut self, fields: &Fields) -> Result<(), Broken> {
+        self.begun = true;
         let buffer = self.writer.buffer();
         write_status(buffer, 101);
         buffer.extend_from_slice(b"connection: upgrade\r\n");

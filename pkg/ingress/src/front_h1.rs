@@ -17,9 +17,18 @@ const LINGER_BYTES: usize = 64 << 10;
 
 /// Serves requests until either side has had enough.
 pub(crate) async fn run(worker: &Worker, stream: Stream, peer: &Peer) {
+    let is_tls = matches!(stream, Stream::Tls(_));
     let (mut reader, mut writer) = stream.split();
     match requests(worker, &mut reader, &mut writer, peer).await {
-        Ok(()) => {}
+        Ok(End::Clean) if reader.bytes().is_empty() => {
+            // Without TLS, closing says as much.
+            if is_tls {
+                let _ = timeout(worker.shared.bounds.linger, writer.shutdown()).await;
+            }
+            return;
+        }
+        Ok(End::Broken) => return,
+        Ok(_) => {}
         Err(Broken::Bad(bad)) => {
             worker.shared.malformed.fetch_add(1, Relaxed);
             tracing::debug!(client = %peer.address, %bad, "a malformed request was refused");
@@ -34,12 +43,22 @@ pub(crate) async fn run(worker: &Worker, stream: Stream, peer: &Peer) {
     linger(worker, &mut reader, &mut writer).await;
 }
 
+/// How a connection came to its end.
+enum End {
+    /// Between two requests.
+    Clean,
+    /// Before all of a body was read.
+    Unread,
+    /// In the middle of an answer: nothing can be added to it.
+    Broken,
+}
+
 async fn requests(
     worker: &Worker,
     reader: &mut Reader,
     writer: &mut Writer,
     peer: &Peer,
-) -> Result<(), Broken> {
+) -> Result<End, Broken> {
     let bounds = &worker.shared.bounds;
     let mut request = Request::default();
     let mut patience = bounds.first_byte;
@@ -48,17 +67,19 @@ async fn requests(
             let filled = tokio::select! {
                 biased;
                 filled = timeout(patience, reader.fill()) => filled,
-                () = worker.shared.drained() => return Ok(()),
+                () = worker.shared.drained() => return Ok(End::Clean),
             };
             match filled {
                 Ok(Ok(1..)) => {}
-                Ok(Ok(0)) | Err(_) => return Ok(()),
+                Ok(Ok(0)) | Err(_) => return Ok(End::Clean),
                 Ok(Err(error)) => return Err(error.into()),
             }
         }
         let head =
             timeout(bounds.head, take_head(reader, &mut request, bounds.head_bytes, bounds.head_fields));
-        let Some(framing) = head.await.map_err(|_| Broken::Slow)?? else { return Ok(()) };
+        let Some(framing) = head.await.map_err(|_| Broken::Slow)?? else {
+            return Ok(End::Clean);
+        };
         let mut keep = !worker.shared.is_draining()
             && match request.version {
                 Version::V11 | Version::V2 => !request.fields.has_token(Known::Connection, "close"),
@@ -67,13 +88,25 @@ async fn requests(
         let mut decoder = Decoder::new(framing);
         let body = Body::new(reader, &mut decoder, bounds.body, bounds);
         let mut source = Source::H1(body);
-        let mut front =
-            Front::H1(H1Front { writer, version: request.version, keep: &mut keep, patience: bounds.body });
+        let mut front = Front::H1(H1Front {
+            writer,
+            version: request.version,
+            keep: &mut keep,
+            patience: bounds.body,
+            begun: false,
+        });
         // On the heap, so that a connection that waits for a request is small.
-        Box::pin(serve(worker, peer, &mut request, framing, &mut source, &mut front)).await?;
+        let served = Box::pin(serve(worker, peer, &mut request, framing, &mut source, &mut front)).await;
+        if let Err(broken) = served {
+            tracing::debug!(client = %peer.address, %broken, "a request broke off");
+            return Ok(End::Broken);
+        }
         drop(source);
-        if !keep || !decoder.is_done() {
-            return Ok(());
+        if !decoder.is_done() {
+            return Ok(End::Unread);
+        }
+        if !keep {
+            return Ok(End::Clean);
         }
         patience = bounds.idle;
     }

@@ -2,7 +2,7 @@
 
 use crate::decide::Peer;
 use crate::error::Broken;
-use crate::exchange::{Front, serve};
+use crate::exchange::{Front, H2Front, serve};
 use crate::h1::Bad;
 use crate::h1::head::{Framing, Request, Version};
 use crate::h1::io::Stream;
@@ -97,7 +97,7 @@ async fn one(
         None => Framing::Chunked,
     };
     let mut source = Source::h2(stream, bounds.body);
-    let mut front = Front::H2(&mut respond);
+    let mut front = Front::H2(H2Front { send: &mut respond, patience: bounds.body, begun: false });
     let served = serve(worker, peer, &mut request, framing, &mut source, &mut front).await;
     if served.is_err() {
         respond.send_reset(h2::Reason::INTERNAL_ERROR);

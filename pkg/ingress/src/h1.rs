@@ -3,6 +3,8 @@
 pub(crate) mod body;
 pub(crate) mod head;
 pub(crate) mod io;
+#[cfg(test)]
+mod tests;
 
 /// Why bytes are no message. The connection cannot be used any more: where the next message begins is unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

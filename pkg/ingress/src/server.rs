@@ -24,6 +24,9 @@ const SWEEP: Duration = Duration::from_secs(5);
 /// How long a listening socket rests after the process ran out of descriptors.
 const REST: Duration = Duration::from_millis(50);
 
+/// How many passwords each thread's helpers check at once.
+const PASSWORDS_AT_ONCE: usize = 2;
+
 /// A listening socket that the caller has made.
 #[derive(Debug)]
 pub struct Listener {
@@ -88,6 +91,8 @@ impl Ingress {
         for at in 0..count {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
+                // Passwords are checked there.
+                .max_blocking_threads(PASSWORDS_AT_ONCE)
                 .build()
                 .map_err(IngressError::Thread)?;
             let mut own = Vec::new();
@@ -165,6 +170,8 @@ fn listen(listener: &Listener) -> Result<TcpListener, IngressError> {
     let name = || listener.socket.local_addr().map_or("?".to_owned(), |address| address.to_string());
     let socket = listener.socket.try_clone().and_then(|socket| {
         socket.set_nonblocking(true)?;
+        // What is accepted inherits it.
+        socket2::SockRef::from(&socket).set_tcp_nodelay(true)?;
         TcpListener::from_std(socket)
     });
     socket.map_err(|source| IngressError::Listener { name: name(), source })
@@ -195,6 +202,8 @@ async fn serve(worker: Arc<Worker>, listeners: Vec<(Arc<Listener>, TcpListener)>
 }
 
 async fn accept(worker: Arc<Worker>, listener: Arc<Listener>, socket: TcpListener, acceptor: TlsAcceptor) {
+    // Where connections arrive, when it is one address.
+    let bound = socket.local_addr().ok().filter(|address| !address.ip().is_unspecified());
     loop {
         let accepted = tokio::select! {
             biased;
@@ -206,7 +215,8 @@ async fn accept(worker: Arc<Worker>, listener: Arc<Listener>, socket: TcpListene
                 let Some(counted) = Counted::new(&worker.shared) else { continue };
                 let (task_worker, listener, acceptor) = (worker.clone(), listener.clone(), acceptor.clone());
                 worker.spawn(async move {
-                    connection(&task_worker, stream, address, &listener, acceptor).await;
+                    let ends = (address, bound);
+                    connection(&task_worker, stream, ends, &listener, acceptor).await;
                     drop(counted);
                 });
             }
@@ -221,14 +231,13 @@ async fn accept(worker: Arc<Worker>, listener: Arc<Listener>, socket: TcpListene
 async fn connection(
     worker: &Arc<Worker>,
     mut stream: TcpStream,
-    address: SocketAddr,
+    (address, bound): (SocketAddr, Option<SocketAddr>),
     listener: &Listener,
     acceptor: TlsAcceptor,
 ) {
     let bounds = &worker.shared.bounds;
-    let Ok(local) = stream.local_addr() else { return };
+    let Some(local) = bound.or_else(|| stream.local_addr().ok()) else { return };
     let mut peer = Peer { address, local, scheme: listener.scheme };
-    let _ = stream.set_nodelay(true);
     let ip = address.ip().to_canonical();
     if listener.proxy_from.iter().any(|range| range.contains(&ip)) {
         let read = timeout(bounds.handshake, proxy_header::read(&mut stream)).await;

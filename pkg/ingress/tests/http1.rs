@@ -1,5 +1,7 @@
 //! HTTP/1.1 on both sides, over loopback.
 
+#![allow(clippy::unwrap_used, reason = "a test ends where something is not as it must be")]
+
 mod common;
 
 use common::*;
@@ -413,4 +415,41 @@ fn too_many_connections_are_turned_away() {
     until("they are forgotten", || front.ingress.figures().connections == 0);
     assert_eq!(front.get("/").body, b"hello");
     until("they are counted", || front.ingress.figures().answers[0].1[2] == 3);
+}
+
+#[test]
+fn an_answer_that_was_begun_is_never_followed_by_another() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut forward = forward(backend(&[listener.local_addr().unwrap()]));
+    forward.timeouts.request = Some(Duration::from_millis(300));
+    let front = Front::start(config(), table_of(Route::new("route", Action::Forward(forward))));
+    let server = std::thread::spawn(move || {
+        use std::io::Write;
+        for begun in [&b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhel"[..], b""] {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut head = [0; 4096];
+            assert!(stream.read(&mut head).unwrap() > 0);
+            stream.write_all(begun).unwrap();
+            assert_eq!(stream.read(&mut head).unwrap_or(0), 0, "the request is over");
+        }
+    });
+    let answer = front.raw(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("\r\n\r\nhel"), "{answer}");
+    assert_eq!(front.get("/").line, "HTTP/1.1 504 Gateway Timeout");
+    server.join().unwrap();
+    // The same when the client's own body goes wrong in the middle.
+    let early = Origin::start(|_| ok("never"));
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let front = to(&Origin { address: listener.local_addr().unwrap(), ..early });
+    let mut client = front.connect();
+    client.send("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n");
+    let (mut stream, _) = listener.accept().unwrap();
+    use std::io::Write;
+    stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhel").unwrap();
+    let mut begun = [0; 4];
+    client.reader.read_exact(&mut begun).unwrap();
+    client.send("nonsense\r\n");
+    let mut rest = String::new();
+    let _ = client.reader.read_to_string(&mut rest);
+    assert!(!rest.contains("400"), "{rest}");
 }

@@ -102,7 +102,6 @@ async fn a_node_writes_addresses_and_events_of_the_ingresses_that_warren_serves(
     let ask = async |method: &str, path: &str, media: &str, body: Value| -> Answer {
         request(&node, method, path, &[("content-type", media)], body).await
     };
-    s.create(&format!("{NET}/ingressclasses"), class("warren", "warren.dev/ingress", "false")).await;
     s.create(&format!("{NET}/ingressclasses"), class("other", "a.example/b", "false")).await;
     s.create(INGRESSES, ingress("ours", json!({"ingressClassName": "warren"}))).await;
     s.create(INGRESSES, ingress("theirs", json!({"ingressClassName": "other"}))).await;
@@ -145,7 +144,6 @@ async fn a_node_reads_the_secrets_of_ingresses_that_warren_serves_each_alone() {
     let s = TestServer::start().await;
     let node = node(&s).await;
     let code = async |path: String| request(&node, "GET", &path, &[], Value::Null).await.code;
-    s.create(&format!("{NET}/ingressclasses"), class("warren", "warren.dev/ingress", "false")).await;
     s.create(&format!("{NET}/ingressclasses"), class("other", "a.example/b", "false")).await;
     for name in ["tls", "auth", "theirs", "free"] {
         s.create(SECRETS, json!({"metadata": {"name": name}, "data": {"auth": "eA=="}})).await;

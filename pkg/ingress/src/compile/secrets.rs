@@ -54,7 +54,7 @@ impl Secrets {
         let mut known = self.users.borrow_mut();
         let read = || {
             let file = entry(key, content(row)?, "auth")?;
-            let users = Users::parse(file);
+            let users = Users::from_htpasswd(file);
             users.map(Arc::new).map_err(|e| fault("UsersInvalid", format!("Secret {key}, entry auth: {e}")))
         };
         Some(known.entry(key.clone()).or_insert_with(read).clone())

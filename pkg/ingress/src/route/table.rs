@@ -54,16 +54,21 @@ impl RouteTable {
 
     /// The route of a request.
     pub fn find(&self, request: &RequestLine<'_>) -> Option<Matched<'_>> {
+        if request.path.first() != Some(&b'/') {
+            return self.by_fallback();
+        }
         let exact = self.exact.get(request.host);
         let wildcard = || request.host.split_once('.').and_then(|(_, parent)| self.wildcard.get(parent));
         let found = exact
             .and_then(|tree| self.find_in(tree, request))
             .or_else(|| wildcard().and_then(|tree| self.find_in(tree, request)))
             .or_else(|| self.find_in(&self.any, request));
-        found.or_else(|| {
-            let index = self.fallback?;
-            Some(Matched { route: &self.routes[index], index, matching: None, depth: 0 })
-        })
+        found.or_else(|| self.by_fallback())
+    }
+
+    fn by_fallback(&self) -> Option<Matched<'_>> {
+        let index = self.fallback?;
+        Some(Matched { route: &self.routes[index], index, matching: None, depth: 0 })
     }
 
     fn find_in<'a>(&'a self, tree: &Tree<usize>, request: &RequestLine<'_>) -> Option<Matched<'a>> {

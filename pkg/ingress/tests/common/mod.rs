@@ -1,5 +1,10 @@
 //! An ingress over loopback, with backends that say what they saw and clients that send any bytes.
 #![allow(dead_code, reason = "not every program of tests uses all of it")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test ends where something is not as it must be"
+)]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};

@@ -1,0 +1,30 @@
+//! Warren's data path in a process of its own.
+
+use crate::proxies::{BACKEND, Who};
+use anyhow::Result;
+use std::net::TcpListener;
+use std::sync::Arc;
+use warren_ingress::route::*;
+use warren_ingress::{Ingress, IngressConfig, Listener};
+
+/// Serves by so many routes until it is killed.
+pub(crate) fn serve(routes: usize) -> Result<()> {
+    let endpoint = Endpoint { address: BACKEND.parse()?, readiness: Readiness::Ready };
+    let backend = Backend { name: "backend".into(), endpoints: vec![endpoint], ..Backend::default() };
+    let backends = vec![Weighted { weight: 1, backend: Arc::new(backend) }];
+    let forward = Forward { backends, ..Forward::default() };
+    let route = Arc::new(Route::new("route", Action::Forward(forward)));
+    let mut table = RouteTable::builder();
+    table.route(Match::new(HostMatch::Any, PathMatch::Prefix("/".into())), &route);
+    for at in 1..routes {
+        let host = HostMatch::from_name(&format!("host-{at}.example.org"));
+        table.route(Match::new(host, PathMatch::Prefix(format!("/path/{at}").into())), &route);
+    }
+    let socket = TcpListener::bind(("127.0.0.1", Who::Warren.port()))?;
+    let listener = Listener { socket, scheme: Scheme::Http, proxy_from: Vec::new() };
+    let config = IngressConfig { threads: 1, ..IngressConfig::default() };
+    let _ingress = Ingress::start(config, vec![listener], Arc::new(table.build()))?;
+    loop {
+        std::thread::park();
+    }
+}

@@ -1,0 +1,297 @@
+//! TLS and HTTP/2, towards clients and towards backends, over loopback.
+
+#![allow(clippy::unwrap_used, reason = "a test ends where something is not as it must be")]
+
+mod common;
+
+use bytes::Bytes;
+use common::*;
+use h2::{RecvStream, client, server};
+use http::{HeaderMap, Request, Response};
+use rustls::pki_types::{CertificateDer, ServerName};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use warren_ingress::route::*;
+use warren_ingress::tls::{Certificates, certified};
+
+/// A certificate for names, and what it looks like.
+fn certificate(names: &[&str]) -> (Arc<rustls::sign::CertifiedKey>, CertificateDer<'static>) {
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    let made = rcgen::generate_simple_self_signed(names).unwrap();
+    let key = certified(made.cert.pem().as_bytes(), made.signing_key.serialize_pem().as_bytes()).unwrap();
+    (key, made.cert.der().clone())
+}
+
+/// Everything to one backend, shown with certificates.
+fn secure(backend: Backend, certificates: Certificates) -> RouteTable {
+    let mut builder = RouteTable::builder();
+    let route = Arc::new(Route::new("route", Action::Forward(forward(backend))));
+    builder.route(Match::new(HostMatch::Any, PathMatch::Prefix("/".into())), &route);
+    builder.certificates(certificates);
+    builder.build()
+}
+
+async fn handshake(
+    address: SocketAddr,
+    name: &str,
+    alpn: &[&str],
+    trusted: &CertificateDer<'static>,
+) -> std::io::Result<TlsStream<TcpStream>> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(trusted.clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+    let stream = TcpStream::connect(address).await?;
+    let name = ServerName::try_from(name.to_owned()).unwrap();
+    TlsConnector::from(Arc::new(config)).connect(name, stream).await
+}
+
+/// A client of HTTP/2, whose connection lives in the set.
+async fn h2_client(
+    front: &Front,
+    trusted: &CertificateDer<'static>,
+    tasks: &mut JoinSet<()>,
+) -> client::SendRequest<Bytes> {
+    let stream = handshake(front.tls, "example.org", &["h2"], trusted).await.unwrap();
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+    let (send, connection) = client::handshake(stream).await.unwrap();
+    tasks.spawn(async move {
+        let _ = connection.await;
+    });
+    send
+}
+
+async fn whole(mut body: RecvStream) -> (Vec<u8>, Option<HeaderMap>) {
+    let mut all = Vec::new();
+    while let Some(data) = body.data().await {
+        let data = data.unwrap();
+        body.flow_control().release_capacity(data.len()).unwrap();
+        all.extend_from_slice(&data);
+    }
+    (all, body.trailers().await.unwrap())
+}
+
+async fn send(stream: &mut h2::SendStream<Bytes>, mut data: Bytes) {
+    while !data.is_empty() {
+        stream.reserve_capacity(data.len());
+        let room = std::future::poll_fn(|cx| stream.poll_capacity(cx)).await.unwrap().unwrap();
+        stream.send_data(data.split_to(room.min(data.len())), false).unwrap();
+    }
+}
+
+/// A backend of HTTP/2 in clear text that echoes body and trailers, as gRPC does.
+async fn echo(tasks: &mut JoinSet<()>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tasks.spawn(async move {
+        let mut connections = JoinSet::new();
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            connections.spawn(async move {
+                let mut connection = server::handshake(stream).await.unwrap();
+                let mut streams = JoinSet::new();
+                while let Some(Ok((request, mut respond))) = connection.accept().await {
+                    streams.spawn(async move {
+                        let te = request.headers().get("te").cloned();
+                        let mut answer = Response::new(());
+                        answer.headers_mut().insert("x-te", te.unwrap_or("none".parse().unwrap()));
+                        let authority = request.uri().authority().unwrap().as_str().parse().unwrap();
+                        answer.headers_mut().insert("x-authority", authority);
+                        let mut out = respond.send_response(answer, false).unwrap();
+                        let (body, trailers) = whole(request.into_body()).await;
+                        send(&mut out, body.into()).await;
+                        let mut trailers = trailers.unwrap_or_default();
+                        trailers.insert("grpc-status", "0".parse().unwrap());
+                        out.send_trailers(trailers).unwrap();
+                    });
+                }
+            });
+        }
+    });
+    address
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+fn post(path: &str) -> Request<()> {
+    let uri = format!("https://example.org{path}");
+    Request::post(uri)
+        .header("te", "trailers")
+        .header("cookie", "a=1")
+        .header("cookie", "b=2")
+        .body(())
+        .unwrap()
+}
+
+#[test]
+fn certificates_are_shown_by_name_and_swapped_while_it_serves() {
+    let origin = Origin::hello();
+    let (exact, exact_der) = certificate(&["a.example.org"]);
+    let (wildcard, wildcard_der) = certificate(&["*.example.org"]);
+    let (default, default_der) = certificate(&["elsewhere.org"]);
+    let mut certificates = Certificates::default();
+    certificates.add("A.example.org", exact).add("*.example.org", wildcard);
+    let front = Front::start(config(), secure(backend(&[origin.address]), certificates.clone()));
+    runtime().block_on(async {
+        let shown = async |name: &str, trusted: &CertificateDer<'static>| {
+            handshake(front.tls, name, &["http/1.1"], trusted).await.map(|stream| {
+                let (_, session) = stream.get_ref();
+                assert_eq!(session.alpn_protocol(), Some(&b"http/1.1"[..]));
+                session.peer_certificates().unwrap()[0].clone()
+            })
+        };
+        assert_eq!(shown("a.example.org", &exact_der).await.unwrap(), exact_der);
+        assert_eq!(shown("b.example.org", &wildcard_der).await.unwrap(), wildcard_der);
+        assert!(shown("elsewhere.org", &default_der).await.is_err(), "there is no default yet");
+        certificates.set_default(default);
+        front.ingress.swap(Arc::new(secure(backend(&[origin.address]), certificates)));
+        assert_eq!(shown("elsewhere.org", &default_der).await.unwrap(), default_der);
+    });
+    until("one failed", || front.ingress.figures().handshakes_failed == 1);
+}
+
+#[test]
+fn http1_over_tls_is_served_and_said_to_be_secure() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let origin = Origin::hello();
+    let (key, der) = certificate(&["example.org"]);
+    let mut certificates = Certificates::default();
+    certificates.add("example.org", key);
+    let front = Front::start(config(), secure(backend(&[origin.address]), certificates));
+    runtime().block_on(async {
+        let mut stream = handshake(front.tls, "example.org", &[], &der).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: example.org\r\nConnection: close\r\n\r\n").await.unwrap();
+        let mut all = String::new();
+        stream.read_to_string(&mut all).await.unwrap();
+        assert!(all.starts_with("HTTP/1.1 200 OK\r\n") && all.ends_with("hello"), "{all}");
+    });
+    assert_eq!(origin.last().header("x-forwarded-proto"), Some("https"));
+}
+
+#[test]
+fn http2_goes_to_a_backend_of_http1() {
+    let origin = Origin::start(|seen| {
+        if seen.line.contains("/trailers") {
+            return b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\nx-end: 1\r\n\r\n"
+                .to_vec();
+        }
+        ok(&format!("{} {}", seen.line, seen.body.len()))
+    });
+    let (key, der) = certificate(&["example.org"]);
+    let mut certificates = Certificates::default();
+    certificates.set_default(key);
+    let front = Front::start(config(), secure(backend(&[origin.address]), certificates));
+    runtime().block_on(async {
+        let mut tasks = JoinSet::new();
+        let mut client = h2_client(&front, &der, &mut tasks).await.ready().await.unwrap();
+        let (answer, _) =
+            client.send_request(Request::get("https://example.org/a?b").body(()).unwrap(), true).unwrap();
+        let (head, body) = answer.await.unwrap().into_parts();
+        assert_eq!(head.status, 200);
+        assert_eq!(whole(body).await.0, b"GET /a?b HTTP/1.1 0");
+        // More than a window.
+        let (answer, mut out) = client.send_request(post("/up"), false).unwrap();
+        send(&mut out, vec![7; 900_000].into()).await;
+        out.send_data(Bytes::new(), true).unwrap();
+        assert_eq!(whole(answer.await.unwrap().into_body()).await.0, b"POST /up HTTP/1.1 900000");
+        let (answer, _) = client.send_request(post("/trailers"), true).unwrap();
+        let (body, trailers) = whole(answer.await.unwrap().into_body()).await;
+        assert_eq!(body, b"hi");
+        assert_eq!(trailers.unwrap()["x-end"], "1");
+        for (path, status) in [("/a%2fb", 400), ("/a/%2e%2e/b", 400), ("/fine", 200)] {
+            let uri = format!("https://example.org{path}");
+            let (answer, _) = client.send_request(Request::get(uri).body(()).unwrap(), true).unwrap();
+            assert_eq!(answer.await.unwrap().status(), status, "{path}");
+        }
+    });
+    let seen = origin.seen.lock().unwrap();
+    let up = seen.iter().find(|seen| seen.line.contains("/up")).unwrap();
+    assert_eq!(up.header("host"), Some("example.org"));
+    assert_eq!(up.header("cookie"), Some("a=1; b=2"));
+    assert_eq!(up.header("transfer-encoding"), Some("chunked"));
+    assert_eq!(up.header("x-forwarded-proto"), Some("https"));
+}
+
+#[test]
+fn a_stream_of_grpc_passes_both_ways_with_its_trailers() {
+    let (key, der) = certificate(&["example.org"]);
+    let mut certificates = Certificates::default();
+    certificates.set_default(key);
+    runtime().block_on(async {
+        let mut tasks = JoinSet::new();
+        let address = echo(&mut tasks).await;
+        let backend = Backend { protocol: Protocol::H2c, ..backend(&[address]) };
+        let front = Front::start(config(), secure(backend, certificates));
+        let mut client = h2_client(&front, &der, &mut tasks).await.ready().await.unwrap();
+        for size in [0, 5, 700_000] {
+            let (answer, mut out) = client.send_request(post("/echo"), false).unwrap();
+            // The head of the answer comes before the body was sent: a stream in both directions.
+            let (head, body) = answer.await.unwrap().into_parts();
+            assert_eq!(
+                (&head.headers["x-te"], &head.headers["x-authority"]),
+                (&"trailers".parse().unwrap(), &"example.org".parse().unwrap())
+            );
+            let sent = vec![3; size];
+            let sending = async {
+                send(&mut out, sent.clone().into()).await;
+                let mut trailers = HeaderMap::new();
+                trailers.insert("x-client", "end".parse().unwrap());
+                out.send_trailers(trailers).unwrap();
+            };
+            let ((), (body, trailers)) = tokio::join!(sending, whole(body));
+            let trailers = trailers.unwrap();
+            assert!(body == sent);
+            assert_eq!(
+                (trailers["grpc-status"].as_bytes(), trailers["x-client"].as_bytes()),
+                (&b"0"[..], &b"end"[..])
+            );
+        }
+        // A client of HTTP/1 is served by the same backend.
+        let mut plain = tokio::task::spawn_blocking({
+            let address = front.address;
+            move || Client::connect(address).ask("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nhi")
+        })
+        .await
+        .unwrap();
+        assert_eq!(std::mem::take(&mut plain.body), b"hi");
+        assert_eq!(plain.header("grpc-status"), Some("0"), "as a trailer");
+    });
+}
+
+#[test]
+fn a_client_that_takes_back_too_many_requests_is_ended() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (key, der) = certificate(&["example.org"]);
+    let mut certificates = Certificates::default();
+    certificates.set_default(key);
+    let silent = backend(&[listener.local_addr().unwrap()]);
+    let front = Front::start(config(), secure(silent, certificates));
+    runtime().block_on(async {
+        let mut tasks = JoinSet::new();
+        let mut client = h2_client(&front, &der, &mut tasks).await;
+        for at in 0..2000 {
+            client = match client.ready().await {
+                Ok(client) => client,
+                Err(_) => {
+                    assert!(at > 100, "{at}");
+                    return;
+                }
+            };
+            let Ok((_, mut out)) = client.send_request(post("/"), false) else { return };
+            out.send_reset(h2::Reason::CANCEL);
+            tokio::task::yield_now().await;
+        }
+        panic!("it went on");
+    });
+}
