@@ -19,8 +19,10 @@ pub struct Bounds {
     pub handshake: Duration,
     /// Between two reads of a request's body, and between two writes of an answer: 60 s.
     pub body: Duration,
-    /// How long the rest of a body is read after an answer was given without it: 2 s, and 64 KiB.
+    /// How long the rest of a body is read after an answer was given without it: 2 s.
     pub linger: Duration,
+    /// How much of it is read: 1 MiB.
+    pub linger_bytes: usize,
     /// Connections at once: 20,000.
     pub connections: usize,
     /// Streams at once of one connection of HTTP/2: 128.
@@ -45,6 +47,7 @@ impl Default for Bounds {
             handshake: seconds(10),
             body: seconds(60),
             linger: seconds(2),
+            linger_bytes: 1 << 20,
             connections: 20_000,
             streams: 128,
             resets: 200,

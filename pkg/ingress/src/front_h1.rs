@@ -12,9 +12,6 @@ use crate::worker::Worker;
 use std::sync::atomic::Ordering::Relaxed;
 use tokio::time::timeout;
 
-/// How much of a body is read after an answer was given without it.
-const LINGER_BYTES: usize = 64 << 10;
-
 /// Serves requests until either side has had enough.
 pub(crate) async fn run(worker: &Worker, stream: Stream, peer: &Peer) {
     let is_tls = matches!(stream, Stream::Tls(_));
@@ -151,7 +148,7 @@ async fn linger(worker: &Worker, reader: &mut Reader, writer: &mut Writer) {
         writer.shutdown().await?;
         let mut seen = reader.bytes().len();
         reader.consume(seen);
-        while seen < LINGER_BYTES {
+        while seen < worker.shared.bounds.linger_bytes {
             let count = reader.fill().await?;
             if count == 0 {
                 break;

@@ -99,6 +99,10 @@ async fn one(
     let mut source = Source::h2(stream, bounds.body);
     let mut front = Front::H2(H2Front { send: &mut respond, patience: bounds.body, begun: false });
     let served = serve(worker, peer, &mut request, framing, &mut source, &mut front).await;
+    if served.is_ok() && !source.is_done() {
+        // A stream that is reset behind its answer makes some clients forget the answer.
+        let _ = timeout(bounds.linger, source.discard(bounds.linger_bytes)).await;
+    }
     if served.is_err() {
         respond.send_reset(h2::Reason::INTERNAL_ERROR);
     }

@@ -54,6 +54,18 @@ impl Source<'_> {
         }
     }
 
+    /// Reads on, for nothing, until the end or so many bytes.
+    pub(crate) async fn discard(&mut self, most: usize) -> Result<(), Broken> {
+        let mut seen = 0;
+        while seen < most {
+            match self.next().await?.len() {
+                0 => break,
+                count => seen += count,
+            }
+        }
+        Ok(())
+    }
+
     fn trailers(&self) -> &Fields {
         match self {
             Self::H1(body) => body.decoder.trailers(),

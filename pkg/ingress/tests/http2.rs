@@ -295,3 +295,49 @@ fn a_client_that_takes_back_too_many_requests_is_ended() {
         panic!("it went on");
     });
 }
+
+#[test]
+fn an_answer_that_comes_before_all_of_the_body_arrives() {
+    use std::io::{Read, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let early = backend(&[listener.local_addr().unwrap()]);
+    let (key, der) = certificate(&["example.org"]);
+    let mut certificates = Certificates::default();
+    certificates.set_default(key);
+    let front = Front::start(config(), secure(early, certificates));
+    let server = std::thread::spawn(move || {
+        for _ in 0..2 {
+            let (mut stream, _) = listener.accept().unwrap();
+            assert!(stream.read(&mut [0; 4096]).unwrap() > 0);
+            stream
+                .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\nconnection: close\r\n\r\nearly")
+                .unwrap();
+            // It reads on for a while, as servers do lest their answer be lost.
+            std::io::copy(&mut stream, &mut std::io::sink()).unwrap_or_default();
+        }
+    });
+    runtime().block_on(async {
+        let mut tasks = JoinSet::new();
+        let mut client = h2_client(&front, &der, &mut tasks).await.ready().await.unwrap();
+        for size in [3_000, 100_000] {
+            let request =
+                Request::post("https://example.org/").header("content-length", size).body(()).unwrap();
+            let (answer, mut out) = client.send_request(request, false).unwrap();
+            let sending = async {
+                // It may be told to stop.
+                out.reserve_capacity(size);
+                while let Some(Ok(room)) = std::future::poll_fn(|cx| out.poll_capacity(cx)).await {
+                    if room >= size {
+                        let _ = out.send_data(vec![1; size].into(), true);
+                        break;
+                    }
+                }
+            };
+            let ((), answer) = tokio::join!(sending, answer);
+            let (head, body) = answer.unwrap().into_parts();
+            assert_eq!(head.status, 200);
+            assert_eq!(whole(body).await.0, b"early");
+        }
+    });
+    server.join().unwrap();
+}

@@ -84,7 +84,7 @@ impl Bench {
             let value = json!({
                 "requests_per_s": per_second.round(),
                 "processor_us_each": (micros_each * 10.0).round() / 10.0,
-                "p99_ms": p99_ms,
+                "p99_ms": (p99_ms * 100.0).round() / 100.0,
             });
             self.show(format!("{what}: {}", proxy.who.name()), value);
         }

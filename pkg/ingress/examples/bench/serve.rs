@@ -5,9 +5,10 @@ use anyhow::Result;
 use std::net::TcpListener;
 use std::sync::Arc;
 use warren_ingress::route::*;
+use warren_ingress::tls::{Certificates, certified};
 use warren_ingress::{Ingress, IngressConfig, Listener};
 
-/// Serves by so many routes until it is killed.
+/// Serves by so many routes until it is killed: plain on its port, by TLS on the port a hundred above.
 pub(crate) fn serve(routes: usize) -> Result<()> {
     let endpoint = Endpoint { address: BACKEND.parse()?, readiness: Readiness::Ready };
     let backend = Backend { name: "backend".into(), endpoints: vec![endpoint], ..Backend::default() };
@@ -20,10 +21,19 @@ pub(crate) fn serve(routes: usize) -> Result<()> {
         let host = HostMatch::from_name(&format!("host-{at}.example.org"));
         table.route(Match::new(host, PathMatch::Prefix(format!("/path/{at}").into())), &route);
     }
-    let socket = TcpListener::bind(("127.0.0.1", Who::Warren.port()))?;
-    let listener = Listener { socket, scheme: Scheme::Http, proxy_from: Vec::new() };
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()])?;
+    let mut certificates = Certificates::default();
+    let key = made.signing_key.serialize_pem();
+    certificates.set_default(certified(made.cert.pem().as_bytes(), key.as_bytes())?);
+    table.certificates(certificates);
+    let listen = |scheme, port| -> Result<Listener> {
+        let socket = TcpListener::bind(("127.0.0.1", port))?;
+        Ok(Listener { socket, scheme, proxy_from: Vec::new() })
+    };
+    let plain = Who::Warren.port();
+    let listeners = vec![listen(Scheme::Http, plain)?, listen(Scheme::Https, plain + 100)?];
     let config = IngressConfig { threads: 1, ..IngressConfig::default() };
-    let _ingress = Ingress::start(config, vec![listener], Arc::new(table.build()))?;
+    let _ingress = Ingress::start(config, listeners, Arc::new(table.build()))?;
     loop {
         std::thread::park();
     }
