@@ -15,7 +15,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use warren_dns::DnsConfig;
-use warren_ingress::config::IngressConfig;
+use warren_ingress::IngressConfig;
 use warren_policy::Unknown;
 use warren_types::cidr::overlap;
 use warren_types::{Family, NodeName, Secret, defaults};

@@ -4,8 +4,8 @@ use crate::status::{Cell, Paint, table};
 use serde::{Deserialize, Serialize};
 use std::fmt::Write as _;
 use warren_ingress::Figures;
+use warren_ingress::IngressStatus;
 use warren_ingress::explain::{Explained, InvalidUrl};
-use warren_ingress::runner::IngressStatus;
 
 const CARE: &str = "33";
 const BAD: &str = "31";
@@ -80,7 +80,7 @@ pub enum NoIngressAnswer {
 }
 
 impl IngressDesk {
-    fn snapshot(&self) -> Result<warren_ingress::runner::StatusSnapshot, NoIngressAnswer> {
+    fn snapshot(&self) -> Result<warren_ingress::StatusSnapshot, NoIngressAnswer> {
         self.status.as_ref().ok_or(NoIngressAnswer::Off)?.get().ok_or(NoIngressAnswer::NotLoaded)
     }
 

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use warren_dns::DnsStatus;
-use warren_ingress::runner::IngressStatus;
+use warren_ingress::IngressStatus;
 use warren_loadbalancer::{HeldPorts, LoadBalancerStatus};
 use warren_netlink::{Netlink, NetlinkError};
 use warren_overlay::OverlayStatus;

@@ -25,7 +25,7 @@ use std::sync::Arc;
 use tokio::sync::{OnceCell, watch};
 use tokio_util::sync::CancellationToken;
 use warren_dns::DnsStatus;
-use warren_ingress::runner::IngressStatus;
+use warren_ingress::IngressStatus;
 use warren_ipam::Pool;
 use warren_loadbalancer::{HeldPorts, LoadBalancerStatus, Mode};
 use warren_netlink::nft::Nft;

@@ -2,154 +2,22 @@
 
 use crate::decide::{self, Answer, Client, Decision, Peer};
 use crate::error::Broken;
-use crate::fields::Fields;
+use crate::front::Front;
 use crate::h1::body::Decoder;
 use crate::h1::head::{Framing, Request, Response, Version};
-use crate::h1::io::{Activity, Writer, copy, write_fields};
-use crate::message::{Side, Sink, Source, carry, header_map};
+use crate::h1::io::{Activity, copy};
+use crate::message::{Side, Sink, Source, carry};
 use crate::observe::Record;
 use crate::route::{Backend, Forward, Protocol, Route};
 use crate::state::{EndpointState, Live, Outstanding};
 use crate::upstream::{self, Answering, Connection, Unanswered};
 use crate::worker::Worker;
-use bytes::Bytes;
-use h2::server::SendResponse;
-use http::{Method, StatusCode};
-use std::future::poll_fn;
+use http::StatusCode;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::time::timeout;
-
-/// Where an answer goes.
-pub(crate) enum Front<'a> {
-    H1(H1Front<'a>),
-    H2(H2Front<'a>),
-}
-
-/// A connection of HTTP/1 to a client.
-pub(crate) struct H1Front<'a> {
-    pub(crate) writer: &'a mut Writer,
-    pub(crate) version: Version,
-    /// Whether the connection may carry another request.
-    pub(crate) keep: &'a mut bool,
-    pub(crate) patience: Duration,
-    /// Whether an answer was begun.
-    pub(crate) begun: bool,
-}
-
-/// A stream of HTTP/2 to a client.
-pub(crate) struct H2Front<'a> {
-    pub(crate) send: &'a mut SendResponse<Bytes>,
-    pub(crate) patience: Duration,
-    /// Whether an answer was begun.
-    pub(crate) begun: bool,
-}
-
-impl Front<'_> {
-    /// Whether an answer was begun, so that no other can be given.
-    fn has_begun(&self) -> bool {
-        match self {
-            Self::H1(front) => front.begun,
-            Self::H2(front) => front.begun,
-        }
-    }
-
-    /// Writes the head of an answer, and says where its body goes. `framing` is how it came.
-    fn head(&mut self, method: &Method, response: &Response, framing: Framing) -> Result<Sink<'_>, Broken> {
-        let bodiless = *method == Method::HEAD || matches!(response.status, 204 | 304);
-        match self {
-            Self::H1(front) => {
-                front.begun = true;
-                let framing = match framing {
-                    _ if bodiless => Framing::NONE,
-                    Framing::Length(_) => framing,
-                    _ if front.version == Version::V11 => Framing::Chunked,
-                    _ => Framing::Close,
-                };
-                *front.keep &= framing != Framing::Close;
-                let closes = !*front.keep;
-                let buffer = front.writer.buffer();
-                write_status(buffer, response.status);
-                match framing {
-                    Framing::Chunked => buffer.extend_from_slice(b"transfer-encoding: chunked\r\n"),
-                    // An empty body of HTTP/2 may say no length.
-                    Framing::Length(length)
-                        if !bodiless && response.fields.get("content-length").is_none() =>
-                    {
-                        buffer.extend_from_slice(format!("content-length: {length}\r\n").as_bytes());
-                    }
-                    _ => {}
-                }
-                match (closes, front.version) {
-                    (true, _) => buffer.extend_from_slice(b"connection: close\r\n"),
-                    (false, Version::V10) => buffer.extend_from_slice(b"connection: keep-alive\r\n"),
-                    _ => {}
-                }
-                write_fields(buffer, &response.fields);
-                Ok(Sink::H1 { writer: front.writer, framing, patience: front.patience })
-            }
-            Self::H2(front) => {
-                front.begun = true;
-                let mut answer = http::Response::new(());
-                *answer.status_mut() =
-                    StatusCode::from_u16(response.status).unwrap_or(StatusCode::BAD_GATEWAY);
-                *answer.headers_mut() = header_map(&response.fields);
-                let empty = bodiless || framing == Framing::NONE;
-                let stream = front.send.send_response(answer, empty)?;
-                Ok(if empty { Sink::Nowhere } else { Sink::H2 { stream, patience: front.patience } })
-            }
-        }
-    }
-
-    /// Answers by a status and a line of text.
-    async fn answer(&mut self, method: &Method, answer: Answer) -> Result<u64, Broken> {
-        let status = answer.status;
-        let mut response = Response { status: status.as_u16(), fields: answer.fields, version: Version::V11 };
-        let mut text = String::new();
-        if !status.is_informational()
-            && status != StatusCode::NO_CONTENT
-            && status != StatusCode::NOT_MODIFIED
-        {
-            text = format!("{} {}\n", status.as_u16(), status.canonical_reason().unwrap_or_default());
-            response.fields.push(b"content-type", b"text/plain; charset=utf-8");
-            response.fields.push(b"content-length", text.len().to_string().as_bytes());
-        }
-        let mut sink = self.head(method, &response, Framing::Length(text.len() as u64))?;
-        if !matches!(sink, Sink::Nowhere) && *method != Method::HEAD && !text.is_empty() {
-            sink.whole(text.as_bytes()).await?;
-        }
-        sink.flush().await?;
-        Ok(text.len() as u64)
-    }
-
-    fn stop(&mut self) {
-        if let Self::H1(front) = self {
-            *front.keep = false;
-        }
-    }
-
-    /// Returns when the client takes its request back.
-    async fn taken_back(&mut self) {
-        match self {
-            Self::H1(_) => std::future::pending().await,
-            Self::H2(front) => {
-                let _ = poll_fn(|cx| front.send.poll_reset(cx)).await;
-            }
-        }
-    }
-}
-
-/// The first line of an answer.
-pub(crate) fn write_status(buffer: &mut Vec<u8>, status: u16) {
-    if status == 200 {
-        buffer.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
-        return;
-    }
-    let reason = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
-    buffer.extend_from_slice(format!("HTTP/1.1 {status} {}\r\n", reason.unwrap_or_default()).as_bytes());
-}
 
 /// What a request came to.
 struct Outcome {
@@ -583,29 +451,4 @@ fn unreached(endpoint: SocketAddr, broken: &Broken) -> Attempt {
         _ => StatusCode::BAD_GATEWAY,
     };
     Attempt::Again { failed: true, status }
-}
-
-impl H1Front<'_> {
-    /// Tells a client that waits for it to send its body.
-    async fn go_on(&mut self, request: &Request) -> Result<(), Broken> {
-        if request.expects {
-            self.writer.buffer().extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
-            timeout(self.patience, self.writer.flush()).await.map_err(|_| Broken::Slow)??;
-        }
-        Ok(())
-    }
-
-    /// Tells a client that the backend speaks its protocol from now on.
-    async fn switch(&mut self, fields: &Fields) -> Result<(), Broken> {
-        self.begun = true;
-        let buffer = self.writer.buffer();
-        write_status(buffer, 101);
-        buffer.extend_from_slice(b"connection: upgrade\r\n");
-        let mut kept = fields.clone();
-        let protocol = fields.get("upgrade").unwrap_or_default().to_vec();
-        kept.remove_hop_by_hop();
-        kept.push(b"upgrade", &protocol);
-        write_fields(buffer, &kept);
-        Ok(timeout(self.patience, self.writer.flush()).await.map_err(|_| Broken::Slow)??)
-    }
 }

@@ -2,8 +2,9 @@
 
 use crate::decide::Peer;
 use crate::error::Broken;
-use crate::exchange::{Front, H1Front, serve, write_status};
+use crate::exchange::serve;
 use crate::fields::Known;
+use crate::front::{Front, H1Front, write_status};
 use crate::h1::body::Decoder;
 use crate::h1::head::{self, Framing, Request, Version};
 use crate::h1::io::{Body, Reader, Stream, Writer};

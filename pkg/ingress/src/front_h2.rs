@@ -2,7 +2,8 @@
 
 use crate::decide::Peer;
 use crate::error::Broken;
-use crate::exchange::{Front, H2Front, serve};
+use crate::exchange::serve;
+use crate::front::{Front, H2Front};
 use crate::h1::Bad;
 use crate::h1::head::{Framing, Request, Version};
 use crate::h1::io::Stream;

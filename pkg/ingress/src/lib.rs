@@ -1,21 +1,24 @@
 //! HTTP and HTTPS into the cluster: a reverse proxy in the agent, straight to the endpoints of Services.
 //!
-//! Job: take requests on listening sockets that the caller holds, find their route, send them to an endpoint, and send the
-//! answer back.
+//! Job: serve the cluster's Ingresses on this node.
+//! Inputs: rows of Ingresses, classes, Services, EndpointSlices, Secrets and nodes; requests. Outputs: answers; the rows of
+//! wanted Secrets, faults and addresses. Owns: its listening sockets, which a process of their own keeps ([`KEEPER`]).
 //!
-//! Inputs: a [`route::RouteTable`], typed data that is swapped as a whole, and listening sockets. Outputs: answers. The
-//! data path knows nothing of Kubernetes: what the rows of the store mean for the table is decided elsewhere.
+//! Three parts, each of which knows only the one before: [`route`] is typed data; [`server`](Ingress) and all below it is
+//! the data path, which takes requests by a table and knows nothing of Kubernetes; [`compile`] makes tables of rows, and the
+//! runner brings both together.
 
 pub mod auth;
 mod bounds;
 mod certificate;
 pub mod compile;
-pub mod config;
+mod config;
 mod decide;
 mod error;
 mod exchange;
 pub mod explain;
 mod fields;
+mod front;
 mod front_h1;
 mod front_h2;
 mod h1;
@@ -23,7 +26,7 @@ mod message;
 mod observe;
 mod proxy_header;
 pub mod route;
-pub mod runner;
+mod runner;
 mod server;
 mod sockets;
 mod state;
@@ -33,7 +36,9 @@ mod upstream;
 mod worker;
 
 pub use bounds::Bounds;
+pub use config::{Deps, IngressConfig, Tables};
 pub use error::IngressError;
 pub use observe::{Observer, Record};
-pub use server::{Figures, Ingress, IngressConfig, Listener};
+pub use runner::{IngressStatus, Listening, RunError, StatusSnapshot, clear, run};
+pub use server::{Figures, Ingress, Listener, Serving};
 pub use sockets::KEEPER;

@@ -8,7 +8,7 @@ pub use status::{IngressStatus, Listening, StatusSnapshot};
 use crate::certificate;
 use crate::compile::{Compiled, Engine, Settings};
 use crate::config::{Deps, IngressConfig, Tables};
-use crate::server::{Ingress as Server, IngressConfig as Serving, Listener};
+use crate::server::{Ingress as Server, Listener, Serving};
 use crate::sockets::{KEEPER, Place, Sockets};
 use std::sync::Arc;
 use std::time::Duration;
@@ -359,8 +359,8 @@ impl Runner {
     }
 
     fn show(&self) {
-        let figures = self.server.as_ref().map(Server::figures);
-        self.deps.status.show(&self.compiled, self.sockets.places(), &self.failed, figures);
+        let meter = self.server.as_ref().map(Server::meter);
+        self.deps.status.show(&self.compiled, self.sockets.places(), &self.failed, meter);
         match self.failed.first() {
             Some(why) => self.health.degraded(why.clone()),
             None if self.server.is_some() && self.keeper.is_none() => {

@@ -16,6 +16,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
@@ -40,7 +41,7 @@ pub struct Listener {
 
 /// How to serve.
 #[derive(Default)]
-pub struct IngressConfig {
+pub struct Serving {
     /// Threads; one for each processor when 0.
     pub threads: usize,
     /// What clients and backends may take.
@@ -70,16 +71,29 @@ pub struct Figures {
 pub struct Ingress {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
+    /// Closed when the last thread has ended.
+    alive: mpsc::Receiver<()>,
+}
+
+/// Counts what an ingress does; it keeps nothing from ending.
+#[derive(Clone)]
+pub(crate) struct Meter(Arc<Shared>);
+
+impl Meter {
+    /// What was counted.
+    pub(crate) fn figures(&self) -> Figures {
+        figures(&self.0)
+    }
 }
 
 impl Ingress {
     /// Begins to serve on these sockets by a table.
     pub fn start(
-        config: IngressConfig,
+        config: Serving,
         listeners: Vec<Listener>,
         table: Arc<RouteTable>,
     ) -> Result<Self, IngressError> {
-        let IngressConfig { threads, bounds, trusted, observer } = config;
+        let Serving { threads, bounds, trusted, observer } = config;
         let shared = Arc::new(Shared::new(bounds, trusted, observer, table));
         let count = match threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
@@ -87,7 +101,8 @@ impl Ingress {
         };
         let acceptor = tls::acceptor(&shared).map_err(IngressError::Tls)?;
         let listeners: Vec<Arc<Listener>> = listeners.into_iter().map(Arc::new).collect();
-        let mut ingress = Self { shared: shared.clone(), threads: Vec::new() };
+        let (living, alive) = mpsc::channel(1);
+        let mut ingress = Self { shared: shared.clone(), threads: Vec::new(), alive };
         for at in 0..count {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -104,7 +119,13 @@ impl Ingress {
             let acceptor = acceptor.clone();
             let thread = std::thread::Builder::new()
                 .name(format!("http-{at}"))
-                .spawn(move || runtime.block_on(serve(worker, own, acceptor)))
+                .spawn({
+                    let living = living.clone();
+                    move || {
+                        runtime.block_on(serve(worker, own, acceptor));
+                        drop(living);
+                    }
+                })
                 .map_err(IngressError::Thread)?;
             ingress.threads.push(thread);
         }
@@ -118,30 +139,19 @@ impl Ingress {
 
     /// What was counted.
     pub fn figures(&self) -> Figures {
-        let shared = &self.shared;
-        let live = shared.live();
-        let answers = live.table.routes().iter().zip(&live.routes).map(|(route, state)| {
-            (route.name.clone(), std::array::from_fn(|at| state.answers[at].load(Relaxed)))
-        });
-        Figures {
-            connections: shared.connections.load(Relaxed),
-            turned_away: shared.turned_away.load(Relaxed),
-            handshakes_failed: shared.handshakes_failed.load(Relaxed),
-            malformed: shared.malformed.load(Relaxed),
-            answers: answers.collect(),
-        }
+        figures(&self.shared)
+    }
+
+    /// Whoever counts.
+    pub(crate) fn meter(&self) -> Meter {
+        Meter(self.shared.clone())
     }
 
     /// Takes no new connections, ends those that are idle, and lets requests that are under way come to their end within a
     /// budget. The listening sockets stay open for as long as the caller holds copies of them.
-    pub async fn drain(self, budget: Duration) {
+    pub async fn drain(mut self, budget: Duration) {
         self.shared.drain();
-        let idle = async {
-            while self.threads.iter().any(|thread| !thread.is_finished()) {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        if timeout(budget, idle).await.is_err() {
+        if timeout(budget, self.alive.recv()).await.is_err() {
             tracing::info!(
                 connections = self.figures().connections,
                 "connections are ended after the budget"
@@ -158,6 +168,20 @@ impl Drop for Ingress {
                 tracing::error!("a thread for HTTP panicked");
             }
         }
+    }
+}
+
+fn figures(shared: &Shared) -> Figures {
+    let live = shared.live();
+    let answers = live.table.routes().iter().zip(&live.routes).map(|(route, state)| {
+        (route.name.clone(), std::array::from_fn(|at| state.answers[at].load(Relaxed)))
+    });
+    Figures {
+        connections: shared.connections.load(Relaxed),
+        turned_away: shared.turned_away.load(Relaxed),
+        handshakes_failed: shared.handshakes_failed.load(Relaxed),
+        malformed: shared.malformed.load(Relaxed),
+        answers: answers.collect(),
     }
 }
 

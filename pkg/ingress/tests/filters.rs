@@ -10,7 +10,7 @@ use std::io::{BufReader, Read, Write};
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
-use warren_ingress::IngressConfig;
+use warren_ingress::Serving;
 use warren_ingress::auth::Users;
 use warren_ingress::route::*;
 
@@ -23,8 +23,8 @@ fn route(origin: &Origin, change: impl FnOnce(&mut Route, &mut Forward)) -> Rout
     route
 }
 
-fn trusting() -> IngressConfig {
-    IngressConfig { trusted: vec!["127.0.0.1/32".parse().unwrap()], ..config() }
+fn trusting() -> Serving {
+    Serving { trusted: vec!["127.0.0.1/32".parse().unwrap()], ..config() }
 }
 
 #[test]

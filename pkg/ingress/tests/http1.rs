@@ -250,7 +250,7 @@ fn what_is_between_neighbours_stays_there_and_connection_takes_nothing_else_away
 fn a_trusted_peer_says_for_whom_a_request_is() {
     let origin = Origin::hello();
     let trusted = vec!["127.0.0.0/8".parse().unwrap(), "10.0.0.0/8".parse().unwrap()];
-    let config = warren_ingress::IngressConfig { trusted, ..config() };
+    let config = warren_ingress::Serving { trusted, ..config() };
     let front = Front::start(config, table_to(backend(&[origin.address])));
     front.connect().ask("GET / HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: 6.6.6.6, 9.9.9.9, 10.0.0.1\r\nX-Forwarded-Proto: https\r\n\r\n");
     let seen = origin.last();
@@ -340,7 +340,7 @@ fn endpoints_that_end_serve_only_when_nothing_is_ready() {
 #[test]
 fn slow_clients_are_ended_and_nobody_waits_for_them() {
     let origin = Origin::hello();
-    let config = warren_ingress::IngressConfig { bounds: short(), ..config() };
+    let config = warren_ingress::Serving { bounds: short(), ..config() };
     let front = Front::start(config, table_to(backend(&[origin.address])));
     assert_eq!(front.raw(b""), "", "no first byte");
     assert!(front.raw(b"GET / HTTP/1.1\r\nHos").starts_with("HTTP/1.1 408 "), "no whole head");
@@ -403,7 +403,7 @@ fn draining_lets_a_request_end_and_takes_no_other() {
 fn too_many_connections_are_turned_away() {
     let origin = Origin::hello();
     let bounds = warren_ingress::Bounds { connections: 2, ..Default::default() };
-    let config = warren_ingress::IngressConfig { bounds, ..config() };
+    let config = warren_ingress::Serving { bounds, ..config() };
     let front = Front::start(config, table_to(backend(&[origin.address])));
     let mut kept: Vec<Client> = (0..2).map(|_| front.connect()).collect();
     for client in &mut kept {

@@ -4,7 +4,7 @@ use super::services::on_off;
 use super::{RawConfig, port};
 use std::collections::BTreeSet;
 use std::time::Duration;
-use warren_ingress::config::IngressConfig;
+use warren_ingress::IngressConfig;
 use warren_types::ingress::INGRESS_CLASS_NAME;
 use warren_types::{IngressClassName, NodeName, Requirement, Selector};
 

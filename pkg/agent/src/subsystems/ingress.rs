@@ -3,7 +3,7 @@
 use super::Shared;
 use crate::supervisor::SubsystemError;
 use tokio_util::sync::CancellationToken;
-use warren_ingress::config::{Deps, Tables};
+use warren_ingress::{Deps, Tables};
 use warren_types::{HealthCell, HealthState};
 
 /// Serves Ingresses.
@@ -13,7 +13,7 @@ pub(super) async fn run(
     stop: CancellationToken,
 ) -> Result<(), SubsystemError> {
     let Some(config) = shared.config.ingress.clone() else {
-        warren_ingress::runner::clear(&Tables::of(&shared.store), &shared.config.run_dir).await?;
+        warren_ingress::clear(&Tables::of(&shared.store), &shared.config.run_dir).await?;
         health.set(HealthState::Ready, "off: Ingresses are left to somebody else");
         stop.cancelled().await;
         return Ok(());
@@ -25,5 +25,5 @@ pub(super) async fn run(
         run_dir: shared.config.run_dir.clone(),
         program: "/proc/self/exe".into(),
     };
-    Ok(warren_ingress::runner::run(config, deps, health, stop).await?)
+    Ok(warren_ingress::run(config, deps, health, stop).await?)
 }

@@ -1,13 +1,19 @@
 //! What the ingress shows of itself.
 
 use crate::compile::Compiled;
-use crate::server::Figures;
+use crate::server::{Figures, Meter};
 use crate::sockets::Place;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A shared view of the ingress. Clones share it; it outlives restarts of the subsystem.
 #[derive(Clone, Default)]
-pub struct IngressStatus(Arc<Mutex<Option<StatusSnapshot>>>);
+pub struct IngressStatus(Arc<Mutex<Option<Shown>>>);
+
+struct Shown {
+    compiled: Arc<Compiled>,
+    listening: Listening,
+    meter: Option<Meter>,
+}
 
 /// Where it listens, or should.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -33,7 +39,13 @@ impl IngressStatus {
     /// What can be told now; none before the first table.
     #[must_use]
     pub fn get(&self) -> Option<StatusSnapshot> {
-        self.lock().clone()
+        let shown = self.lock();
+        let shown = shown.as_ref()?;
+        Some(StatusSnapshot {
+            compiled: shown.compiled.clone(),
+            listening: shown.listening.clone(),
+            figures: shown.meter.as_ref().map(Meter::figures),
+        })
     }
 
     pub(super) fn show(
@@ -41,14 +53,14 @@ impl IngressStatus {
         compiled: &Arc<Compiled>,
         places: impl Iterator<Item = Place>,
         failed: &[String],
-        figures: Option<Figures>,
+        meter: Option<Meter>,
     ) {
         let listening =
             Listening { at: places.map(|place| place.to_string()).collect(), failed: failed.to_vec() };
-        *self.lock() = Some(StatusSnapshot { compiled: compiled.clone(), listening, figures });
+        *self.lock() = Some(Shown { compiled: compiled.clone(), listening, meter });
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<StatusSnapshot>> {
+    fn lock(&self) -> MutexGuard<'_, Option<Shown>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use warren_ingress::route::*;
-use warren_ingress::{Bounds, Ingress, IngressConfig, Listener};
+use warren_ingress::{Bounds, Ingress, Listener, Serving};
 
 pub(crate) type Answer = dyn Fn(&Seen) -> Vec<u8> + Send + Sync;
 
@@ -139,8 +139,8 @@ pub(crate) struct Front {
     pub(crate) tls: SocketAddr,
 }
 
-pub(crate) fn config() -> IngressConfig {
-    IngressConfig { threads: 1, ..IngressConfig::default() }
+pub(crate) fn config() -> Serving {
+    Serving { threads: 1, ..Serving::default() }
 }
 
 /// Bounds that a test can wait for.
@@ -158,15 +158,11 @@ pub(crate) fn short() -> Bounds {
 }
 
 impl Front {
-    pub(crate) fn start(config: IngressConfig, table: RouteTable) -> Self {
+    pub(crate) fn start(config: Serving, table: RouteTable) -> Self {
         Self::with_proxy(config, table, Vec::new())
     }
 
-    pub(crate) fn with_proxy(
-        config: IngressConfig,
-        table: RouteTable,
-        proxy_from: Vec<ipnet::IpNet>,
-    ) -> Self {
+    pub(crate) fn with_proxy(config: Serving, table: RouteTable, proxy_from: Vec<ipnet::IpNet>) -> Self {
         let (plain, tls) =
             (TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
         let (address, tls_address) = (plain.local_addr().unwrap(), tls.local_addr().unwrap());
