@@ -10,7 +10,7 @@
 use crate::detached::Detached;
 use crate::handover;
 use serde::{Deserialize, Serialize};
-use std::ffi::OsString;
+use std::ffi::{CString, OsString};
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt as _;
@@ -104,6 +104,8 @@ impl Process {
     /// # Errors
     /// When its socket cannot be made.
     pub fn serve(self, run_dir: &Path) -> io::Result<()> {
+        // People who ask who has a port are to read more than the name of a link to the binary.
+        nix::sys::prctl::set_name(&CString::new(self.0)?)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(keep_all(self, run_dir))
     }
