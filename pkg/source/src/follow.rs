@@ -195,7 +195,7 @@ impl<R: Record, O: Observer> Follow<R, O> {
             Event::InitDone => {
                 let (rows, alive) = pending.list.take().unwrap_or_default();
                 let count = rows.len();
-                self.table.replace(rows.into_values().collect(), Durability::Cached).await?;
+                self.table.refresh(rows.into_values(), Durability::Cached).await?;
                 self.status.retain_refusals(self.kind, &alive);
                 self.status.synced(self.kind, true);
                 self.status.write_result(&format!("watch {}", self.kind), None);

@@ -25,7 +25,7 @@ mod tests;
 mod watch;
 mod writer;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -44,6 +44,8 @@ use writer::{Commit, Core, Message, Writer};
 
 /// Requests that may wait for the writer thread; more wait for a place.
 const QUEUE: usize = 1024;
+/// Rows of one step of [`Table::refresh`].
+const STEP: usize = 256;
 
 /// A store-wide, strictly growing number: every committed write gets the next one. Survives restarts.
 pub type Revision = u64;
@@ -355,6 +357,29 @@ impl<R: Record> Table<R> {
     /// As [`Table::commit`].
     pub async fn replace(&self, rows: Vec<R>, durability: Durability) -> Result<Revision, StoreError> {
         self.request(Request::Replace(rows), durability).await
+    }
+    /// The same as [`Table::replace`], in steps: readers may see some of it before the rest, as they see rows that come one
+    /// by one, and a crash may leave it so; the table counts as loaded when all is there. It takes much less memory, which
+    /// the engine would keep for long, and is meant for rows that the API can give again.
+    ///
+    /// # Errors
+    /// As [`Table::commit`]; the steps before stay.
+    pub async fn refresh(
+        &self,
+        rows: impl IntoIterator<Item = R>,
+        durability: Durability,
+    ) -> Result<Revision, StoreError> {
+        let mut keys = BTreeSet::new();
+        let mut rows = rows.into_iter().peekable();
+        while rows.peek().is_some() {
+            let step = rows.by_ref().take(STEP);
+            let step = step.map(|row| {
+                keys.insert(row.key());
+                Change::Put(row)
+            });
+            self.commit(step.collect(), durability).await?;
+        }
+        self.request(Request::Retain(keys), durability).await
     }
     /// Whether the table ever completed a first load (in this process or, persisted, an earlier one): the in-sync gate.
     pub fn loaded(&self) -> bool {

@@ -13,6 +13,8 @@ use crate::{Change, Record, Revision, Rows, Snapshot, StoreError};
 pub(crate) enum Request<R> {
     Batch(Vec<Change<R>>),
     Replace(Vec<R>),
+    /// Nothing but the rows with these keys stays.
+    Retain(BTreeSet<String>),
     Loaded,
 }
 
@@ -166,6 +168,11 @@ impl<R: Record> TableState<R> {
 /// A row to write with its encoding, or none to delete it; by key.
 type Plan<R> = BTreeMap<String, Option<(R, Vec<u8>)>>;
 
+/// The keys of all rows, those that cannot be read included.
+fn present<R>(now: &Inner<R>) -> impl Iterator<Item = &String> {
+    now.rows.keys().chain(now.unreadable.keys())
+}
+
 /// What really changes, encoded.
 fn plan<R: Record>(now: &Inner<R>, request: Request<R>) -> Result<Plan<R>, StoreError> {
     let mut wanted: BTreeMap<String, Option<R>> = BTreeMap::new();
@@ -179,9 +186,12 @@ fn plan<R: Record>(now: &Inner<R>, request: Request<R>) -> Result<Plan<R>, Store
         }
         Request::Replace(rows) => {
             wanted.extend(rows.into_iter().map(|r| (r.key(), Some(r))));
-            let present = now.rows.keys().chain(now.unreadable.keys());
-            let missing: Vec<String> = present.filter(|k| !wanted.contains_key(*k)).cloned().collect();
+            let missing = present(now).filter(|k| !wanted.contains_key(*k)).cloned();
+            let missing: Vec<String> = missing.collect();
             wanted.extend(missing.into_iter().map(|k| (k, None)));
+        }
+        Request::Retain(keys) => {
+            wanted.extend(present(now).filter(|k| !keys.contains(*k)).map(|k| (k.clone(), None)));
         }
     }
     let mut plan = BTreeMap::new();

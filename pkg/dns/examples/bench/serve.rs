@@ -64,8 +64,8 @@ pub(crate) fn serve(services: usize, dir: &Path) -> Result<()> {
 async fn fill(store: &Store, services: usize) -> Result<()> {
     let (services, slices): (Vec<Service>, Vec<EndpointSlice>) =
         (0..services).filter_map(names::rows).unzip();
-    store.table().replace(services, Durability::Cached).await?;
-    store.table().replace(slices, Durability::Cached).await?;
+    store.table().refresh(services, Durability::Cached).await?;
+    store.table().refresh(slices, Durability::Cached).await?;
     store.table::<Pod>().replace(Vec::new(), Durability::Cached).await?;
     store.table::<Node>().replace(Vec::new(), Durability::Cached).await?;
     let ranges = ClusterConfig {

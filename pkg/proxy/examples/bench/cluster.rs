@@ -77,10 +77,10 @@ impl Cluster {
         let cidrs = PodCidrs::parse(vec!["10.42.0.0/16".to_owned()])?;
         runtime.block_on(async {
             let services: Vec<Service> = (0..size).map(service).collect();
-            store.table().replace(services, Durability::Cached).await?;
+            store.table().refresh(services, Durability::Cached).await?;
             let slices: Result<Vec<EndpointSlice>> =
                 (0..size).map(|number| slice(number, &endpoints(number, 0))).collect();
-            store.table().replace(slices?, Durability::Cached).await?;
+            store.table().refresh(slices?, Durability::Cached).await?;
             let address: IpAddr = Ipv4Addr::new(192, 0, 2, 1).into();
             let row = Node {
                 name: node.clone(),

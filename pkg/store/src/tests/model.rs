@@ -228,11 +228,43 @@ fn a_row_too_large_or_of_an_older_shape_stops_no_other() {
         let store = open(dir.path());
         let table = store.table::<Newer>();
         assert_eq!(table.snapshot().rows.keys().collect::<Vec<_>>(), ["a"]);
-        table.replace(vec![newer("z")], Durability::Flushed).await.unwrap();
+        table.refresh([newer("z")], Durability::Flushed).await.unwrap();
         drop((store, table));
         let store = open(dir.path());
         assert!(store.table::<Item>().snapshot().rows.is_empty());
         assert_eq!(store.stats().tables, [("items".to_owned(), 0, 1)]);
+    });
+}
+
+#[test]
+fn a_refresh_ends_as_a_replacement_does() {
+    let dir = tempfile::tempdir().unwrap();
+    runtime().block_on(async {
+        let store = open(dir.path());
+        let table = store.table();
+        let old: Vec<Item> = (0..300).map(|n| item(&format!("old{n}"), 1)).collect();
+        table.refresh(old, Durability::Cached).await.unwrap();
+        let kept = (0..600).map(|n| item(&format!("new{n}"), 2)).chain([item("old7", 1), item("old8", 3)]);
+        let revision = store.revision();
+        let mut watch = table.watch();
+        assert!(watch.next().await.is_some());
+        table.refresh(kept.clone(), Durability::Cached).await.unwrap();
+        // Three steps, and the end of what is not in the list; what did not change keeps its revision.
+        assert_eq!(store.revision(), revision + 4);
+        assert!(table.get_with_revision("old7").unwrap().1 <= revision);
+        let wanted: BTreeMap<String, Item> = kept.map(|row| (row.key(), row)).collect();
+        let rows = |table: &crate::Table<Item>| -> BTreeMap<String, Item> {
+            table.snapshot().rows.iter().map(|(key, row)| (key.clone(), (**row).clone())).collect()
+        };
+        assert_eq!(rows(&table), wanted);
+        assert!(watch.next().await.is_some_and(|update| update.snapshot().loaded));
+        table.refresh(wanted.values().cloned(), Durability::Cached).await.unwrap();
+        assert_eq!(store.revision(), revision + 4, "nothing changed");
+        store.close().await.unwrap();
+        drop((store, table, watch));
+        let store = open(dir.path());
+        assert_eq!(rows(&store.table()), wanted);
+        assert!(store.table::<Item>().loaded());
     });
 }
 
