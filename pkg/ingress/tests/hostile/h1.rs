@@ -17,7 +17,7 @@ fn rest(client: &mut Client) -> String {
 fn heads_and_bodies_that_hardly_come() {
     let victim = Victim::impatient();
     let neighbour = Neighbour::of(&victim);
-    let mut slow = Client::connect(victim.plain);
+    let slow = Client::connect(victim.plain);
     let head = b"GET / HTTP/1.1\r\nHost: h\r\nX: ".iter().copied().chain(std::iter::repeat(b'x'));
     let took = trickle(&slow.stream, head);
     println!("a slow head was ended after {took:?}");

@@ -43,6 +43,37 @@ fn requests_that_are_taken_back_at_once() {
 }
 
 #[test]
+fn requests_that_are_taken_back_once_the_backend_has_them() {
+    let victim = Victim::start();
+    let neighbour = Neighbour::of(&victim);
+    let mut raw = Raw::connect(&victim, &[]);
+    let asked = || victim.manners.asked.load(SeqCst);
+    let (mut at, mut waves) = (0, 0);
+    while !raw.ended && raw.goaway.is_none() && waves < 50 {
+        let wave: Vec<u32> = (at..at + STREAMS as u32).map(id).collect();
+        let before = asked();
+        raw.send(&wave.iter().flat_map(|id| get(*id, "/hold")).collect::<Vec<u8>>());
+        until("the backend has them", || {
+            raw.look();
+            asked() == before + STREAMS || raw.goaway.is_some() || raw.ended
+        });
+        let resets = wave.iter().flat_map(|id| frame(RST_STREAM, 0, *id, &8u32.to_be_bytes()));
+        raw.send(&resets.collect::<Vec<u8>>());
+        (at, waves) = (at + STREAMS as u32, waves + 1);
+    }
+    println!("ended with {:?} after {waves} waves of {STREAMS}", raw.goaway);
+    assert!(waves <= 3, "{waves}");
+    drop(raw);
+    // The backend learns that a request was taken back by a close, which it may see after the next has come.
+    let manners = &victim.manners;
+    println!("the backend held {:?} at most and was asked {:?} times", manners.peak, manners.asked);
+    assert!(asked() <= 3 * STREAMS);
+    until("the backend has nothing of it any more", || manners.held.load(SeqCst) == 0);
+    neighbour.was_served();
+    victim.held_at_most(24);
+}
+
+#[test]
 fn requests_that_are_taken_back_in_the_middle_of_their_answers() {
     let victim = Victim::start();
     let neighbour = Neighbour::of(&victim);

@@ -13,6 +13,7 @@
 mod common;
 mod h1;
 mod h2;
+mod h2c;
 mod raw;
 mod tls;
 mod victim;

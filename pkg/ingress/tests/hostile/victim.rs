@@ -114,8 +114,17 @@ impl Victim {
         Self::with("impatient")
     }
 
+    /// With a backend that is spoken to by HTTP/2, so that all clients share one connection to it.
+    pub(crate) fn before_h2c(address: SocketAddr) -> Self {
+        let manners = Manners { address, ..Manners::start() };
+        Self::serving(manners, "h2c")
+    }
+
     fn with(bounds: &str) -> Self {
-        let manners = Manners::start();
+        Self::serving(Manners::start(), bounds)
+    }
+
+    fn serving(manners: Manners, bounds: &str) -> Self {
         let mut process = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "victim::serves", "--nocapture"])
             .env(SERVE, format!("{} {bounds}", manners.address))
@@ -170,7 +179,9 @@ fn serves() {
     let key = certified(made.cert.pem().as_bytes(), made.signing_key.serialize_pem().as_bytes()).unwrap();
     let mut certificates = Certificates::default();
     certificates.set_default(key);
-    let route = Arc::new(Route::new("route", Action::Forward(forward(backend(&[address.parse().unwrap()])))));
+    let protocol = if patience == "h2c" { Protocol::H2c } else { Protocol::Http1 };
+    let backend = Backend { protocol, ..backend(&[address.parse().unwrap()]) };
+    let route = Arc::new(Route::new("route", Action::Forward(forward(backend))));
     let mut builder = RouteTable::builder();
     builder.route(Match::new(HostMatch::Any, PathMatch::Prefix("/".into())), &route);
     builder.certificates(certificates);
@@ -221,11 +232,19 @@ impl Neighbour {
         Self { stop, thread: Some(thread), took }
     }
 
-    /// Asserts that it was served all the time.
-    pub(crate) fn was_served(mut self) {
-        // At least once more, after all that was done.
+    /// Asserts that it was served all the time, and is once more after all that was done.
+    pub(crate) fn was_served(self) {
+        self.was_served_times(2);
+    }
+
+    /// Asserts that it was served all the time, and still is.
+    pub(crate) fn was_served_often(self) {
+        self.was_served_times(500);
+    }
+
+    fn was_served_times(mut self, more: usize) {
         let before = self.took.lock().unwrap().len();
-        until("the neighbour is served", || self.took.lock().unwrap().len() > before + 2);
+        until("the neighbour is served", || self.took.lock().unwrap().len() > before + more);
         self.stop.send(()).unwrap();
         self.thread.take().unwrap().join().unwrap();
         let took = self.took.lock().unwrap();
