@@ -44,6 +44,18 @@ fn requests_that_are_taken_back_at_once() {
 
 #[test]
 fn requests_that_are_taken_back_once_the_backend_has_them() {
+    in_waves(|id| frame(RST_STREAM, 0, id, &8u32.to_be_bytes()));
+}
+
+#[test]
+fn requests_that_the_server_is_made_to_take_back_once_the_backend_has_them() {
+    in_waves(|id| frame(WINDOW_UPDATE, 0, id, &0u32.to_be_bytes()));
+    in_waves(|id| frame(WINDOW_UPDATE, 0, id, &0x7fff_ffffu32.to_be_bytes()));
+    in_waves(|id| frame(DATA, 0, id, b"more"));
+}
+
+/// As many requests as may be under way, each of which the backend has when it is taken back, again and again.
+fn in_waves(take_back: Make) {
     let victim = Victim::start();
     let neighbour = Neighbour::of(&victim);
     let mut raw = Raw::connect(&victim, &[]);
@@ -57,7 +69,7 @@ fn requests_that_are_taken_back_once_the_backend_has_them() {
             raw.look();
             asked() == before + STREAMS || raw.goaway.is_some() || raw.ended
         });
-        let resets = wave.iter().flat_map(|id| frame(RST_STREAM, 0, *id, &8u32.to_be_bytes()));
+        let resets = wave.iter().flat_map(|id| take_back(*id));
         raw.send(&resets.collect::<Vec<u8>>());
         (at, waves) = (at + STREAMS as u32, waves + 1);
     }
