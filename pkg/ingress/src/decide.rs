@@ -22,6 +22,8 @@ pub(crate) struct Peer {
     /// What it connected to.
     pub(crate) local: SocketAddr,
     pub(crate) scheme: Scheme,
+    /// The name that it asked for in its handshake of TLS, in lower case.
+    pub(crate) name: Option<Box<str>>,
 }
 
 /// For whom a request is, and how they came.
@@ -321,6 +323,7 @@ pub(crate) fn prepare(
     chain.clear();
     let _ = write!(chain, "{}", client.address);
     fields.push(b"x-real-ip", chain.as_bytes());
+    fields.push(b"forwarded", forwarded(&chain, scheme, &request.authority).as_bytes());
     if trailers {
         fields.push(b"te", b"trailers");
     }
@@ -328,6 +331,38 @@ pub(crate) fn prepare(
         let target = edited(request, forward.path.as_ref(), depth);
         request.set_target(&target);
     }
+}
+
+/// `Forwarded` as RFC 7239 has it, in one element: for whom the request is, by all that is known. What came of it is replaced
+/// also when the peer is trusted: most balancers know `X-Forwarded-For` alone, and pass on what their clients say here.
+fn forwarded(client: &str, scheme: Scheme, authority: &str) -> String {
+    let mut value = String::with_capacity(48 + authority.len());
+    let parts = match client.contains(':') {
+        true => ["for=\"[", client, "]\";proto=", scheme.as_str()],
+        false => ["for=", client, ";proto=", scheme.as_str()],
+    };
+    value.extend(parts);
+    match authority {
+        "" => {}
+        // Colons and brackets are no part of a token.
+        host if host.contains(':') => value.extend([";host=\"", host, "\""]),
+        host => value.extend([";host=", host]),
+    }
+    value
+}
+
+/// Whether a request for this host came by a connection that was made for another one (RFC 9110, 7.4).
+///
+/// nginx, HAProxy and Envoy serve it; Apache and Traefik answer 421 when the two hosts differ in how TLS is done. Browsers
+/// send requests for several hosts by one connection when its certificate covers all of them, so that must be served: the
+/// host is right when the name that the client asked for has the host's own certificate, or one whose names cover the host.
+/// It is right too when that name has no certificate of its own: who took the default one asked for no name of ours. And a
+/// trusted proxy, which speaks for many, may name what it likes. What is left no browser does; whoever does it hides from
+/// something on the way to which host they talk. A browser that is told 421 comes again by a connection of its own.
+pub(crate) fn is_misdirected(live: &Live, peer: &Peer, request: &Request, client: Client) -> bool {
+    let Some(name) = &peer.name else { return false };
+    let same = request.host.is_empty() || request.host == **name;
+    !same && !client.trusted && !live.table.certificates().is_shared(name, &request.host)
 }
 
 /// Makes an answer's headers what the client is to see.

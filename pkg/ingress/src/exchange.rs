@@ -44,6 +44,9 @@ pub(crate) async fn serve(
     };
     let found = decide::find(&live, request);
     let decision = match found {
+        _ if decide::is_misdirected(&live, peer, request, client) => {
+            Decision::Answer(Answer::new(StatusCode::MISDIRECTED_REQUEST))
+        }
         None => Decision::Answer(Answer::new(StatusCode::NOT_FOUND)),
         Some(found) => decide::decide(&live, found, request, client, length).await,
     };
@@ -242,8 +245,8 @@ impl Exchange<'_> {
             return Ok(Attempt::Failed(StatusCode::BAD_REQUEST));
         };
         let address = way.endpoint.address;
-        let mut send = match upstream::connect_h2(self.worker, address, timeouts).await {
-            Ok(send) => send,
+        let (mut send, _busy) = match upstream::connect_h2(self.worker, address, timeouts).await {
+            Ok(way) => way,
             Err(broken) => return Ok(unreached(address, &broken)),
         };
         let (future, stream) = match send.send_request(made, source.is_done()) {

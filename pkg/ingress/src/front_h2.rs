@@ -14,10 +14,14 @@ use bytes::Bytes;
 use h2::RecvStream;
 use h2::server::SendResponse;
 use http::{Method, StatusCode, request};
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+
+/// What waits in each stream for a client that does not read: with the buffers of its backend, 12 MiB for a connection.
+pub(crate) const SEND_BUFFER: usize = 64 << 10;
 
 /// Serves streams until either side has had enough.
 pub(crate) async fn run(worker: &Arc<Worker>, stream: Stream, peer: Arc<Peer>) {
@@ -33,7 +37,7 @@ async fn streams(worker: &Arc<Worker>, stream: Stream, peer: &Arc<Peer>) -> Resu
         .max_header_list_size(u32::try_from(bounds.head_bytes).unwrap_or(u32::MAX))
         .initial_window_size(256 << 10)
         .initial_connection_window_size(1 << 20)
-        .max_send_buffer_size(256 << 10)
+        .max_send_buffer_size(SEND_BUFFER)
         .max_concurrent_reset_streams(32)
         .max_pending_accept_reset_streams(32)
         .max_local_error_reset_streams(Some(bounds.resets))
@@ -44,8 +48,13 @@ async fn streams(worker: &Arc<Worker>, stream: Stream, peer: &Arc<Peer>) -> Resu
     let mut minute = tokio::time::Instant::now();
     let mut ending = false;
     loop {
+        // What the client took back counts until the backend knows of it. Until then nothing new is taken.
+        let has_room = running.len() < bounds.streams as usize;
         tokio::select! {
-            accepted = connection.accept() => {
+            accepted = poll_fn(|cx| match has_room {
+                true => connection.poll_accept(cx),
+                false => connection.poll_closed(cx).map(|closed| closed.err().map(Err)),
+            }) => {
                 let Some(accepted) = accepted else { return Ok(()) };
                 let (request, respond) = accepted?;
                 let (worker, peer) = (worker.clone(), peer.clone());

@@ -9,7 +9,7 @@ use h2::{RecvStream, SendStream};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use std::future::{pending, poll_fn};
 use std::time::Duration;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 /// Where a body comes from.
 pub(crate) enum Source<'a> {
@@ -92,11 +92,14 @@ impl H2Source {
         if consumed > 0 {
             self.stream.flow_control().release_capacity(consumed)?;
         }
+        // From piece to piece, since frames may be empty.
+        let mut until = None;
         while self.current.is_empty() {
-            match timeout(self.patience, self.stream.data()).await.map_err(|_| Broken::Slow)? {
+            let until = *until.get_or_insert_with(|| Instant::now() + self.patience);
+            match timeout_at(until, self.stream.data()).await.map_err(|_| Broken::Slow)? {
                 Some(data) => self.current = data?,
                 None => {
-                    let trailers = timeout(self.patience, self.stream.trailers()).await;
+                    let trailers = timeout_at(until, self.stream.trailers()).await;
                     if let Some(trailers) = trailers.map_err(|_| Broken::Slow)?? {
                         take_headers(&trailers, &mut self.trailers);
                         self.trailers.remove(|known, _| known != Known::Other);
@@ -169,6 +172,17 @@ impl Sink<'_> {
         self.end(&Fields::default()).await
     }
 
+    /// Returns when the other side wants no more of it.
+    async fn taken_back(&mut self) {
+        match self {
+            Self::H2 { stream, .. } => {
+                let _ = poll_fn(|cx| stream.poll_reset(cx)).await;
+            }
+            // There it is the connection that ends.
+            Self::H1 { .. } | Self::Nowhere => pending().await,
+        }
+    }
+
     /// Says that what was sent is not all there was to be.
     pub(crate) fn abort(&mut self) {
         if let Self::H2 { stream, .. } = self {
@@ -195,7 +209,12 @@ pub(crate) async fn carry(
         if !source.is_ready().map_err(Side::Source)? {
             sink.flush().await.map_err(Side::Sink)?;
         }
-        let piece = source.next().await.map_err(Side::Source)?;
+        let piece = tokio::select! {
+            biased;
+            piece = source.next() => piece.map_err(Side::Source)?,
+            // Whoever takes a request back while its answer is made would else have one more under way.
+            () = sink.taken_back() => return Err(Side::Sink(Broken::Closed)),
+        };
         if piece.is_empty() {
             break;
         }

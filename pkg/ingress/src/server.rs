@@ -261,7 +261,7 @@ async fn connection(
 ) {
     let bounds = &worker.shared.bounds;
     let Some(local) = bound.or_else(|| stream.local_addr().ok()) else { return };
-    let mut peer = Peer { address, local, scheme: listener.scheme };
+    let mut peer = Peer { address, local, scheme: listener.scheme, name: None };
     let ip = address.ip().to_canonical();
     if listener.proxy_from.iter().any(|range| range.contains(&ip)) {
         let read = timeout(bounds.handshake, proxy_header::read(&mut stream)).await;
@@ -286,6 +286,7 @@ async fn connection(
             return;
         }
     };
+    peer.name = stream.get_ref().1.server_name().map(|name| name.to_ascii_lowercase().into());
     let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let stream = Stream::Tls(Box::new(stream));
     match is_h2 {

@@ -2,9 +2,10 @@
 
 use crate::worker::Shared;
 use rustls::ServerConfig;
+use rustls::client::verify_server_name;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -39,11 +40,28 @@ impl Certificates {
     /// The certificate for a name: of exactly the name, of its wildcard, or the default.
     pub fn find(&self, name: Option<&str>) -> Option<&Arc<CertifiedKey>> {
         let name = name.map(str::to_ascii_lowercase);
-        let named = name.as_deref().and_then(|name| {
-            let wildcard = || name.split_once('.').and_then(|(_, parent)| self.wildcard.get(parent));
-            self.exact.get(name).or_else(wildcard)
-        });
-        named.or(self.default.as_ref())
+        name.as_deref().and_then(|name| self.own(name)).or(self.default.as_ref())
+    }
+
+    /// The certificate of a name in lower case itself.
+    fn own(&self, name: &str) -> Option<&Arc<CertifiedKey>> {
+        let wildcard = || name.split_once('.').and_then(|(_, parent)| self.wildcard.get(parent));
+        self.exact.get(name).or_else(wildcard)
+    }
+
+    /// Whether a connection that was made for a name may be used for a host too: the name has no certificate of its own, or
+    /// that of the host, or one that covers the host. Both are in lower case.
+    pub(crate) fn is_shared(&self, name: &str, host: &str) -> bool {
+        let Some(shown) = self.own(name) else { return true };
+        if self.own(host).is_some_and(|own| Arc::ptr_eq(own, shown)) {
+            return true;
+        }
+        let covers = || {
+            let parsed = ParsedCertificate::try_from(shown.end_entity_cert().ok()?).ok()?;
+            let host = host.trim_matches(['[', ']']);
+            verify_server_name(&parsed, &ServerName::try_from(host).ok()?).ok()
+        };
+        covers().is_some()
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::decide::Peer;
 use crate::error::Broken;
 use crate::fields::{Fields, Known};
+use crate::front_h2::SEND_BUFFER;
 use crate::h1::body::Decoder;
 use crate::h1::head::{self, Framing, Request, Response, Version};
 use crate::h1::io::{Body, Reader, Stream, Writer, write_fields};
@@ -15,11 +16,19 @@ use h2::client::{ResponseFuture, SendRequest};
 use http::{Method, Uri, uri};
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+
+/// Requests at once of one connection of HTTP/2 to an endpoint; for more there are more connections.
+const STREAMS: usize = 256;
+/// What may wait in a stream of an endpoint for a client that does not read.
+const STREAM_WINDOW: u32 = 128 << 10;
+/// The window of a connection of HTTP/2 to an endpoint is no bound: clients share it, and those that do not read would keep
+/// it from all others. The windows of the streams bound it.
+const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 
 /// A connection of HTTP/1 to an endpoint.
 pub(crate) struct Connection {
@@ -34,7 +43,28 @@ pub(crate) struct Connection {
 #[derive(Default)]
 pub(crate) struct Pool {
     idle: Mutex<HashMap<SocketAddr, Vec<(Connection, Instant)>>>,
-    shared: Mutex<HashMap<SocketAddr, SendRequest<Bytes>>>,
+    shared: Mutex<HashMap<SocketAddr, Vec<SharedConnection>>>,
+}
+
+/// A connection of HTTP/2 to an endpoint.
+struct SharedConnection {
+    send: SendRequest<Bytes>,
+    /// Held once more by each request that is under way. h2 counts a stream only once it is sent.
+    busy: Busy,
+}
+
+/// Counts as a request on a shared connection until it is dropped.
+pub(crate) type Busy = Arc<()>;
+
+impl SharedConnection {
+    fn under_way(&self) -> usize {
+        Arc::strong_count(&self.busy) - 1
+    }
+
+    /// Whether the endpoint takes one more, so that it does not wait for those of others to end.
+    fn has_room(&self) -> bool {
+        self.under_way() < self.send.current_max_send_streams().min(STREAMS)
+    }
 }
 
 impl Pool {
@@ -80,8 +110,15 @@ impl Pool {
             });
             wanted.contains(address) && !kept.is_empty()
         });
-        // Streams that are under way hold the connection for as long as they need it.
-        lock(&self.shared).retain(|address, _| wanted.contains(address));
+        // Streams that are under way hold the connection for as long as they need it. Of those that nobody uses one is kept.
+        lock(&self.shared).retain(|address, kept| {
+            let mut spare = 0;
+            kept.retain(|connection| {
+                spare += usize::from(connection.under_way() == 0);
+                connection.under_way() > 0 || spare == 1
+            });
+            wanted.contains(address)
+        });
     }
 }
 
@@ -114,25 +151,37 @@ pub(crate) async fn connect(
     Ok(Connection { reader, writer, address, used: false })
 }
 
-/// A way to an endpoint by HTTP/2, shared by all requests of the thread.
+/// A way to an endpoint by HTTP/2, shared by all requests of the thread for as long as there is room.
 pub(crate) async fn connect_h2(
     worker: &Worker,
     address: SocketAddr,
     timeouts: &Timeouts,
-) -> Result<SendRequest<Bytes>, Broken> {
-    let known = lock(&worker.pool.shared).get(&address).cloned();
-    if let Some(known) = known
-        && let Ok(Ok(ready)) = timeout(timeouts.connect, known.ready()).await
-    {
-        return Ok(ready);
+) -> Result<(SendRequest<Bytes>, Busy), Broken> {
+    let shared = &worker.pool.shared;
+    let with_room = || {
+        let shared = lock(shared);
+        let found = shared.get(&address)?.iter().find(|connection| connection.has_room())?;
+        Some((found.send.clone(), found.busy.clone()))
+    };
+    while let Some((send, busy)) = with_room() {
+        if let Ok(Ok(ready)) = timeout(timeouts.connect, send.ready()).await {
+            return Ok((ready, busy));
+        }
+        // It has ended.
+        if let Some(kept) = lock(shared).get_mut(&address) {
+            kept.retain(|connection| !Arc::ptr_eq(&connection.busy, &busy));
+        }
     }
     let stream = dial(address, timeouts).await?;
     let bounds = &worker.shared.bounds;
     let shake = h2::client::Builder::new()
         .enable_push(false)
         .max_header_list_size(u32::try_from(bounds.head_bytes).unwrap_or(u32::MAX))
-        .initial_window_size(1 << 20)
-        .initial_connection_window_size(4 << 20)
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buffer_size(SEND_BUFFER)
+        // Until it says how many it takes: what is sent beyond that waits there, and cannot go elsewhere.
+        .initial_max_send_streams(1)
         .handshake(stream);
     let (send, connection) = timeout(timeouts.connect, shake).await.map_err(|_| Broken::Slow)??;
     worker.spawn(async move {
@@ -141,8 +190,10 @@ pub(crate) async fn connect_h2(
         }
     });
     let ready = timeout(timeouts.connect, send.ready()).await.map_err(|_| Broken::Slow)??;
-    lock(&worker.pool.shared).insert(address, ready.clone());
-    Ok(ready)
+    let busy = Busy::default();
+    let connection = SharedConnection { send: ready.clone(), busy: busy.clone() };
+    lock(shared).entry(address).or_default().push(connection);
+    Ok((ready, busy))
 }
 
 /// Writes the head of a request into the buffer of a connection.

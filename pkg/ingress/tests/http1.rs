@@ -30,6 +30,7 @@ fn a_request_is_served_and_connections_are_kept_on_both_sides() {
     assert_eq!(seen.header("x-forwarded-host"), Some("Example.org:80"));
     assert_eq!(seen.header("x-forwarded-port"), Some("80"));
     assert_eq!(seen.header("x-real-ip"), Some("127.0.0.1"));
+    assert_eq!(seen.header("forwarded"), Some("for=127.0.0.1;proto=http;host=\"Example.org:80\""));
     assert_eq!(origin.connections.load(Ordering::SeqCst), 1);
 }
 
@@ -236,7 +237,7 @@ fn what_is_between_neighbours_stays_there_and_connection_takes_nothing_else_away
     );
     assert!(answer.header("x-inner").is_none() && answer.header("keep-alive").is_none());
     let seen = origin.last();
-    for gone in ["x-mine", "keep-alive", "proxy-authorization", "forwarded", "x-forwarded-prefix"] {
+    for gone in ["x-mine", "keep-alive", "proxy-authorization", "x-forwarded-prefix"] {
         assert_eq!(seen.header(gone), None, "{gone}");
     }
     assert_eq!(seen.header("cookie"), Some("a=b"));
@@ -244,6 +245,7 @@ fn what_is_between_neighbours_stays_there_and_connection_takes_nothing_else_away
     assert_eq!(seen.header("te"), Some("trailers"));
     assert_eq!(seen.header("x-forwarded-for"), Some("127.0.0.1"));
     assert_eq!(seen.header("x-real-ip"), Some("127.0.0.1"));
+    assert_eq!(seen.header("forwarded"), Some("for=127.0.0.1;proto=http;host=h"), "ours alone");
 }
 
 #[test]
@@ -252,11 +254,15 @@ fn a_trusted_peer_says_for_whom_a_request_is() {
     let trusted = vec!["127.0.0.0/8".parse().unwrap(), "10.0.0.0/8".parse().unwrap()];
     let config = warren_ingress::Serving { trusted, ..config() };
     let front = Front::start(config, table_to(backend(&[origin.address])));
-    front.connect().ask("GET / HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: 6.6.6.6, 9.9.9.9, 10.0.0.1\r\nX-Forwarded-Proto: https\r\n\r\n");
+    front.connect().ask("GET / HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: 6.6.6.6, 9.9.9.9, 10.0.0.1\r\nX-Forwarded-Proto: https\r\nForwarded: for=6.6.6.6\r\n\r\n");
     let seen = origin.last();
     assert_eq!(seen.header("x-real-ip"), Some("9.9.9.9"), "the last that no trusted peer said");
+    assert_eq!(seen.header("forwarded"), Some("for=9.9.9.9;proto=https;host=h"));
     assert_eq!(seen.header("x-forwarded-for"), Some("6.6.6.6, 9.9.9.9, 10.0.0.1, 127.0.0.1"));
     assert_eq!(seen.header("x-forwarded-proto"), Some("https"));
+    front.connect().ask("GET / HTTP/1.1\r\nHost: [fd00::1]:8443\r\nX-Forwarded-For: fd00::9\r\n\r\n");
+    let forwarded = "for=\"[fd00::9]\";proto=http;host=\"[fd00::1]:8443\"";
+    assert_eq!(origin.last().header("forwarded"), Some(forwarded));
 }
 
 #[test]

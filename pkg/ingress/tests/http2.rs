@@ -162,6 +162,69 @@ fn certificates_are_shown_by_name_and_swapped_while_it_serves() {
 }
 
 #[test]
+fn a_host_that_the_certificate_of_the_connection_does_not_cover_is_misdirected() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let origin = Origin::hello();
+    let (own, own_der) = certificate(&["a.example.org", "alias.example.org"]);
+    let (other, other_der) = certificate(&["b.example.org"]);
+    let (wide, wide_der) = certificate(&["*.wide.org", "wide.org"]);
+    let (odd, odd_der) = certificate(&["odd.org"]);
+    let (default, default_der) = certificate(&["unknown.org"]);
+    let mut certificates = Certificates::default();
+    certificates.add("a.example.org", own);
+    certificates.add("b.example.org", other);
+    certificates.add("*.wide.org", wide);
+    // Two hosts that share a certificate which names but one of them.
+    certificates.add("odd.org", odd.clone()).add("odder.org", odd);
+    certificates.set_default(default);
+    let table = || secure(backend(&[origin.address]), certificates.clone());
+    let front = Front::start(config(), table());
+    let trusted = vec!["127.0.0.0/8".parse().unwrap()];
+    let trusting = Front::start(warren_ingress::Serving { trusted, ..config() }, table());
+    let told = async |front: &Front, name: &str, der: &CertificateDer<'static>, host: &str| {
+        let mut stream = handshake(front.tls, name, &[], der).await.unwrap();
+        let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut all = String::new();
+        stream.read_to_string(&mut all).await.unwrap();
+        all[9..12].to_owned()
+    };
+    runtime().block_on(async {
+        for (name, der, host, status) in [
+            ("a.example.org", &own_der, "a.example.org", "200"),
+            ("a.example.org", &own_der, "A.Example.org:443", "200"),
+            ("A.EXAMPLE.org", &own_der, "a.example.org.", "200"),
+            // Its certificate covers it, though it is nobody's here.
+            ("a.example.org", &own_der, "alias.example.org", "200"),
+            ("a.example.org", &own_der, "b.example.org", "421"),
+            ("b.example.org", &other_der, "a.example.org", "421"),
+            ("a.example.org", &own_der, "nobody.org", "421"),
+            ("a.example.org", &own_der, "127.0.0.1", "421"),
+            ("a.example.org", &own_der, "[::1]:443", "421"),
+            ("x.wide.org", &wide_der, "y.wide.org", "200"),
+            ("x.wide.org", &wide_der, "wide.org", "200"),
+            ("x.wide.org", &wide_der, "x.y.wide.org", "421"),
+            ("odd.org", &odd_der, "odder.org", "200"),
+            // The default certificate says nothing of the name.
+            ("unknown.org", &default_der, "a.example.org", "200"),
+        ] {
+            assert_eq!(told(&front, name, der, host).await, status, "{name}: {host}");
+            assert_eq!(told(&trusting, name, der, host).await, "200", "{name}: {host} by a trusted peer");
+        }
+        // And by HTTP/2, where browsers come again.
+        let stream = handshake(front.tls, "a.example.org", &["h2"], &own_der).await.unwrap();
+        let (mut send, connection) = client::handshake(stream).await.unwrap();
+        let mut driving = JoinSet::new();
+        driving.spawn(connection);
+        for (host, status) in [("b.example.org", 421), ("alias.example.org", 200), ("a.example.org", 200)] {
+            let request = Request::get(format!("https://{host}/")).body(()).unwrap();
+            let (answer, _) = send.send_request(request, true).unwrap();
+            assert_eq!(answer.await.unwrap().status(), status, "{host}");
+        }
+    });
+}
+
+#[test]
 fn http1_over_tls_is_served_and_said_to_be_secure() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let origin = Origin::hello();

@@ -241,7 +241,7 @@ pub(crate) struct Body<'a> {
     ahead: Option<usize>,
     /// Bytes that were handed out and are consumed by the next call.
     lent: usize,
-    /// The longest silence.
+    /// The longest time from one piece of it to the next.
     patience: Duration,
     /// Bytes and headers of trailers, at most.
     most: (usize, usize),
@@ -281,8 +281,11 @@ impl<'a> Body<'a> {
 
     /// The next piece; nothing in it at the end.
     pub(crate) async fn next(&mut self) -> Result<&[u8], Broken> {
+        // From piece to piece, since framing and trailers can come byte by byte too.
+        let mut until = None;
         while !self.is_ready()? {
-            let read = tokio::time::timeout(self.patience, self.reader.fill()).await;
+            let until = *until.get_or_insert_with(|| tokio::time::Instant::now() + self.patience);
+            let read = tokio::time::timeout_at(until, self.reader.fill()).await;
             match read.map_err(|_| Broken::Slow)?? {
                 0 if self.decoder.ends_by_close() => return Ok(&[]),
                 0 => return Err(Broken::Closed),

@@ -89,11 +89,20 @@ impl Origin {
 
 /// Reads a message, request or answer.
 pub(crate) fn read_message(reader: &mut impl BufRead) -> Option<Seen> {
-    let mut seen = Seen::default();
+    let head = read_head(reader)?;
+    read_body(reader, head)
+}
+
+/// Reads the head of a message.
+pub(crate) fn read_head(reader: &mut impl BufRead) -> Option<Seen> {
     let mut line = String::new();
     reader.read_line(&mut line).ok().filter(|count| *count > 0)?;
-    seen.line = line.trim_end().to_owned();
-    seen.headers = read_headers(reader)?;
+    let headers = read_headers(reader)?;
+    Some(Seen { line: line.trim_end().to_owned(), headers, body: Vec::new() })
+}
+
+/// Reads the body of a message whose head was read.
+pub(crate) fn read_body(reader: &mut impl BufRead, mut seen: Seen) -> Option<Seen> {
     if seen.header("transfer-encoding").is_some() {
         loop {
             let mut size = String::new();
