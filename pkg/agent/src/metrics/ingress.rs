@@ -22,6 +22,8 @@ pub(super) fn own(r: &mut Registry, view: &IngressView) {
     ] {
         counters(r, name, help, [(vec![], value)]);
     }
+    let unlogged = view.unlogged.map(|lines| (vec![], lines));
+    counters(r, "ingress_access_log_dropped", "Lines of the access log that could not be written", unlogged);
     let hundreds = ["1xx", "2xx", "3xx", "4xx", "5xx"];
     let by_route = view.by_route.iter().flat_map(|(route, answers)| {
         hundreds.iter().zip(answers).filter(|(_, n)| **n > 0).map(move |(code, n)| (labels(route, code), *n))
@@ -49,6 +51,7 @@ mod tests {
     fn answers_are_counted_by_route() {
         let view = IngressView {
             ingresses: 2,
+            unlogged: Some(3),
             by_route: vec![("shop/web foo.test /".into(), [0, 7, 0, 1, 0])],
             ..IngressView::default()
         };
@@ -56,6 +59,7 @@ mod tests {
         let text = crate::metrics::text(&report).unwrap();
         for line in [
             "warren_ingress_ingresses{} 2.0",
+            "warren_ingress_access_log_dropped_total{} 3",
             "warren_ingress_answers_total{namespace=\"shop\",ingress=\"web\",route=\"foo.test /\",code=\"2xx\"} 7",
             "warren_ingress_answers_total{namespace=\"shop\",ingress=\"web\",route=\"foo.test /\",code=\"4xx\"} 1",
         ] {
