@@ -171,15 +171,21 @@ pub fn render_list(all: &[IngressSummary], colour: bool) -> String {
                 hosts.into(),
                 ingress.paths.to_string().into(),
                 if ingress.tls { "yes".into() } else { "-".into() },
-                Cell::coloured(
-                    ingress.faults.first().cloned().unwrap_or_default(),
-                    (!ingress.faults.is_empty()).then_some(CARE),
-                ),
+                Cell::coloured(wrong(&ingress.faults), (!ingress.faults.is_empty()).then_some(CARE)),
             ]
         })
         .collect();
     table(&mut out, Paint(colour), &["NAMESPACE", "NAME", "HOSTS", "PATHS", "TLS", "WRONG"], rows);
     out
+}
+
+/// The first fault, and how many there are besides.
+fn wrong(faults: &[String]) -> String {
+    match faults {
+        [] => String::new(),
+        [one] => one.clone(),
+        [first, more @ ..] => format!("{first} ({} more)", more.len()),
+    }
 }
 
 /// The text of `warren ingress explain`.
@@ -224,3 +230,6 @@ pub(crate) fn lines(out: &mut String, paint: Paint, view: Option<&IngressView>) 
         let _ = writeln!(out, "  {}", paint.wrap(CARE, why));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -66,4 +66,34 @@ mod tests {
             assert!(text.contains(line), "{line}:\n{text}");
         }
     }
+
+    #[test]
+    fn what_is_counted_once_has_no_route_and_what_is_nothing_is_left_out() {
+        let view = IngressView {
+            faulty: 1,
+            routes: 4,
+            connections: 5,
+            malformed: 6,
+            turned_away: 7,
+            handshakes_failed: 8,
+            by_route: vec![("shop/idle".into(), [0; 5]), ("shop/default".into(), [0, 0, 2, 0, 0])],
+            ..IngressView::default()
+        };
+        let report = StatusReport { ingress: Some(view), ..StatusReport::default() };
+        let text = crate::metrics::text(&report).unwrap();
+        for line in [
+            "warren_ingress_faulty{} 1.0",
+            "warren_ingress_routes{} 4.0",
+            "warren_ingress_connections{} 5.0",
+            "warren_ingress_malformed_total{} 6",
+            "warren_ingress_turned_away_total{} 7",
+            "warren_ingress_handshakes_failed_total{} 8",
+            "warren_ingress_answers_total{namespace=\"shop\",ingress=\"default\",route=\"\",code=\"3xx\"} 2",
+        ] {
+            assert!(text.contains(line), "{line}:\n{text}");
+        }
+        assert!(!text.contains("idle") && !text.contains("access_log_dropped_total{"), "{text}");
+        let nothing = crate::metrics::text(&StatusReport::default()).unwrap();
+        assert!(!nothing.contains("warren_ingress_"), "{nothing}");
+    }
 }

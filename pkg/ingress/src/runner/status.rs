@@ -40,6 +40,13 @@ pub struct StatusSnapshot {
 }
 
 impl IngressStatus {
+    /// A status that shows this, of an ingress that does not run: for those who tell of it.
+    #[must_use]
+    pub fn of(compiled: Compiled, listening: Listening) -> Self {
+        let shown = Shown { compiled: Arc::new(compiled), listening, meter: None, unlogged: None };
+        Self(Arc::new(Mutex::new(Some(shown))))
+    }
+
     /// What can be told now; none before the first table.
     #[must_use]
     pub fn get(&self) -> Option<StatusSnapshot> {
