@@ -38,7 +38,11 @@ struct Web {
 
 impl Web {
     fn up(test: &str) -> Result<Self> {
-        let lab = Lab::up(test, &["--nodes", "2", "--dual-stack", "--pods", "0"])?;
+        Self::up_with(test, &[])
+    }
+
+    fn up_with(test: &str, more: &[&str]) -> Result<Self> {
+        let lab = Lab::up(test, &[&["--nodes", "2", "--dual-stack", "--pods", "0"], more].concat())?;
         let objects = Objects::of(&lab.lab(&["kubeconfig"])?)?;
         let nodes = lab.status()?.nodes.into_iter().filter(|n| NODES.contains(&n.name.as_str()));
         let addresses = nodes.flat_map(|n| n.addresses).map(|ip| match ip.is_ipv6() {
@@ -369,7 +373,10 @@ fn others_classes_are_left_alone_and_what_is_wrong_is_said() -> Result<()> {
 
 #[test]
 fn endpoints_come_and_go_and_agents_restart_without_a_failed_request() -> Result<()> {
-    let web = Web::up("ingress-restart")?;
+    let dir = tempfile::tempdir()?;
+    let log = dir.path().join("access.log");
+    let file = format!("--agent-arg=--ingress-access-log-file={}", log.display());
+    let web = Web::up_with("ingress-restart", &["--agent-arg=--ingress-access-log=json", &file])?;
     web.objects.apply(&ingress("one", &none(), &[("foo.test", vec![path("/", "Prefix", "a")])], &none()))?;
     web.answered_by("foo.test", "/", "a")?;
     let body = json!({"spec": {"selector": {"app": "c"}}});
@@ -399,5 +406,20 @@ fn endpoints_come_and_go_and_agents_restart_without_a_failed_request() -> Result
     if !bad.is_empty() {
         bail!("{} of {} requests failed: {bad:?}", bad.len(), codes.lines().count());
     }
+    // Each of them is in the log once, whichever agent served it.
+    eventually(PATIENCE, || {
+        let lines = std::fs::read_to_string(&log)?;
+        let lines = lines.lines().map(serde_json::from_str).collect::<Result<Vec<Value>, _>>()?;
+        let asked = lines.iter().filter(|line| line["path"].as_str().is_some_and(|p| p.starts_with("/?")));
+        let asked: Vec<&Value> = asked.collect();
+        let paths: BTreeSet<&str> = asked.iter().filter_map(|line| line["path"].as_str()).collect();
+        ensure!((asked.len(), paths.len()) == (2000, 2000), "{} lines, {} paths", asked.len(), paths.len());
+        for line in asked {
+            let told = (line["status"].as_u64(), line["host"].as_str(), line["route"].as_str());
+            ensure!(told == (Some(200), Some("foo.test"), Some("default/one foo.test /")), "{line}");
+            ensure!(line["endpoint"].is_string() && line["client"] == "127.0.0.1", "{line}");
+        }
+        Ok(())
+    })?;
     web.lab.done()
 }

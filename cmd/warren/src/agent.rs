@@ -138,6 +138,12 @@ pub(crate) struct AgentArgs {
     /// Peers whose connections begin with a PROXY header [default: nobody].
     #[arg(long, value_name = "CIDR[,CIDR]", env = "WARREN_INGRESS_PROXY_PROTOCOL", help_heading = "Ingress")]
     ingress_proxy_protocol: Vec<String>,
+    /// Write a line for each request (common: Common Log Format; json), or none (off) [default: off].
+    #[arg(long, value_name = "FORMAT", env = "WARREN_INGRESS_ACCESS_LOG", help_heading = "Ingress")]
+    ingress_access_log: Option<String>,
+    /// File for these lines (mode 0640), opened anew when it was moved away [default: standard output].
+    #[arg(long, value_name = "PATH", env = "WARREN_INGRESS_ACCESS_LOG_FILE", help_heading = "Ingress")]
+    ingress_access_log_file: Option<String>,
 
     /// Serve cluster DNS on this node (on), or leave it to somebody else (off) [default: on].
     #[arg(long, value_name = "ON|OFF", env = "WARREN_DNS", help_heading = "DNS")]
@@ -217,6 +223,8 @@ impl AgentArgs {
             ("ingress-nodes", self.ingress_nodes),
             ("ingress-trusted", self.ingress_trusted),
             ("ingress-proxy-protocol", self.ingress_proxy_protocol),
+            ("ingress-access-log", one(self.ingress_access_log)),
+            ("ingress-access-log-file", one(self.ingress_access_log_file)),
             ("dns", one(self.dns)),
             ("cluster-dns", self.cluster_dns),
             ("cluster-domain", one(self.cluster_domain)),

@@ -54,6 +54,8 @@ pub const KEYS: &[&str] = &[
     "ingress-nodes",
     "ingress-trusted",
     "ingress-proxy-protocol",
+    "ingress-access-log",
+    "ingress-access-log-file",
     "dns",
     "cluster-dns",
     "cluster-domain",

@@ -38,6 +38,9 @@ pub struct IngressView {
     pub turned_away: u64,
     /// Handshakes of TLS that came to nothing.
     pub handshakes_failed: u64,
+    /// Lines of the access log that were dropped; none while there is no such log.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unlogged: Option<u64>,
 }
 
 /// An Ingress that is served.
@@ -103,6 +106,7 @@ impl IngressDesk {
             malformed: figures.malformed,
             turned_away: figures.turned_away,
             handshakes_failed: figures.handshakes_failed,
+            unlogged: snapshot.unlogged,
         })
     }
 
@@ -167,15 +171,21 @@ pub fn render_list(all: &[IngressSummary], colour: bool) -> String {
                 hosts.into(),
                 ingress.paths.to_string().into(),
                 if ingress.tls { "yes".into() } else { "-".into() },
-                Cell::coloured(
-                    ingress.faults.first().cloned().unwrap_or_default(),
-                    (!ingress.faults.is_empty()).then_some(CARE),
-                ),
+                Cell::coloured(wrong(&ingress.faults), (!ingress.faults.is_empty()).then_some(CARE)),
             ]
         })
         .collect();
     table(&mut out, Paint(colour), &["NAMESPACE", "NAME", "HOSTS", "PATHS", "TLS", "WRONG"], rows);
     out
+}
+
+/// The first fault, and how many there are besides.
+fn wrong(faults: &[String]) -> String {
+    match faults {
+        [] => String::new(),
+        [one] => one.clone(),
+        [first, more @ ..] => format!("{first} ({} more)", more.len()),
+    }
 }
 
 /// The text of `warren ingress explain`.
@@ -212,8 +222,14 @@ pub(crate) fn lines(out: &mut String, paint: Paint, view: Option<&IngressView>) 
     if view.faulty > 0 {
         let _ = write!(out, "  {}", paint.wrap(CARE, &format!("{} with something wrong", view.faulty)));
     }
+    if let Some(lines) = view.unlogged.filter(|lines| *lines > 0) {
+        let _ = write!(out, "  {}", paint.wrap(CARE, &format!("{lines} lines of the access log dropped")));
+    }
     out.push('\n');
     for why in &view.failed {
         let _ = writeln!(out, "  {}", paint.wrap(CARE, why));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,6 @@
 //! What the ingress is given.
 
+use crate::access::AccessLogConfig;
 use crate::runner::IngressStatus;
 use ipnet::IpNet;
 use std::ffi::OsString;
@@ -29,6 +30,8 @@ pub struct IngressConfig {
     pub trusted: Vec<IpNet>,
     /// Peers whose connections begin with a PROXY header.
     pub proxy_from: Vec<IpNet>,
+    /// What is logged of requests; nothing by itself.
+    pub access_log: Option<AccessLogConfig>,
     /// How long requests that are under way may take when the agent stops.
     pub drain: Duration,
 }

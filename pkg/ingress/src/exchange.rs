@@ -7,7 +7,7 @@ use crate::h1::body::Decoder;
 use crate::h1::head::{Framing, Request, Response, Version};
 use crate::h1::io::{Activity, copy};
 use crate::message::{Side, Sink, Source, carry};
-use crate::observe::Record;
+use crate::observe::{self, Record};
 use crate::route::{Backend, Forward, Protocol, Route};
 use crate::state::{EndpointState, Live, Outstanding};
 use crate::upstream::{self, Answering, Connection, Unanswered};
@@ -88,6 +88,7 @@ pub(crate) async fn serve(
         observer.done(&Record {
             client: client.address,
             method: &request.method,
+            protocol: observe::protocol(request.version),
             host: &request.host,
             target,
             route: found.map(|(matched, _)| &*matched.route.name),

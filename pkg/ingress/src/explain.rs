@@ -3,8 +3,9 @@
 use crate::compile::Compiled;
 use crate::route::{
     Action, Backend, Forward, HostMatch, Matched, PathEdit, PathMatch, Protocol, Readiness, Redirect,
-    RequestLine, Route,
+    RequestLine, Route, Scheme,
 };
+use crate::target;
 use http::{HeaderMap, Method, Uri};
 use serde::{Deserialize, Serialize};
 
@@ -50,23 +51,29 @@ pub fn explain(compiled: &Compiled, url: &str) -> Result<Explained, InvalidUrl> 
         Some("https") => true,
         _ => return Err(invalid()),
     };
-    let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(invalid)?.to_ascii_lowercase();
+    let authority = uri.authority().ok_or_else(invalid)?.as_str();
+    let host = target::host_of(authority).ok_or_else(invalid)?.to_ascii_lowercase();
     let mut explained = Explained { url: full.clone(), steps: Vec::new(), served: false };
     if https {
         explained.say("certificate", certificate(compiled, &host));
+    }
+    let query = uri.query().map(str::as_bytes);
+    if !target::is_acceptable(uri.path().as_bytes(), query) {
+        explained.say("answer", "400: the path can be read in more than one way");
+        return Ok(explained);
     }
     let headers = HeaderMap::new();
     let request = RequestLine {
         host: &host,
         method: &Method::GET,
         path: uri.path().as_bytes(),
-        query: uri.query().map(str::as_bytes),
+        query,
         headers: &headers,
     };
     match compiled.table.find(&request) {
         None => explained
             .say("route", "none: no rule takes this host and path, and there is no default backend; 404"),
-        Some(found) => explained.route(&found, https),
+        Some(found) => explained.route(&found, https, authority),
     }
     Ok(explained)
 }
@@ -85,7 +92,7 @@ impl Explained {
         self.steps.push(Step { about: about.into(), says: says.into() });
     }
 
-    fn route(&mut self, found: &Matched<'_>, https: bool) {
+    fn route(&mut self, found: &Matched<'_>, https: bool, authority: &str) {
         let route = found.route;
         let (ingress, _) = route.name.split_once(' ').unwrap_or((&route.name, ""));
         let by = found.matching.map_or_else(
@@ -102,7 +109,10 @@ impl Explained {
                 );
             }
             Action::Redirect(redirect) => {
-                self.say("answer", format!("{} to {}", redirect.status, target(redirect)));
+                self.say(
+                    "answer",
+                    format!("{} to {}", redirect.status, location(redirect, https, authority)),
+                );
                 self.served = true;
             }
             Action::Forward(forward) => self.forward(forward),
@@ -160,15 +170,20 @@ impl Explained {
             return self.say("endpoints", "none is ready; 503");
         }
         self.served = true;
+        let ready = backend.endpoints.iter().filter(|e| e.readiness == Readiness::Ready).count();
         let shown = backend.endpoints.iter().take(ENDPOINTS).map(|endpoint| match endpoint.readiness {
             Readiness::Ready => endpoint.address.to_string(),
-            Readiness::Terminating => format!("{} (ends)", endpoint.address),
+            Readiness::Terminating if ready == 0 => {
+                format!("{} (ends, but there is no other)", endpoint.address)
+            }
+            Readiness::Terminating => format!("{} (ends, gets nothing new)", endpoint.address),
         });
         let mut shown: Vec<String> = shown.collect();
         if backend.endpoints.len() > ENDPOINTS {
             shown.push(format!("and {} more", backend.endpoints.len() - ENDPOINTS));
         }
-        self.say("endpoints", format!("{}: the one with fewer requests of two", shown.join(", ")));
+        let choice = if ready > 1 { ": of two drawn ones that with fewer requests" } else { "" };
+        self.say("endpoints", format!("{}{choice}", shown.join(", ")));
     }
 }
 
@@ -187,15 +202,24 @@ fn path(path: &PathMatch) -> String {
     }
 }
 
-fn target(redirect: &Redirect) -> String {
-    let scheme = redirect.scheme.map_or("", |scheme| scheme.as_str());
-    let host = redirect.host.as_deref().unwrap_or_default();
-    let path = match &redirect.path {
-        Some(PathEdit::Full(path) | PathEdit::Prefix(path)) => path,
-        None => "",
+/// Where a redirect leads, of a URL with this authority.
+fn location(redirect: &Redirect, https: bool, authority: &str) -> String {
+    let asked = if https { Scheme::Https } else { Scheme::Http };
+    let scheme = redirect.scheme.unwrap_or(asked);
+    let host = match &redirect.host {
+        Some(host) => host,
+        // The port stays only where the scheme does.
+        None if redirect.scheme.is_none() && redirect.port.is_none() => authority,
+        None => target::host_of(authority).unwrap_or(authority),
     };
-    match scheme {
-        "" => path.to_owned(),
-        scheme => format!("{scheme}://{host}{path}"),
-    }
+    let port = redirect.port.filter(|port| *port != scheme.port()).map(|port| format!(":{port}"));
+    let path = match &redirect.path {
+        Some(PathEdit::Full(path)) => path.to_string(),
+        Some(PathEdit::Prefix(path)) => format!("{path} and the rest of the path"),
+        None => " and the path".into(),
+    };
+    format!("{}://{host}{}{path}", scheme.as_str(), port.unwrap_or_default())
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,7 +11,11 @@ use crate::h1::io::{Body, Reader, Stream, Writer};
 use crate::message::Source;
 use crate::worker::Worker;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 use tokio::time::timeout;
+
+/// How long a connection of which nothing was read yet may go on saying nothing while the ingress drains.
+const NEWCOMER: Duration = Duration::from_millis(500);
 
 /// Serves requests until either side has had enough.
 pub(crate) async fn run(worker: &Worker, stream: Stream, peer: &Peer) {
@@ -60,12 +64,13 @@ async fn requests(
     let bounds = &worker.shared.bounds;
     let mut request = Request::default();
     let mut patience = bounds.first_byte;
+    let mut is_new = true;
     loop {
         if reader.bytes().is_empty() {
             let filled = tokio::select! {
                 biased;
                 filled = timeout(patience, reader.fill()) => filled,
-                () = worker.shared.drained() => return Ok(End::Clean),
+                () = rested(worker, is_new) => return Ok(End::Clean),
             };
             match filled {
                 Ok(Ok(1..)) => {}
@@ -107,6 +112,16 @@ async fn requests(
             return Ok(End::Clean);
         }
         patience = bounds.idle;
+        is_new = false;
+    }
+}
+
+/// Returns when an idle connection is to be closed since no new request is to be taken. Who has just connected does not
+/// expect that, and is about to ask.
+async fn rested(worker: &Worker, is_new: bool) {
+    worker.shared.drained().await;
+    if is_new {
+        tokio::time::sleep(NEWCOMER).await;
     }
 }
 

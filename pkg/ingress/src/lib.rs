@@ -8,6 +8,7 @@
 //! the data path, which takes requests by a table and knows nothing of Kubernetes; [`compile`] makes tables of rows, and the
 //! runner brings both together.
 
+mod access;
 pub mod auth;
 mod bounds;
 mod certificate;
@@ -35,6 +36,7 @@ pub mod tls;
 mod upstream;
 mod worker;
 
+pub use access::{AccessLogConfig, Format as AccessLogFormat};
 pub use bounds::Bounds;
 pub use config::{Deps, IngressConfig, Tables};
 pub use error::IngressError;

@@ -5,9 +5,11 @@ mod status;
 
 pub use status::{IngressStatus, Listening, StatusSnapshot};
 
+use crate::access::AccessLog;
 use crate::certificate;
 use crate::compile::{Compiled, Engine, Settings};
 use crate::config::{Deps, IngressConfig, Tables};
+use crate::observe::Observer;
 use crate::server::{Ingress as Server, Listener, Serving};
 use crate::sockets::{KEEPER, Place, Sockets};
 use std::sync::Arc;
@@ -27,6 +29,8 @@ use warren_types::{
 const GAP: Duration = Duration::from_millis(20);
 /// How often a port that somebody else has is tried again, and a keeper that is gone is started again.
 const RETRY: Duration = Duration::from_secs(5);
+/// How long the last lines of the access log may take.
+const LAST_LINES: Duration = Duration::from_millis(500);
 
 /// Why the ingress cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +45,9 @@ pub enum RunError {
     /// The store was closed.
     #[error("the store was closed; the agent is stopping, or its disk failed")]
     StoreClosed,
+    /// Nobody can write the access log.
+    #[error("the thread of the access log cannot be started: {0}; raise the limit of tasks of the service")]
+    AccessLog(std::io::Error),
     /// There is no certificate for hosts that have none.
     #[error("the default certificate cannot be made: {0}")]
     Certificate(String),
@@ -216,6 +223,7 @@ struct Runner {
     /// Servers of other sockets that are at their last requests.
     ending: JoinSet<()>,
     keeper: Option<Keeper>,
+    access_log: Option<Arc<AccessLog>>,
     told: publish::Told,
 }
 
@@ -227,6 +235,8 @@ impl Runner {
             https_port: config.https_port,
             certificate: Some(certificate),
         };
+        let access_log = config.access_log.as_ref().map(AccessLog::start).transpose();
+        let access_log = access_log.map_err(RunError::AccessLog)?.map(Arc::new);
         Ok(Self {
             config,
             deps,
@@ -238,6 +248,7 @@ impl Runner {
             server: None,
             ending: JoinSet::new(),
             keeper: None,
+            access_log,
             told: publish::Told::default(),
         })
     }
@@ -337,7 +348,9 @@ impl Runner {
                     scheme: place.scheme(),
                     proxy_from: self.config.proxy_from.clone(),
                 };
-                let serving = Serving { trusted: self.config.trusted.clone(), ..Serving::default() };
+                let observer = self.access_log.clone().map(|log| log as Arc<dyn Observer>);
+                let serving =
+                    Serving { trusted: self.config.trusted.clone(), observer, ..Serving::default() };
                 let listeners = listeners.into_iter().map(listener).collect();
                 Some(Server::start(serving, listeners, self.compiled.table.clone())?)
             }
@@ -360,7 +373,8 @@ impl Runner {
 
     fn show(&self) {
         let meter = self.server.as_ref().map(Server::meter);
-        self.deps.status.show(&self.compiled, self.sockets.places(), &self.failed, meter);
+        let unlogged = self.access_log.as_ref().map(|log| log.dropped().clone());
+        self.deps.status.show(&self.compiled, self.sockets.places(), &self.failed, meter, unlogged);
         match self.failed.first() {
             Some(why) => self.health.degraded(why.clone()),
             None if self.server.is_some() && self.keeper.is_none() => {
@@ -376,6 +390,9 @@ impl Runner {
             server.drain(self.config.drain).await;
         }
         self.ending.shutdown().await;
+        if let Some(log) = &self.access_log {
+            log.end(LAST_LINES).await;
+        }
     }
 }
 

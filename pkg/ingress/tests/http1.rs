@@ -382,6 +382,25 @@ fn a_client_that_leaves_takes_its_request_along() {
 }
 
 #[test]
+fn who_has_just_connected_is_answered_although_it_drains() {
+    let origin = Origin::hello();
+    let front = to(&origin);
+    let mut kept = front.connect();
+    assert_eq!(kept.ask("GET / HTTP/1.1\r\nHost: h\r\n\r\n").body, b"hello");
+    let mut client = front.connect();
+    until("accepted", || front.ingress.figures().connections == 2);
+    let ingress = front.ingress;
+    let drain = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(ingress.drain(Duration::from_secs(10)));
+    });
+    assert_eq!(kept.reader.read(&mut [0]).unwrap(), 0, "who was answered before is not waited for");
+    let seen = client.ask("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+    assert_eq!((seen.line.as_str(), seen.header("connection")), ("HTTP/1.1 200 OK", Some("close")));
+    drain.join().unwrap();
+}
+
+#[test]
 fn draining_lets_a_request_end_and_takes_no_other() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let front = Front::start(config(), table_to(backend(&[listener.local_addr().unwrap()])));
@@ -396,7 +415,7 @@ fn draining_lets_a_request_end_and_takes_no_other() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(ingress.drain(Duration::from_secs(10)));
     });
-    assert_eq!(idle.reader.read(&mut [0]).unwrap(), 0, "an idle connection is ended at once");
+    assert_eq!(idle.reader.read(&mut [0]).unwrap(), 0, "an idle connection is ended soon");
     use std::io::Write;
     stream.write_all(&ok("done")).unwrap();
     let answer = client.answer();

@@ -3,8 +3,9 @@
 use super::services::on_off;
 use super::{RawConfig, port};
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::time::Duration;
-use warren_ingress::IngressConfig;
+use warren_ingress::{AccessLogConfig, AccessLogFormat, IngressConfig};
 use warren_types::ingress::INGRESS_CLASS_NAME;
 use warren_types::{IngressClassName, NodeName, Requirement, Selector};
 
@@ -39,15 +40,37 @@ impl RawConfig {
             nodes: Selector::new(nodes),
             trusted: self.prefixes("ingress-trusted"),
             proxy_from: self.prefixes("ingress-proxy-protocol"),
+            access_log: self.access_log(),
             drain: DRAIN,
         };
         on.then_some(config)
+    }
+
+    fn access_log(&mut self) -> Option<AccessLogConfig> {
+        let format = self.parse("ingress-access-log", |v| match v {
+            "off" => Ok(None),
+            "common" => Ok(Some(AccessLogFormat::Common)),
+            "json" => Ok(Some(AccessLogFormat::Json)),
+            _ => Err(format!("{v:?} is neither off, common nor json")),
+        });
+        let file = self.parse("ingress-access-log-file", absolute);
+        let is_off = !matches!(format, Some(Some(_)));
+        if is_off && file.is_some() && self.one("ingress-access-log").is_none() {
+            let shown = self.shown("ingress-access-log-file");
+            self.fault(&shown, "the access log is off; say --ingress-access-log common or json too");
+        }
+        format.flatten().map(|format| AccessLogConfig { format, file })
     }
 }
 
 fn usual_class() -> IngressClassName {
     #[expect(clippy::expect_used, reason = "a constant that the type accepts")]
     IngressClassName::new(INGRESS_CLASS_NAME).expect("a valid constant")
+}
+
+fn absolute(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    if path.is_absolute() { Ok(path) } else { Err(format!("{text:?} is not an absolute path")) }
 }
 
 /// `KEY` or `KEY=VALUE`.
@@ -85,6 +108,7 @@ mod tests {
         let config = config.unwrap();
         assert_eq!(faults, []);
         assert_eq!((config.http_port, config.https_port, config.class.as_ref()), (80, 443, "warren"));
+        assert_eq!(config.access_log, None);
         assert!(config.nodes.is_everything() && config.trusted.is_empty() && config.proxy_from.is_empty());
         assert!(read(&[("ingress", &["off"])]).0.is_none());
     }
@@ -99,11 +123,15 @@ mod tests {
             ("ingress-nodes", &["warren.dev/ingress=true,zone"]),
             ("ingress-trusted", &["10.0.0.0/8"]),
             ("ingress-proxy-protocol", &["192.168.1.5/32"]),
+            ("ingress-access-log", &["json"]),
+            ("ingress-access-log-file", &["/var/log/access"]),
         ]);
         assert_eq!(faults, []);
         let config = config.unwrap();
         assert_eq!((config.http_port, config.https_port, config.class.as_ref()), (8080, 8443, "edge"));
         assert_eq!(config.nodes.to_string(), "warren.dev/ingress=true,zone");
+        let log = AccessLogConfig { format: AccessLogFormat::Json, file: Some("/var/log/access".into()) };
+        assert_eq!(config.access_log, Some(log));
         assert_eq!((config.trusted.len(), config.proxy_from.len()), (1, 1));
     }
 
@@ -117,6 +145,8 @@ mod tests {
             ("ingress-nodes", &["a b"]),
             ("ingress-trusted", &["x"]),
             ("ingress-proxy-protocol", &["y"]),
+            ("ingress-access-log", &["xml"]),
+            ("ingress-access-log-file", &["access.log"]),
         ]);
         let keys: Vec<&str> = faults.iter().map(|f| f.key.as_str()).collect();
         for key in [
@@ -127,8 +157,19 @@ mod tests {
             "ingress-nodes",
             "ingress-trusted",
             "ingress-proxy-protocol",
+            "ingress-access-log",
+            "ingress-access-log-file",
         ] {
             assert!(keys.contains(&format!("--{key}").as_str()), "{key}: {faults:?}");
         }
+    }
+
+    #[test]
+    fn a_file_for_a_log_that_nobody_asked_for_is_a_fault() {
+        let (_, faults) = read(&[("ingress-access-log-file", &["/var/log/access"])]);
+        assert_eq!(faults.len(), 1, "{faults:?}");
+        let (config, faults) =
+            read(&[("ingress-access-log-file", &["/var/log/access"]), ("ingress-access-log", &["off"])]);
+        assert_eq!((config.unwrap().access_log, faults), (None, Vec::new()));
     }
 }

@@ -1,5 +1,6 @@
 //! What the ingress shows of itself.
 
+use crate::access::Dropped;
 use crate::compile::Compiled;
 use crate::server::{Figures, Meter};
 use crate::sockets::Place;
@@ -13,6 +14,7 @@ struct Shown {
     compiled: Arc<Compiled>,
     listening: Listening,
     meter: Option<Meter>,
+    unlogged: Option<Dropped>,
 }
 
 /// Where it listens, or should.
@@ -33,9 +35,18 @@ pub struct StatusSnapshot {
     pub listening: Listening,
     /// What was counted; none while it does not serve.
     pub figures: Option<Figures>,
+    /// Lines of the access log that were dropped; none while there is no such log.
+    pub unlogged: Option<u64>,
 }
 
 impl IngressStatus {
+    /// A status that shows this, of an ingress that does not run: for those who tell of it.
+    #[must_use]
+    pub fn of(compiled: Compiled, listening: Listening) -> Self {
+        let shown = Shown { compiled: Arc::new(compiled), listening, meter: None, unlogged: None };
+        Self(Arc::new(Mutex::new(Some(shown))))
+    }
+
     /// What can be told now; none before the first table.
     #[must_use]
     pub fn get(&self) -> Option<StatusSnapshot> {
@@ -44,6 +55,7 @@ impl IngressStatus {
         Some(StatusSnapshot {
             compiled: shown.compiled.clone(),
             listening: shown.listening.clone(),
+            unlogged: shown.unlogged.as_ref().map(Dropped::get),
             figures: shown.meter.as_ref().map(Meter::figures),
         })
     }
@@ -54,10 +66,11 @@ impl IngressStatus {
         places: impl Iterator<Item = Place>,
         failed: &[String],
         meter: Option<Meter>,
+        unlogged: Option<Dropped>,
     ) {
         let listening =
             Listening { at: places.map(|place| place.to_string()).collect(), failed: failed.to_vec() };
-        *self.lock() = Some(Shown { compiled: compiled.clone(), listening, meter });
+        *self.lock() = Some(Shown { compiled: compiled.clone(), listening, meter, unlogged });
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Shown>> {
