@@ -25,6 +25,8 @@ pub struct Bounds {
     pub linger_bytes: usize,
     /// Connections at once: 20,000.
     pub connections: usize,
+    /// Of these by one client, which is an IPv4 address or an IPv6 network of 64 bits: half of them. Proxies that are trusted may have all.
+    pub client_connections: usize,
     /// Streams at once of one connection of HTTP/2: 128.
     pub streams: u32,
     /// Streams that one connection of HTTP/2 may reset in a minute of its life, beyond which it is ended: 200.
@@ -49,6 +51,7 @@ impl Default for Bounds {
             linger: seconds(2),
             linger_bytes: 1 << 20,
             connections: 20_000,
+            client_connections: 10_000,
             streams: 128,
             resets: 200,
             pool: 64,

@@ -20,7 +20,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-/// What waits in each stream for a client that does not read: with the buffers of its backend, 12 MiB for a connection.
+/// What waits in each stream for a client that does not read: with the buffers of its backend and of TLS,
+/// less than 16 MiB for a connection of 128.
 pub(crate) const SEND_BUFFER: usize = 64 << 10;
 
 /// Serves streams until either side has had enough.

@@ -57,7 +57,7 @@ pub struct Serving {
 pub struct Figures {
     /// Connections of clients, now.
     pub connections: usize,
-    /// Connections that were turned away since there were too many.
+    /// Connections that were turned away since there were too many, of all or of one client.
     pub turned_away: u64,
     /// Handshakes of TLS that came to nothing.
     pub handshakes_failed: u64,
@@ -236,7 +236,11 @@ async fn accept(worker: Arc<Worker>, listener: Arc<Listener>, socket: TcpListene
         };
         match accepted {
             Ok((stream, address)) => {
-                let Some(counted) = Counted::new(&worker.shared) else { continue };
+                let ip = address.ip().to_canonical();
+                // Who speaks for others has as many as they all need.
+                let mut proxies = listener.proxy_from.iter().chain(&worker.shared.trusted);
+                let client = (!proxies.any(|range| range.contains(&ip))).then_some(ip);
+                let Some(counted) = Counted::new(&worker.shared, client) else { continue };
                 let (task_worker, listener, acceptor) = (worker.clone(), listener.clone(), acceptor.clone());
                 worker.spawn(async move {
                     let ends = (address, bound);

@@ -276,7 +276,7 @@ impl RouteState {
 }
 
 /// What counts as one client: an IPv4 address, or the network of 64 bits of an IPv6 address.
-fn network(client: IpAddr) -> IpAddr {
+pub(crate) fn network(client: IpAddr) -> IpAddr {
     match client.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),
         IpAddr::V6(address) => IpAddr::V6((u128::from(address) >> 64 << 64).into()),

@@ -3,10 +3,13 @@
 use crate::bounds::Bounds;
 use crate::observe::Observer;
 use crate::route::RouteTable;
-use crate::state::{Live, Registry, lock};
+use crate::state::{Live, Registry, lock, network};
 use crate::upstream::Pool;
 use ipnet::IpNet;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::future::Future;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use tokio_util::sync::CancellationToken;
@@ -21,6 +24,8 @@ pub(crate) struct Shared {
     live: RwLock<Arc<Live>>,
     registry: Mutex<Registry>,
     pub(crate) connections: AtomicUsize,
+    /// Of these, by client.
+    clients: Mutex<HashMap<IpAddr, usize>>,
     /// Connections that were turned away since there were too many.
     pub(crate) turned_away: AtomicU64,
     pub(crate) handshakes_failed: AtomicU64,
@@ -46,6 +51,7 @@ impl Shared {
             live,
             registry: Mutex::new(registry),
             connections: AtomicUsize::new(0),
+            clients: Mutex::default(),
             turned_away: AtomicU64::new(0),
             handshakes_failed: AtomicU64::new(0),
             malformed: AtomicU64::new(0),
@@ -120,14 +126,24 @@ impl Worker {
 }
 
 /// A connection that is counted for as long as it lives.
-pub(crate) struct Counted(Arc<Shared>);
+pub(crate) struct Counted {
+    shared: Arc<Shared>,
+    client: Option<IpAddr>,
+}
 
 impl Counted {
-    /// Counts a connection, unless there are too many.
-    pub(crate) fn new(shared: &Arc<Shared>) -> Option<Self> {
+    /// Counts a connection, unless there are too many of all, or of this client when it is one.
+    pub(crate) fn new(shared: &Arc<Shared>, client: Option<IpAddr>) -> Option<Self> {
+        let client = client.map(network);
         let before = shared.connections.fetch_add(1, Relaxed);
-        let counted = Self(shared.clone());
-        if before >= shared.bounds.connections {
+        let of_client = client.map_or(0, |client| {
+            let mut clients = lock(&shared.clients);
+            let count = clients.entry(client).or_default();
+            *count += 1;
+            *count
+        });
+        let counted = Self { shared: shared.clone(), client };
+        if before >= shared.bounds.connections || of_client > shared.bounds.client_connections {
             shared.turned_away.fetch_add(1, Relaxed);
             return None;
         }
@@ -137,6 +153,15 @@ impl Counted {
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Relaxed);
+        self.shared.connections.fetch_sub(1, Relaxed);
+        if let Some(client) = self.client {
+            let mut clients = lock(&self.shared.clients);
+            if let Entry::Occupied(mut known) = clients.entry(client) {
+                *known.get_mut() -= 1;
+                if *known.get() == 0 {
+                    known.remove();
+                }
+            }
+        }
     }
 }

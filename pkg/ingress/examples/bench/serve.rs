@@ -6,7 +6,7 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use warren_ingress::route::*;
 use warren_ingress::tls::{Certificates, certified};
-use warren_ingress::{Ingress, Listener, Serving};
+use warren_ingress::{Bounds, Ingress, Listener, Serving};
 
 /// Serves by so many routes until it is killed: plain on its port, by TLS on the port a hundred above.
 pub(crate) fn serve(routes: usize) -> Result<()> {
@@ -32,7 +32,9 @@ pub(crate) fn serve(routes: usize) -> Result<()> {
     };
     let plain = Who::Warren.port();
     let listeners = vec![listen(Scheme::Http, plain)?, listen(Scheme::Https, plain + 100)?];
-    let config = Serving { threads: 1, ..Serving::default() };
+    // All clients have one address here.
+    let bounds = Bounds { client_connections: Bounds::default().connections, ..Bounds::default() };
+    let config = Serving { threads: 1, bounds, ..Serving::default() };
     let _ingress = Ingress::start(config, listeners, Arc::new(table.build()))?;
     loop {
         std::thread::park();

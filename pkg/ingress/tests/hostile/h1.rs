@@ -1,10 +1,13 @@
 //! HTTP/1.
 
-use crate::common::{Client, until};
+use crate::common::*;
 use crate::victim::{Neighbour, Victim, trickle};
+use socket2::{Domain, Socket, Type};
 use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
+use warren_ingress::{Bounds, Serving};
 
 /// Everything that comes until the end.
 fn rest(client: &mut Client) -> String {
@@ -156,4 +159,31 @@ fn a_body_of_2_gib_to_a_backend_that_does_not_read() {
     assert_eq!(client.answer().body, b"hello");
     neighbour.was_served();
     victim.held_at_most(16);
+}
+
+#[test]
+fn one_client_does_not_take_all_connections() {
+    let origin = Origin::hello();
+    let bounds = Bounds { connections: 10, client_connections: 5, ..Bounds::default() };
+    let front = Front::start(Serving { bounds, ..config() }, table_to(backend(&[origin.address])));
+    let from = |last: u8| {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from(([127, 0, 0, last], 0)).into()).unwrap();
+        socket.connect(&front.address.into()).unwrap();
+        TcpStream::from(socket)
+    };
+    let mut many: Vec<TcpStream> = (0..20).map(|_| from(2)).collect();
+    for turned_away in &mut many[5..] {
+        assert!(matches!(turned_away.read(&mut [0]), Ok(0) | Err(_)));
+    }
+    assert_eq!((front.ingress.figures().connections, front.ingress.figures().turned_away), (5, 15));
+    assert_eq!(front.get("/").body, b"hello");
+    // And it has some again when it has given up others.
+    drop(many);
+    until("they are not counted any more", || front.ingress.figures().connections == 0);
+    let mut again = from(2);
+    again.write_all(b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    again.read_to_string(&mut answer).unwrap();
+    assert!(answer.ends_with("hello"), "{answer}");
 }

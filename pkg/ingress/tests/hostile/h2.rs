@@ -223,8 +223,9 @@ fn frames_that_ask_for_an_answer_each() {
 
 #[test]
 fn answers_that_are_never_let_in() {
-    // A window of nothing, and windows without bound on a connection that nobody reads.
-    for (window, mib) in [(0, 24), (0x7fff_ffff, 56)] {
+    // A window of nothing, and windows without bound on a connection that nobody reads: 8 and 16 MiB for each of four
+    // connections.
+    for (window, mib) in [(0, 32), (0x7fff_ffff, 64)] {
         let victim = Victim::impatient();
         let neighbour = Neighbour::of(&victim);
         let mut raws = Vec::new();
