@@ -39,6 +39,17 @@ impl WantedPorts {
         }
         ports
     }
+
+    /// Leaves as served only what was served already when listeners were read `last`. A listener that is met together
+    /// with a Service's address may have been there before it: the node that gives addresses cannot know a port that was
+    /// taken a moment ago, so the Service must not win by being told first.
+    pub(crate) fn since(&self, last: Option<&Self>) -> Self {
+        let mut ports = self.clone();
+        if let Some(last) = last {
+            ports.served.retain(|port| last.served.contains(port));
+        }
+        ports
+    }
 }
 
 /// Which ports programs hold: those with a listener on one of the node's addresses or on all.
@@ -169,6 +180,20 @@ mod tests {
         assert_eq!(ports(&held(&all, &own, &served, &before)), [port]);
         // The program has gone.
         assert!(held(&[], &own, &served, &before).is_empty());
+    }
+
+    #[test]
+    fn a_service_that_got_its_address_since_the_last_reading_was_not_first() {
+        let own: [IpAddr; 1] = ["192.0.2.1".parse().unwrap()];
+        let all = [listener(TCP, "0.0.0.0:80")];
+        let port = (Protocol::Tcp, 80);
+        let wanted = WantedPorts { wanted: [port].into(), served: BTreeSet::new() };
+        let served = WantedPorts { served: [port].into(), ..wanted.clone() };
+        let seen = |last| ports(&held(&all, &own, &served.since(last), &HeldPorts::new()));
+        assert_eq!(seen(Some(&wanted)), [port]);
+        assert!(seen(Some(&served)).is_empty());
+        // After the agent's start there is no last reading; what an earlier life told is what counts.
+        assert!(seen(None).is_empty());
     }
 
     #[test]

@@ -233,7 +233,8 @@ impl Runner {
             // From before this agent's start.
             None => self.deps.held.borrow().get(&self.config.node_name).cloned().unwrap_or_default(),
         };
-        let now = self.holders.read(&local.internal_ips, &ports, &before).await?;
+        let judged = ports.since(self.asked.as_ref().map(|(_, last, _)| last));
+        let now = self.holders.read(&local.internal_ips, &judged, &before).await?;
         self.deps.held_here.send_if_modified(|told| {
             let changed = *told != now;
             *told = now;

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
-use warren_types::{ClusterConfig, Endpoint, LocalNode, Node, NodeName, Protocol};
+use warren_types::{ClusterConfig, Endpoint, HeldPort, LocalNode, Node, NodeName, Protocol};
 
 /// Label on Nodes: the zone.
 const LABEL_ZONE: &str = "topology.kubernetes.io/zone";
@@ -63,14 +63,16 @@ impl NodeContext {
             false => addresses.iter().copied().filter(|a| in_config(a) && !a.is_loopback()).collect(),
         };
         let others = rows.nodes.iter().flat_map(|node| node.internal_ips.iter().copied());
+        let told = rows.nodes.iter().map(|node| (&node.name, &node.held_ports, &node.internal_ips));
+        // This node's own word too: it is here before the API has brought it around, so that no front takes a port from
+        // a listener of this host meanwhile.
+        let own_word = (&rows.local.name, &rows.local.held_ports, &rows.local.internal_ips);
         let mut held_ports: BTreeMap<IpAddr, BTreeMap<(Protocol, u16), String>> = BTreeMap::new();
-        for node in rows.nodes {
-            for held in &node.held_ports {
-                for address in &node.internal_ips {
-                    let of_address = held_ports.entry(*address).or_default();
-                    let holder = format!("{} on node {}", held.holder, node.name);
-                    of_address.insert((held.protocol, held.port), holder);
-                }
+        for (node, ports, addresses) in told.chain([own_word]) {
+            for address in addresses {
+                let holder = |held: &HeldPort| format!("{} on node {node}", held.holder);
+                let all = ports.iter().map(|held| ((held.protocol, held.port), holder(held)));
+                held_ports.entry(*address).or_default().extend(all);
             }
         }
         let all_pods = rows.nodes.iter().flat_map(|node| node.pod_cidrs.iter());
@@ -167,4 +169,37 @@ fn is_special(address: IpAddr) -> bool {
             IpAddr::V4(v4) => v4.is_broadcast() || v4.is_link_local() || v4.octets()[0] == 0,
             IpAddr::V6(v6) => v6.is_unicast_link_local() || v6.to_ipv4_mapped().is_some(),
         }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_is_held_on_this_nodes_own_word_before_the_api_has_it() {
+        let address: IpAddr = "192.0.2.1".parse().unwrap();
+        let local = LocalNode {
+            name: "n1".parse().unwrap(),
+            node_id: "0123456789abcdef0123456789abcdef".parse().unwrap(),
+            public_key: warren_types::PublicKey([7; 32]),
+            endpoints: Vec::new(),
+            held_ports: vec![HeldPort { protocol: Protocol::Tcp, port: 80, holder: "nginx (pid 7)".into() }],
+            ingress: Vec::new(),
+            internal_ips: vec![address],
+            ready: true,
+            message: String::new(),
+        };
+        let cluster = ClusterConfig { cluster_cidrs: Vec::new(), service_cidrs: Vec::new() };
+        let config = ProxyConfig {
+            node_name: local.name.clone(),
+            node_port_addresses: Vec::new(),
+            external_ip_ranges: Vec::new(),
+            tunnel_port: 51820,
+        };
+        let node =
+            NodeContext::new(&Rows { local: &local, nodes: &[], cluster: &cluster }, &config, &[address]);
+        let of = |port| node.holder_of(&FrontKey { address, protocol: Protocol::Tcp, port });
+        assert_eq!(of(80), Some("nginx (pid 7) on node n1"));
+        assert_eq!(of(81), None);
+    }
 }
