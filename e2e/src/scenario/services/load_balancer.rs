@@ -143,12 +143,20 @@ pub fn source_ranges(b: &Battery) -> Result<()> {
     b.objects().status("Service", scope.namespace(), "web", &json!({"loadBalancer": {"ingress": given}}))?;
     let _routed = Routed::to(b, "node-2")?;
     let all = || ADDRESSES.into_iter().map(|a| Ok::<_, anyhow::Error>(SocketAddr::new(a.parse()?, 80)));
+    // One flow for all datagrams: it is known when the ranges change, and must not outlive what allowed it.
+    let flow = |at| b.expect(Ask { source_port: 40_123, ..Ask::udp("outside", at) });
     for at in all() {
-        both(b, "outside", at?).into_iter().try_for_each(|e| e.reaches(&["n1a"]).map(drop))?;
+        let at = at?;
+        both(b, "outside", at).into_iter().try_for_each(|e| e.reaches(&["n1a"]).map(drop))?;
+        flow(at).reaches(&["n1a"])?;
     }
     scope.change(&service, admitting(&["192.0.2.0/24", "2001:db8:1::/64"]))?;
     for at in all() {
-        both(b, "outside", at?).into_iter().try_for_each(|e| e.is_dropped().map(drop))?;
+        let at = at?;
+        both(b, "outside", at).into_iter().try_for_each(|e| e.is_dropped().map(drop))?;
+        if b.is_warren("the end of flows that may not be any more") {
+            flow(at).is_dropped()?;
+        }
     }
     // Node ports and the cluster address are not behind it.
     for v6 in FAMILIES {
