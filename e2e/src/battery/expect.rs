@@ -34,6 +34,8 @@ pub struct Ask {
     pub source_port: u16,
     /// All over one connection.
     pub keep: bool,
+    /// Over HTTP, for this host.
+    pub http: Option<String>,
     /// At a time.
     pub threads: u64,
     /// End at the first that is no answer.
@@ -56,6 +58,7 @@ impl Ask {
             source: None,
             source_port: 0,
             keep: false,
+            http: None,
             threads: 1,
             fail_fast: false,
             summary: false,
@@ -79,6 +82,7 @@ impl Ask {
             ("--threads", self.threads.into()),
         ];
         words.extend(numbers.into_iter().flat_map(|(flag, n)| [flag.to_owned(), n.to_string()]));
+        words.extend(self.http.iter().flat_map(|host| ["--http".to_owned(), host.clone()]));
         words.extend(self.source.iter().flat_map(|ip| ["--from".to_owned(), ip.to_string()]));
         let flags = [
             ("--udp", self.udp),

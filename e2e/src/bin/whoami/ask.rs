@@ -1,6 +1,6 @@
 //! The client: what came of each attempt.
 
-use crate::Ask;
+use crate::{Ask, http};
 use serde_json::json;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::{self, BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
@@ -66,6 +66,9 @@ fn asker(order: &Ask, tally: &Tally) {
 
 /// One attempt; `line` is the connection or socket that is kept.
 fn attempt(order: &Ask, line: &mut Option<Line>, number: u64) -> io::Result<(String, SocketAddr)> {
+    if let Some(host) = &order.http {
+        return said(&over_http(order, host, line, number)?);
+    }
     let mut own = match line.take() {
         Some(kept) => kept,
         None => Line::open(order)?,
@@ -77,11 +80,45 @@ fn attempt(order: &Ask, line: &mut Option<Line>, number: u64) -> io::Result<(Str
     } else if order.keep {
         *line = Some(Line::Broken);
     }
-    let answer = answer?;
+    said(&answer?)
+}
+
+/// Who answered, and whom it saw.
+fn said(answer: &str) -> io::Result<(String, SocketAddr)> {
     let mut words = answer.split_whitespace();
     let parsed =
         words.next().zip(words.next()).and_then(|(name, peer)| Some((name.to_owned(), peer.parse().ok()?)));
     parsed.ok_or_else(|| io::Error::other(format!("this is no answer: {answer:?}")))
+}
+
+/// One request. A server may close a kept connection whenever it is idle, so a request that it met like this is asked anew.
+fn over_http(order: &Ask, host: &str, line: &mut Option<Line>, number: u64) -> io::Result<String> {
+    let kept = line.take();
+    let reused = kept.is_some();
+    let mut own = match kept {
+        Some(kept) => kept,
+        None => Line::open(order)?,
+    };
+    let reply = match own.get(order, host, number) {
+        Err(error)
+            if reused
+                && matches!(
+                    error.kind(),
+                    ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe
+                ) =>
+        {
+            own = Line::open(order)?;
+            own.get(order, host, number)?
+        }
+        other => other?,
+    };
+    if order.keep && !reply.last {
+        *line = Some(own);
+    }
+    match reply.status {
+        200 => Ok(reply.body),
+        status => Err(io::Error::other(format!("status {status}: {}", reply.body))),
+    }
 }
 
 fn report(order: &Ask, tally: &Tally, number: u64, start: Instant, result: io::Result<(String, SocketAddr)>) {
@@ -155,6 +192,12 @@ impl Line {
         let stream: TcpStream = socket.into();
         stream.set_nodelay(true)?;
         Ok(Self::Tcp(stream.try_clone()?, BufReader::new(stream)))
+    }
+
+    fn get(&mut self, order: &Ask, host: &str, number: u64) -> io::Result<http::Reply> {
+        let Self::Tcp(write, read) = self else { return Err(io::Error::other("HTTP runs over TCP")) };
+        read.get_ref().set_read_timeout(Some(Duration::from_millis(order.timeout)))?;
+        http::get(write, read, host, &format!("/?{number}"), order.keep)
     }
 
     fn ask(&mut self, order: &Ask, number: u64) -> io::Result<String> {

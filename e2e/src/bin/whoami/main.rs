@@ -3,6 +3,7 @@
 
 mod ask;
 mod dns;
+mod http;
 mod serve;
 mod stray;
 mod web;
@@ -97,6 +98,9 @@ struct Ask {
     /// All attempts over one connection, or one socket.
     #[arg(long)]
     keep: bool,
+    /// Ask over HTTP, for this host. A kept connection that the server closed is opened again, as clients of HTTP do.
+    #[arg(long, value_name = "HOST", conflicts_with = "udp")]
+    http: Option<String>,
     /// So many at a time.
     #[arg(long, default_value_t = 1)]
     threads: u64,

@@ -1,5 +1,6 @@
-//! The server: each line or datagram is answered by `NAME ADDRESS:PORT TEXT`.
+//! The server: each line, datagram or HTTP request without a body is answered by `NAME ADDRESS:PORT TEXT`.
 
+use crate::http;
 use nix::ifaddrs::getifaddrs;
 use std::collections::BTreeSet;
 use std::io::{self, BufRead as _, BufReader, Write as _};
@@ -70,7 +71,11 @@ fn lines(mut stream: TcpStream, name: &str) -> io::Result<()> {
     let mut reader = BufReader::new(stream.try_clone()?);
     let mut line = String::new();
     while reader.read_line(&mut line)? > 0 {
-        stream.write_all(format!("{name} {peer} {line}").as_bytes())?;
+        let text = format!("{name} {peer} {line}");
+        match line.starts_with("GET /") {
+            true => http::answer(&mut reader, &mut stream, &text)?,
+            false => stream.write_all(text.as_bytes())?,
+        }
         line.clear();
     }
     Ok(())

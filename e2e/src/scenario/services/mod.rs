@@ -35,7 +35,7 @@ pub use local::{external_local, health_check_port, internal_local};
 pub use node_port::{node_port, node_port_on_loopback, node_port_on_primary_addresses};
 pub use pool::{POOL, held_ports_are_refused, pool_addresses_move};
 pub use repair::{foreign_changes_are_repaired, foreign_tables_are_left_alone};
-pub use rolling::{Rolling, rolling};
+pub use rolling::{Agents, Rolled, Rolling, Through, rolling};
 pub use slices::{several_slices, slices_by_hand};
 pub use stray::strays_end_no_connection;
 pub use topology::{node_hints, traffic_distribution, zone_hints};

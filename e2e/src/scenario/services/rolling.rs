@@ -2,7 +2,7 @@
 //! they would, in the order that graceful termination means. A new pod serves and is ready; when its endpoint is in a slice,
 //! an old one is deleted, serves on until its grace is over, and ends.
 
-use crate::battery::{Ask, Battery, Member, NODES, PORT, Running, Scope};
+use crate::battery::{Ask, Battery, Member, NODES, PORT, Running, Scope, Svc};
 use crate::eventually;
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::Deserialize;
@@ -18,6 +18,31 @@ const PODS: usize = 10;
 const SURGE: usize = 5;
 const APP: &str = "rolled";
 
+/// The host of the Ingress.
+const HOST: &str = "rolled.test";
+/// Failures closer together than this belong to one gap, in milliseconds.
+const ONE_GAP: u64 = 500;
+
+/// What is done to agents meanwhile, each node's in turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Agents {
+    /// Nothing.
+    Left,
+    /// One is killed with SIGKILL every second, and started again at once.
+    Killed,
+    /// One is stopped and started every two seconds, as an upgrade does.
+    Restarted,
+}
+
+/// How clients come to the Deployment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Through {
+    /// By the cluster address: about 1,200 connections a second.
+    Service,
+    /// By HTTP to the nodes' ingress: about 1,200 requests a second, half of them on kept connections.
+    Ingress,
+}
+
 /// How to roll.
 #[derive(Debug, Clone, Copy)]
 pub struct Rolling {
@@ -25,8 +50,25 @@ pub struct Rolling {
     pub rolls: usize,
     /// How long a pod serves after its deletion.
     pub grace: Duration,
-    /// Whether an agent is killed with SIGKILL every second, each node's in turn.
-    pub kill_agents: bool,
+    /// What happens to agents.
+    pub agents: Agents,
+    /// The way of the clients.
+    pub through: Through,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Rolled {
+    /// Attempts.
+    pub asked: u64,
+    /// Attempts without an answer.
+    pub failed: u64,
+    /// The longest that an answer took, in milliseconds.
+    pub slowest: u64,
+    /// The longest time in which attempts of one client failed, in milliseconds.
+    pub gap: u64,
+    /// Agents that were killed or restarted.
+    pub disturbed: u64,
 }
 
 /// The last line of a client.
@@ -37,71 +79,125 @@ struct Summary {
     slowest: u64,
 }
 
-/// Rolls a Deployment of ten pods under load from pods and hosts of every node: no connection fails.
+/// A line of a client: an attempt that failed.
+#[derive(Debug, Deserialize)]
+struct Failure {
+    at: u64,
+    ms: u64,
+}
+
+/// Rolls a Deployment of ten pods under load from pods and hosts of every node.
 ///
 /// # Errors
-/// When one failed.
-pub fn rolling(b: &Battery, how: Rolling) -> Result<()> {
+/// When it could not be done; whether attempts failed is in the result.
+pub fn rolling(b: &Battery, how: Rolling) -> Result<Rolled> {
     let scope = b.scope("rolling")?;
     let service = scope.service(APP, json!({}))?;
     let mut pods: Vec<String> = (0..PODS).map(|slot| format!("roll-0-{slot}")).collect();
     for (slot, pod) in pods.iter().enumerate() {
         begin(b, &scope, pod, slot)?;
     }
-    let places = ["n1a", "n2a", "n3a", "node-1", "node-2", "node-3"];
-    let ask = |n: usize, from: &str| -> Result<Ask> {
-        Ok(Ask {
-            count: 0,
-            threads: 2,
-            gap: 10,
-            timeout: 5000,
-            summary: true,
-            ..Ask::tcp(from, service.at(n % 2 == 1, 80)?)
-        })
+    let asks = match how.through {
+        Through::Service => by_service(&service)?,
+        Through::Ingress => by_ingress(b, &scope)?,
     };
-    for (n, from) in places.iter().enumerate() {
-        b.expect(Ask { count: 1, threads: 1, gap: 0, summary: false, ..ask(n, from)? })
+    for ask in &asks {
+        b.expect(Ask { count: 1, threads: 1, gap: 0, summary: false, keep: false, ..ask.clone() })
+            .within(Duration::from_secs(10))
             .reaches(&pods.iter().map(String::as_str).collect::<Vec<_>>())?;
     }
-    let clients: Vec<(&str, Running)> = places
-        .iter()
-        .enumerate()
-        .map(|(n, from)| Ok((*from, b.asking(&ask(n, from)?)?)))
-        .collect::<Result<_>>()?;
+    let clients: Vec<(&str, Running)> =
+        asks.iter().map(|ask| Ok((ask.from.as_str(), b.asking(ask)?))).collect::<Result<_>>()?;
     let (start, done) = (Instant::now(), AtomicBool::new(false));
-    let kills = std::thread::scope(|scope_of_threads| {
-        let killer = how.kill_agents.then(|| scope_of_threads.spawn(|| kill_agents(b, &done)));
+    let disturbed = std::thread::scope(|scope_of_threads| {
+        let other = scope_of_threads.spawn(|| disturb(b, how.agents, &done));
         let rolled = roll_all(b, &scope, &how, &mut pods);
         done.store(true, Ordering::Relaxed);
-        let kills = killer.map_or(Ok(0), |k| k.join().unwrap_or_else(|_| bail!("the killer panicked")));
-        rolled.and(kills)
+        let disturbed = other.join().unwrap_or_else(|_| bail!("the thread that disturbs panicked"));
+        rolled.and(disturbed)
     });
     let took = start.elapsed();
-    let mut failed = 0;
+    let mut all = Rolled::default();
     for (from, client) in clients {
-        let text = client.finish()?;
-        let lines: Vec<&str> = text.lines().collect();
-        let (last, failures) = lines.split_last().with_context(|| format!("{from} says nothing"))?;
-        let sum: Summary = serde_json::from_str(last).with_context(|| (*last).to_owned())?;
-        println!(
-            "rolling: {from}: {} of {} connections answered, the slowest after {} ms",
-            sum.answered, sum.asked, sum.slowest
-        );
-        failures.iter().take(5).for_each(|f| println!("rolling: {from}: {f}"));
-        ensure!(sum.asked > 100, "{from} asked only {} times", sum.asked);
-        failed += sum.asked - sum.answered;
+        all.add(from, &client.finish()?)?;
     }
-    let kills = kills?;
+    all.disturbed = disturbed?;
+    println!("rolling: {how:?}");
     println!(
-        "rolling: {} pods replaced in {:.0} s, {kills} agents killed, {failed} connections failed",
+        "rolling: {} pods replaced in {:.0} s, {} agents disturbed, {} of {} attempts failed, the slowest answer took {} ms, the longest gap was {} ms",
         how.rolls * PODS,
-        took.as_secs_f64()
+        took.as_secs_f64(),
+        all.disturbed,
+        all.failed,
+        all.asked,
+        all.slowest,
+        all.gap
     );
     for pod in &pods {
         end(b, &scope, pod)?;
     }
-    ensure!(failed == 0, "{failed} connections failed");
-    Ok(())
+    Ok(all)
+}
+
+impl Rolled {
+    /// Adds what one client said.
+    fn add(&mut self, from: &str, text: &str) -> Result<()> {
+        let lines: Vec<&str> = text.lines().collect();
+        let (last, failures) = lines.split_last().with_context(|| format!("{from} says nothing"))?;
+        let sum: Summary = serde_json::from_str(last).with_context(|| (*last).to_owned())?;
+        println!(
+            "rolling: {from}: {} of {} attempts answered, the slowest after {} ms",
+            sum.answered, sum.asked, sum.slowest
+        );
+        failures.iter().take(5).for_each(|f| println!("rolling: {from}: {f}"));
+        ensure!(sum.asked > 100, "{from} asked only {} times", sum.asked);
+        self.asked += sum.asked;
+        self.failed += sum.asked - sum.answered;
+        self.slowest = self.slowest.max(sum.slowest);
+        let mut failures: Vec<Failure> =
+            failures.iter().map(|line| serde_json::from_str(line)).collect::<Result<_, _>>()?;
+        failures.sort_by_key(|failure| failure.at);
+        let (mut since, mut until) = (0, 0);
+        for Failure { at, ms } in failures {
+            if at > until + ONE_GAP {
+                since = at;
+            }
+            until = until.max(at + ms);
+            self.gap = self.gap.max(until - since);
+        }
+        Ok(())
+    }
+}
+
+/// A client that asks until it is told to finish.
+fn client(from: &str, target: SocketAddr) -> Ask {
+    Ask { count: 0, gap: 10, timeout: 5000, summary: true, ..Ask::tcp(from, target) }
+}
+
+fn by_service(service: &Svc) -> Result<Vec<Ask>> {
+    let places = ["n1a", "n2a", "n3a", "node-1", "node-2", "node-3"];
+    let ask = |(n, from): (usize, &&str)| Ok(Ask { threads: 2, ..client(from, service.at(n % 2 == 1, 80)?) });
+    places.iter().enumerate().map(ask).collect()
+}
+
+/// Makes the Ingress. From each place, one client keeps its connection and one opens one for each request.
+fn by_ingress(b: &Battery, scope: &Scope<'_>) -> Result<Vec<Ask>> {
+    let backend = json!({"service": {"name": APP, "port": {"number": 80}}});
+    let rule =
+        json!({"host": HOST, "http": {"paths": [{"path": "/", "pathType": "Prefix", "backend": backend}]}});
+    b.objects().apply(&json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "Ingress",
+        "metadata": {"name": APP, "namespace": scope.namespace()},
+        "spec": {"ingressClassName": "warren", "rules": [rule]},
+    }))?;
+    let places = ["n1a", "n2a", "n3a", "outside", "node-2", "node-3"];
+    let mut asks = Vec::new();
+    for (n, from) in places.iter().enumerate() {
+        let at = SocketAddr::new(b.address(NODES[n % NODES.len()], n % 2 == 1)?, 80);
+        let ask = |keep| Ask { http: Some(HOST.to_owned()), keep, ..client(from, at) };
+        asks.extend([ask(false), ask(true)]);
+    }
+    Ok(asks)
 }
 
 /// Old pods that serve on, and until when.
@@ -188,16 +284,23 @@ fn end(b: &Battery, scope: &Scope<'_>, name: &str) -> Result<()> {
     scope.remove(&format!("{APP}-{name}"))
 }
 
-/// Kills one agent every second, each node's in turn, which is started again at once.
-fn kill_agents(b: &Battery, done: &AtomicBool) -> Result<u32> {
-    let mut kills = 0;
+/// Disturbs agents until it is done; returns how many.
+fn disturb(b: &Battery, how: Agents, done: &AtomicBool) -> Result<u64> {
+    let pace = match how {
+        Agents::Left => return Ok(0),
+        Agents::Killed => Duration::from_secs(1),
+        Agents::Restarted => Duration::from_secs(2),
+    };
+    let mut disturbed = 0;
     for node in NODES.iter().cycle() {
-        let next = Instant::now() + Duration::from_secs(1);
+        let next = Instant::now() + pace;
         if done.load(Ordering::Relaxed) {
-            return Ok(kills);
+            return Ok(disturbed);
         }
-        b.lab().lab(&["kill", node, "--process", "agent"])?;
-        kills += 1;
+        if how == Agents::Killed {
+            b.lab().lab(&["kill", node, "--process", "agent"])?;
+        }
+        disturbed += 1;
         // A service manager waits ever longer before it starts again what dies so often; one that is told to does not.
         b.lab().lab(&["service", node, "stop", "agent"])?;
         b.lab().lab(&["service", node, "start", "agent"])?;
@@ -205,5 +308,5 @@ fn kill_agents(b: &Battery, done: &AtomicBool) -> Result<u32> {
             std::thread::park_timeout(rest);
         }
     }
-    Ok(kills)
+    Ok(disturbed)
 }
