@@ -51,7 +51,9 @@ fn hosts_without_a_certificate_get_that_of_the_default_secret() {
     assert!(wanted(&compiled).is_empty() && Arc::ptr_eq(&shown(&compiled), &fallback));
     let key = SecretRef::parse(DEFAULT).unwrap();
     let mut secret = |data: Option<&[(&str, &[u8])]>| {
-        let data = data.map(|all| all.iter().map(|(k, v)| ((*k).to_owned(), (*v).into())).collect());
+        let data = data.map(|all| {
+            all.iter().map(|(k, v)| ((*k).to_owned(), warren_types::SecretBytes::new(v.to_vec()))).collect()
+        });
         let content = data.map(|data| SecretContent { kind: "kubernetes.io/tls".into(), data });
         world.0.set_secret(&key, Some(Arc::new(SecretObject { key: key.clone(), content })));
         world.compile()
