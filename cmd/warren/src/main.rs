@@ -8,6 +8,7 @@
 mod agent;
 mod api;
 mod backup;
+mod ca;
 mod completion;
 mod dns;
 mod failure;
@@ -72,6 +73,8 @@ enum Command {
     Policy(policy::PolicyArgs),
     /// Look at Ingresses: which are served here, and what would become of a URL.
     Ingress(ingress::IngressArgs),
+    /// Get the certificate of the authority whose certificates ingress shows.
+    Ca(ca::CaArgs),
     /// Look at the addresses of this node's pods.
     Ipam(ipam::IpamArgs),
     /// Bring up and take apart whole clusters inside this machine.
@@ -120,6 +123,7 @@ impl Command {
             Command::Dns(args) => dns::run(args),
             Command::Policy(args) => policy::run(args),
             Command::Ingress(args) => ingress::run(args),
+            Command::Ca(args) => ca::run(args),
             Command::Ipam(args) => ipam::run(args),
             Command::Lab(args) => lab::run(args),
             Command::Wireguard(args) => wireguard::run(args),

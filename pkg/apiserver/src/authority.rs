@@ -12,7 +12,7 @@ use std::fs;
 use std::io::Write as _;
 use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 use warren_types::Secret;
 
@@ -28,6 +28,9 @@ pub(crate) const LIFE: Duration =
 const EARLIEST_YEAR: i16 = 2026;
 /// Its first second.
 const EARLIEST: u64 = 1_767_225_600;
+
+/// The file with the certificate of the authority for ingress.
+pub(crate) const INGRESS_CERT: &str = "ingress-ca.crt";
 
 /// The authority.
 pub(crate) struct Authority {
@@ -108,27 +111,45 @@ pub(crate) fn read_optional(path: &Path) -> Result<Option<String>, ServerError> 
     }
 }
 
+/// Reads the certificate and the key of an authority, or makes them; `lost` says what to do when the key is gone.
+fn pair(
+    cert_path: &Path,
+    key_path: &Path,
+    lost: &str,
+    make: impl FnOnce() -> Result<(String, Secret), ServerError>,
+) -> Result<(String, Secret), ServerError> {
+    match (read_optional(cert_path)?, read_optional(key_path)?) {
+        (Some(cert), Some(key)) => Ok((cert, Secret::new(key))),
+        // The key is written first: a certificate alone is of no use and means that the key was lost.
+        (None, _) => {
+            let (cert, key) = make()?;
+            write_private(key_path, key.expose().as_bytes())?;
+            write_private(cert_path, cert.as_bytes())?;
+            Ok((cert, key))
+        }
+        (Some(_), None) => {
+            Err(fault(&cert_path.display().to_string(), format!("its key is missing; {lost}")))
+        }
+    }
+}
+
+/// The authority for ingress in `directory`, which is made when there is none: another than the cluster's, whose word
+/// clients of Ingresses take and this server does not.
+pub(crate) fn for_ingress(directory: &Path, now: Timestamp) -> Result<warren_ca::Authority, ServerError> {
+    let cert_path = directory.join(INGRESS_CERT);
+    let lost = "restore ingress-ca.key, or remove ingress-ca.crt to begin with a new authority (clients must import it again)";
+    let make = || warren_ca::Authority::make(now).map_err(|e| fault(INGRESS_CERT, e));
+    let (cert, key) = pair(&cert_path, &directory.join("ingress-ca.key"), lost, make)?;
+    warren_ca::Authority::from_pem(&cert, &key).map_err(|e| fault(&cert_path.display().to_string(), e))
+}
+
 impl Authority {
     /// Opens the authority in `directory`, or makes it there.
     pub(crate) fn open(directory: &Path, now: Timestamp, life: Duration) -> Result<Self, ServerError> {
         let year = now.to_zoned(jiff::tz::TimeZone::UTC).year().max(EARLIEST_YEAR);
-        let (cert_path, key_path): (PathBuf, PathBuf) = (directory.join("ca.crt"), directory.join("ca.key"));
-        let (cert, key) = match (read_optional(&cert_path)?, read_optional(&key_path)?) {
-            (Some(cert), Some(key)) => (cert, Secret::new(key)),
-            // The key is written first: a certificate alone is of no use and means that the key was lost.
-            (None, _) => {
-                let (cert, key) = new_ca(year)?;
-                write_private(&key_path, key.expose().as_bytes())?;
-                write_private(&cert_path, cert.as_bytes())?;
-                (cert, key)
-            }
-            (Some(_), None) => {
-                return Err(fault(
-                    &cert_path.display().to_string(),
-                    "its key is missing; restore ca.key, or remove ca.crt to begin with a new authority (nodes must join again)",
-                ));
-            }
-        };
+        let (cert_path, key_path) = (directory.join("ca.crt"), directory.join("ca.key"));
+        let lost = "restore ca.key, or remove ca.crt to begin with a new authority (nodes must join again)";
+        let (cert, key) = pair(&cert_path, &key_path, lost, || new_ca(year))?;
         let key = KeyPair::from_pem(key.expose()).map_err(|e| fault(&key_path.display().to_string(), e))?;
         let key_hash = hex(digest(&SHA256, &key.subject_public_key_info()).as_ref());
         let der = CertificateDer::from_pem_slice(cert.as_bytes())
@@ -257,7 +278,10 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustls::pki_types::UnixTime;
+    use rustls::server::WebPkiClientVerifier;
     use std::os::unix::fs::PermissionsExt as _;
+    use std::sync::Arc;
 
     #[test]
     fn the_authority_is_kept_private_and_found_again() {
@@ -274,6 +298,38 @@ mod tests {
         assert!(cert.not_after.timestamp() > 2_600_000_000, "a wrong clock must not end it early");
         fs::remove_file(tls.join("ca.key")).unwrap();
         assert!(Authority::open(&tls, Timestamp::now(), LIFE).is_err());
+    }
+
+    #[test]
+    fn the_authority_for_ingress_is_another_and_nobody_gets_in_by_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let now = Timestamp::now();
+        let cluster = Authority::open(dir.path(), now, LIFE).unwrap();
+        // A data directory from before there was one gets one.
+        let ingress = for_ingress(dir.path(), now).unwrap();
+        assert_eq!(for_ingress(dir.path(), now).unwrap().root(), ingress.root());
+        assert_eq!(
+            fs::metadata(dir.path().join("ingress-ca.key")).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(cluster.certificate().unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider).build().unwrap();
+        let shown = |pem: &str| {
+            let der = CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
+            let now = u64::try_from(now.as_second()).unwrap();
+            verifier
+                .verify_client_cert(&der, &[], UnixTime::since_unix_epoch(Duration::from_secs(now)))
+                .is_ok()
+        };
+        let admin = warren_types::HostPattern::new("system.admin").unwrap();
+        let leaf = ingress.issue(&[warren_ca::Name::Host(admin)].into(), now).unwrap();
+        assert!(!shown(&leaf.cert_pem) && !shown(&ingress.root().pem));
+        assert!(shown(&cluster.client("system:admin", "system:masters").unwrap().cert_pem));
+        fs::remove_file(dir.path().join("ingress-ca.key")).unwrap();
+        let error = for_ingress(dir.path(), now).unwrap_err().to_string();
+        assert!(error.contains("restore ingress-ca.key"), "{error}");
     }
 
     #[test]

@@ -27,10 +27,13 @@ use crate::storage::{ApiObject, REVISION_ROW};
 
 /// Where a running server gives its rows.
 pub(crate) const PATH: &str = "/v1-warren/backup";
-/// Version of the format.
-const FORMAT: u32 = 1;
+/// Version of the format; those before can be read.
+const FORMAT: u32 = 2;
 /// Files of a server besides its store.
-const FILES: [&str; 4] = ["tls/ca.crt", "tls/ca.key", "token", "agent-token"];
+const FILES: [&str; 6] =
+    ["tls/ca.crt", "tls/ca.key", "token", "agent-token", "tls/ingress-ca.crt", "tls/ingress-ca.key"];
+/// How many of them, the first, are in a backup of format 1: a server makes the others when it starts.
+const FILES_1: usize = 4;
 /// How far a restore raises the revision: more writes than a server does between two backups.
 const LEAP: u64 = 1_000_000_000;
 /// Rows in one commit of a restore.
@@ -215,10 +218,11 @@ pub fn verify(path: &Path) -> Result<(), ServerError> {
     if end != wanted {
         return Err(damaged(path, "its checksum is wrong: it is no backup, damaged, or cut short"));
     }
-    let (mut rows, mut files, mut complete) = (0, 0, false);
+    let (mut rows, mut files, mut complete, mut wanted) = (0, 0, false, FILES.len());
     for line in Lines::open(path)? {
         match line? {
             Line::WarrenBackup { format: FORMAT, .. } => {}
+            Line::WarrenBackup { format: 1, .. } => wanted = FILES_1,
             Line::WarrenBackup { format, .. } => {
                 return Err(damaged(path, format!("its format is {format}, this program knows {FORMAT}")));
             }
@@ -227,7 +231,7 @@ pub fn verify(path: &Path) -> Result<(), ServerError> {
             Line::End { rows: n, .. } => complete = n == rows,
         }
     }
-    if complete && files == FILES.len() {
+    if complete && files == wanted {
         Ok(())
     } else {
         Err(damaged(path, "the server did not send all of its rows"))

@@ -7,11 +7,12 @@ use crate::registry::{INGRESS, INGRESS_CLASS, KindId};
 use crate::storage::Cache;
 use crate::table::{list, or, text};
 use warren_types::ingress::{
-    ANNOTATION_DEFAULT_CLASS, ANNOTATION_INGRESS_CLASS, INGRESS_CONTROLLER, PREFIX_NGINX, PREFIX_OPTIONS,
-    SECRET_OPTIONS,
+    ANNOTATION_DEFAULT_CLASS, ANNOTATION_INGRESS_CLASS, DEFAULT_CERTIFICATE, INGRESS_CONTROLLER,
+    PREFIX_NGINX, PREFIX_OPTIONS, SECRET_OPTIONS,
 };
 
-fn annotation<'a>(o: &'a Value, key: &str) -> Option<&'a str> {
+/// The value of an annotation.
+pub(crate) fn annotation<'a>(o: &'a Value, key: &str) -> Option<&'a str> {
     o.pointer("/metadata/annotations")?.get(key)?.as_str()
 }
 
@@ -41,8 +42,12 @@ pub(crate) fn is_served(cache: &Cache, ingress: &Value) -> bool {
     class.is_some_and(|class| text(&class.value, "/spec/controller") == INGRESS_CONTROLLER)
 }
 
-/// Whether agents need the Secret `name` of a namespace: an Ingress there that they serve names it.
+/// Whether agents need the Secret `name` of a namespace: an Ingress there that they serve names it, or it is the one with
+/// the certificate of hosts that have none of their own, while they serve any.
 pub(crate) fn is_shown(cache: &Cache, namespace: &str, name: &str) -> bool {
+    if (namespace, name) == DEFAULT_CERTIFICATE {
+        return cache.list(INGRESS).0.values().any(|o| is_served(cache, &o.value));
+    }
     let all = cache.list_in(INGRESS, namespace);
     all.iter().any(|o| names_secret(&o.value, name) && is_served(cache, &o.value))
 }

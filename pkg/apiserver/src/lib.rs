@@ -89,6 +89,7 @@ pub struct Server {
     address: SocketAddr,
     store: Store,
     authority: Arc<Authority>,
+    ingress_authority: Arc<warren_ca::Authority>,
     tokens: Tokens,
     kubeconfig: Secret,
     cache: Arc<Cache>,
@@ -124,8 +125,9 @@ impl Server {
             tracing::error!(copy = %aside.copy.display(), reason = %aside.reason,
                 "the store could not be read; it was moved away and the server begins with an empty one");
         }
-        let authority =
-            Arc::new(Authority::open(&directory.join("tls"), Timestamp::now(), config.certificate_life)?);
+        let (tls_dir, now) = (directory.join("tls"), Timestamp::now());
+        let authority = Arc::new(Authority::open(&tls_dir, now, config.certificate_life)?);
+        let ingress_authority = Arc::new(authority::for_ingress(&tls_dir, now)?);
         let tokens = Tokens::open(&directory, &authority, config.token_file.as_deref())?;
         let audit = Audit::open(config.audit_log.as_deref())?;
         let host = config.advertise_address.unwrap_or(match config.listen.ip() {
@@ -149,6 +151,7 @@ impl Server {
             address,
             store: opened.store,
             authority,
+            ingress_authority,
             tokens,
             kubeconfig,
             cache,
@@ -208,6 +211,7 @@ impl Server {
         let controllers = controllers::run(
             objects.clone(),
             self.authority.ca_pem.clone(),
+            self.ingress_authority,
             self.config.node_life,
             stop.clone(),
         );
@@ -272,6 +276,20 @@ pub fn node_token(data_dir: &std::path::Path) -> Result<Secret, ServerError> {
                     .into(),
         }),
     }
+}
+
+/// The certificate of the authority for ingress of the server whose state is in `data_dir`, PEM.
+///
+/// # Errors
+/// [`ServerError::Certificates`] when there is none; [`ServerError::Io`].
+pub fn ingress_root(data_dir: &std::path::Path) -> Result<String, ServerError> {
+    let path = data_dir.join("server/tls").join(authority::INGRESS_CERT);
+    authority::read_optional(&path)?.ok_or_else(|| {
+        ServerError::Certificates(format!(
+            "{}: there is none; `warren server` makes it when it starts, and --data-dir names its place",
+            path.display()
+        ))
+    })
 }
 
 fn tls_config(authority: &Authority, shown: Arc<Shown>) -> Result<Arc<rustls::ServerConfig>, ServerError> {

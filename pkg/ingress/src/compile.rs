@@ -33,7 +33,9 @@ pub struct Settings {
     pub class: IngressClassName,
     /// The port on which clients reach HTTPS.
     pub https_port: u16,
-    /// The certificate of hosts that have none of their own.
+    /// The certificate of hosts that have none of their own, while Secret [`DEFAULT_CERTIFICATE`] gives none.
+    ///
+    /// [`DEFAULT_CERTIFICATE`]: warren_types::ingress::DEFAULT_CERTIFICATE
     pub certificate: Option<Arc<CertifiedKey>>,
 }
 
@@ -48,6 +50,10 @@ pub struct Compiled {
     pub wanted: BTreeSet<SecretRef>,
     /// From which Secret the certificate of a host (`example.org`, `*.example.org`) is.
     pub certificates: BTreeMap<String, SecretRef>,
+    /// From which Secret the certificate of hosts is that have none of their own; none: it was made here.
+    pub default: Option<SecretRef>,
+    /// Why that Secret cannot be used, when it is there.
+    pub default_fault: Option<Fault>,
 }
 
 /// What there is to say of an Ingress.
@@ -107,7 +113,13 @@ impl Engine {
         self.changed
     }
 
-    /// The certificate of hosts that have none of their own is this now.
+    /// Whether there is a certificate for hosts that have none of their own, whatever Secrets say.
+    #[must_use]
+    pub fn has_certificate(&self) -> bool {
+        self.settings.certificate.is_some()
+    }
+
+    /// The certificate of hosts that have none of their own is this now, while no Secret gives one.
     pub fn set_certificate(&mut self, certificate: Arc<CertifiedKey>) {
         self.settings.certificate = Some(certificate);
         self.changed = true;

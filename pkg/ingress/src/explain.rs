@@ -7,6 +7,7 @@ use crate::route::{
 };
 use crate::target;
 use http::{HeaderMap, Method, Uri};
+use rustls::sign::CertifiedKey;
 use serde::{Deserialize, Serialize};
 
 /// Endpoints that are named.
@@ -82,8 +83,27 @@ fn certificate(compiled: &Compiled, host: &str) -> String {
     let wildcard = host.split_once('.').map(|(_, parent)| format!("*.{parent}"));
     let of =
         |name: &str| compiled.certificates.get(name).map(|secret| format!("Secret {secret}, for {name}"));
-    of(host).or_else(|| wildcard.and_then(|name| of(&name))).unwrap_or_else(|| {
-        "the default one, which nobody vouches for: no Ingress names a Secret for this host".into()
+    let own = of(host).or_else(|| wildcard.and_then(|name| of(&name)));
+    let why = "no Ingress names a Secret for this host";
+    let from = own.unwrap_or_else(|| match (&compiled.default, &compiled.default_fault) {
+        (Some(secret), _) => format!("the default one, of Secret {secret}: {why}"),
+        (None, Some(fault)) => {
+            format!("the default one, which nobody vouches for: {why}, and {}", fault.message)
+        }
+        (None, None) => format!("the default one, which nobody vouches for: {why}"),
+    });
+    let shown = compiled.table.certificates().find(Some(host));
+    format!("{from}{}", shown.and_then(|shown| issued(shown)).unwrap_or_default())
+}
+
+/// By whom a certificate was issued, and how long it is good.
+fn issued(shown: &CertifiedKey) -> Option<String> {
+    let (_, cert) = x509_parser::parse_x509_certificate(shown.end_entity_cert().ok()?).ok()?;
+    let until = jiff::Timestamp::from_second(cert.validity().not_after.timestamp()).ok()?;
+    let until = until.strftime("%Y-%m-%d");
+    Some(match cert.issuer() == cert.subject() {
+        true => format!("; signed by itself, good until {until}"),
+        false => format!("; issued by {}, good until {until}", cert.issuer()),
     })
 }
 

@@ -229,12 +229,8 @@ struct Runner {
 
 impl Runner {
     fn new(config: IngressConfig, deps: Deps, health: HealthCell) -> Result<Self, RunError> {
-        let certificate = certificate::self_signed().map_err(|e| RunError::Certificate(e.to_string()))?;
-        let settings = Settings {
-            class: config.class.clone(),
-            https_port: config.https_port,
-            certificate: Some(certificate),
-        };
+        let settings =
+            Settings { class: config.class.clone(), https_port: config.https_port, certificate: None };
         let access_log = config.access_log.as_ref().map(AccessLog::start).transpose();
         let access_log = access_log.map_err(RunError::AccessLog)?.map(Arc::new);
         Ok(Self {
@@ -283,15 +279,26 @@ impl Runner {
     /// Brings everything up to date.
     async fn pass(&mut self) -> Result<(), RunError> {
         if self.engine.is_changed() {
-            self.compiled = Arc::new(self.engine.compile());
-            if let Some(server) = &self.server {
-                server.swap(self.compiled.table.clone());
-            }
+            self.compile();
         }
         self.listen().await?;
         self.told.publish(&self.config, &self.deps, &self.compiled).await?;
         self.show();
         Ok(())
+    }
+
+    fn compile(&mut self) {
+        let before = std::mem::replace(&mut self.compiled, Arc::new(self.engine.compile()));
+        let fault = &self.compiled.default_fault;
+        if let Some(fault) = fault.as_ref().filter(|_| *fault != before.default_fault) {
+            tracing::warn!(
+                why = fault.message,
+                "hosts without a certificate are shown one that was made here"
+            );
+        }
+        if let Some(server) = &self.server {
+            server.swap(self.compiled.table.clone());
+        }
     }
 
     /// Whether this node is to serve.
@@ -312,6 +319,12 @@ impl Runner {
         failed.sort();
         let places: Vec<Place> = self.sockets.places().collect();
         if before != places {
+            if !places.is_empty() && !self.engine.has_certificate() {
+                // Until there is a Secret with one, and should it go.
+                let made = certificate::self_signed().map_err(|e| RunError::Certificate(e.to_string()))?;
+                self.engine.set_certificate(made);
+                self.compile();
+            }
             self.serve()?;
             self.deposit().await;
         }

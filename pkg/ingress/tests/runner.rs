@@ -289,7 +289,8 @@ fn what_the_api_is_to_know_is_written() {
         machine.put(ingress("fine", "fine.test", "web")).await;
         eventually("a wanted Secret", async || {
             let wanted = machine.rows::<WantedSecrets>();
-            wanted.iter().flat_map(|row| &row.secrets).map(ToString::to_string).eq(["shop/cert".to_owned()])
+            let wanted = wanted.iter().flat_map(|row| &row.secrets).map(ToString::to_string);
+            wanted.eq(["kube-system/warren-ingress-default", "shop/cert"].map(str::to_owned))
         })
         .await;
         eventually("a fault", async || {

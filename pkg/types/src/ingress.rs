@@ -21,6 +21,16 @@ pub const ANNOTATION_DEFAULT_CLASS: &str = "ingressclass.kubernetes.io/is-defaul
 pub const PREFIX_OPTIONS: &str = "ingress.warren.dev/";
 /// Annotations of an Ingress that begin like this are options of ingress-nginx.
 pub const PREFIX_NGINX: &str = "nginx.ingress.kubernetes.io/";
+/// Annotation on an Ingress: [`CERTIFICATE_PRIVATE`] asks for certificates of Warren's own authority.
+pub const ANNOTATION_CERTIFICATE: &str = "ingress.warren.dev/certificate";
+/// The value of [`ANNOTATION_CERTIFICATE`].
+pub const CERTIFICATE_PRIVATE: &str = "private";
+/// Namespace and name of the Secret with the certificate of hosts that have none of their own.
+pub const DEFAULT_CERTIFICATE: (&str, &str) = ("kube-system", "warren-ingress-default");
+/// Annotation on a Secret whose certificate Warren's authority issued: the SHA-256 of that entry.
+pub const ANNOTATION_ISSUED: &str = "warren.dev/issued";
+/// Namespace and name of the ConfigMap with the certificate of Warren's authority, in the entry `ca.crt`.
+pub const AUTHORITY_CONFIG_MAP: (&str, &str) = ("kube-system", "warren-ca");
 /// Options, without their prefix, that name a Secret: `name`, or `namespace/name` with the Ingress' own namespace. Besides
 /// those of `spec.tls` these are all that a node may read.
 pub const SECRET_OPTIONS: [&str; 2] = ["auth-secret", "auth-tls-secret"];

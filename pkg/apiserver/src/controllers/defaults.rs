@@ -55,7 +55,7 @@ impl Defaults {
 }
 
 /// It is well when another was faster, or when the namespace ends.
-fn made<T>(result: ApiResult<T>) -> ApiResult<()> {
+pub(super) fn made<T>(result: ApiResult<T>) -> ApiResult<()> {
     match result {
         Err(ApiError { reason: "AlreadyExists" | "Forbidden" | "NotFound", .. }) => Ok(()),
         other => other.map(drop),

@@ -1,7 +1,7 @@
 //! The controllers: each brings objects about from other objects, over the same verbs as clients use.
 //!
-//! Job: EndpointSlices and Endpoints of Services, the life of nodes, owner garbage collection, the end of namespaces,
-//! what every namespace has.
+//! Job: EndpointSlices and Endpoints of Services, certificates of Ingresses, the life of nodes, owner garbage collection, the
+//! end of namespaces, what every namespace has.
 //! Inputs: the committed state. Outputs: writes like any client's.
 //! Owns: nothing in memory that it could not learn again; all of them start from a list.
 //! Failure modes: an object that cannot be brought about is tried again, ever slower; the others go on. A controller
@@ -10,6 +10,7 @@
 //! without end? is anything written when nothing has changed?
 
 mod api;
+mod certificates;
 mod defaults;
 mod endpoints;
 mod garbage;
@@ -21,6 +22,7 @@ mod runner;
 #[cfg(test)]
 pub(crate) mod testing;
 
+use jiff::Timestamp;
 use serde_json::Value;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,7 +43,13 @@ const RESTART: Duration = Duration::from_secs(1);
 const COMPACTION: Duration = Duration::from_secs(60);
 
 /// Runs every controller until `stop`.
-pub(crate) async fn run(objects: Objects, ca_pem: String, life: NodeLife, stop: CancellationToken) {
+pub(crate) async fn run(
+    objects: Objects,
+    ca_pem: String,
+    ingress: Arc<warren_ca::Authority>,
+    life: NodeLife,
+    stop: CancellationToken,
+) {
     let api = Api::new(objects);
     let services = async {
         let Some(kinds) = service_kinds() else { return };
@@ -49,6 +57,11 @@ pub(crate) async fn run(objects: Objects, ca_pem: String, life: NodeLife, stop: 
             keep(|| endpoints::EndpointSlices::new(api.clone(), kinds), &api, &stop),
             keep(|| mirror::Mirror::new(api.clone(), kinds), &api, &stop),
         );
+    };
+    let certificates = async {
+        let Some(secret) = secret_kind() else { return };
+        let make = || certificates::Certificates::new(api.clone(), secret, ingress.clone(), Timestamp::now);
+        keep(make, &api, &stop).await;
     };
     let history = async {
         let mut tick = tokio::time::interval(COMPACTION);
@@ -58,6 +71,7 @@ pub(crate) async fn run(objects: Objects, ca_pem: String, life: NodeLife, stop: 
     };
     futures::join!(
         services,
+        certificates,
         history,
         keep(|| nodes::Nodes::new(api.clone(), life), &api, &stop),
         keep(|| defaults::Defaults::new(api.clone(), ca_pem.clone()), &api, &stop),
@@ -97,6 +111,10 @@ fn service_kinds() -> Option<ServiceKinds> {
         slice: lookup("discovery.k8s.io", "v1", "endpointslices")?,
         endpoints: lookup("", "v1", "endpoints")?,
     })
+}
+
+fn secret_kind() -> Option<KindId> {
+    lookup("", "v1", "secrets")
 }
 
 fn service_account_kind() -> Option<KindId> {

@@ -170,3 +170,25 @@ async fn a_damaged_backup_is_refused_and_changes_nothing() {
     std::fs::write(&bad, &good).unwrap();
     assert!(restore(&bad, &target, false).await.unwrap().objects > 0);
 }
+
+/// One from before there was an authority for ingress: the server makes it when it starts.
+#[tokio::test]
+async fn a_backup_of_the_format_before_is_restored() {
+    let s = TestServer::start().await;
+    let file = s.directory.path().join("backup");
+    back_up(&s, &file).await.unwrap();
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert_eq!(text.matches("tls/ingress-ca.").count(), 2);
+    let old: String = text
+        .lines()
+        .filter(|line| !line.contains("tls/ingress-ca.") && !line.starts_with("{\"sha256\""))
+        .map(|line| line.replacen("\"format\":2", "\"format\":1", 1) + "\n")
+        .collect();
+    let sum = crate::authority::hex(ring::digest::digest(&ring::digest::SHA256, old.as_bytes()).as_ref());
+    std::fs::write(&file, format!("{old}{{\"sha256\":\"{sum}\"}}\n")).unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    restore(&file, elsewhere.path(), false).await.unwrap();
+    let restored = TestServer::start_in(elsewhere).await;
+    assert_eq!(restored.ca_pem, s.ca_pem);
+    assert!(crate::ingress_root(restored.directory.path()).unwrap().contains("BEGIN CERTIFICATE"));
+}

@@ -192,7 +192,45 @@ async fn a_node_reads_the_secrets_of_ingresses_that_warren_serves_each_alone() {
     }
     let answer = request(&node, "DELETE", &one, &[], Value::Null).await;
     assert_eq!(answer.code, 403, "a collection of one");
+    // The default certificate of all of them too, and nothing else of its namespace.
+    let system = SECRETS.replace("/default/", "/kube-system/");
+    for (name, wanted) in [("warren-ingress-default", true), ("other", false)] {
+        let found = code(format!("{system}/{name}")).await;
+        assert_eq!(matches!(found, 200 | 404), wanted, "{name}: {found}");
+    }
+    assert_eq!(code(format!("{SECRETS}/warren-ingress-default")).await, 403, "of another namespace");
     // With the Ingress goes the right.
     assert_eq!(s.ask("DELETE", &format!("{INGRESSES}/ours"), Value::Null).await.code, 200);
     assert_eq!(code(format!("{SECRETS}/tls")).await, 403);
+    assert_eq!(s.ask("DELETE", &format!("{INGRESSES}/early"), Value::Null).await.code, 200);
+    assert_eq!(code(format!("{system}/warren-ingress-default")).await, 403, "none is served");
+}
+
+/// A server whose data directory is from before there was an authority for ingress gets one, and keeps it.
+#[tokio::test]
+async fn the_authority_for_ingress_outlives_restarts_and_issues_what_ingresses_ask_for() {
+    let s = TestServer::start().await;
+    let root = "/api/v1/namespaces/kube-system/configmaps/warren-ca";
+    let first = s.until(root, |answer| answer.code == 200).await.body["data"].clone();
+    let on_disk = crate::ingress_root(s.directory.path()).unwrap();
+    assert_eq!(first["ca.crt"], on_disk.as_str());
+    assert_ne!(s.ca_pem, on_disk);
+    let mut wanted = ingress(
+        "web",
+        json!({"ingressClassName": "warren", "tls": [{"hosts": ["a.test"], "secretName": "web"}]}),
+    );
+    wanted["metadata"]["annotations"] = json!({"ingress.warren.dev/certificate": "private"});
+    s.create(INGRESSES, wanted).await;
+    let secret = format!("{SECRETS}/web");
+    let made = s.until(&secret, |answer| answer.code == 200).await.body;
+    let s = TestServer::start_in(s.stop().await).await;
+    assert_eq!(s.until(root, |answer| answer.code == 200).await.body["data"], first);
+    assert_eq!(s.get(&secret).await["data"], made["data"]);
+    let directory = s.stop().await;
+    for file in ["ingress-ca.crt", "ingress-ca.key"] {
+        std::fs::remove_file(directory.path().join("server/tls").join(file)).unwrap();
+    }
+    let s = TestServer::start_in(directory).await;
+    s.until(root, |answer| answer.code == 200 && answer.body["data"] != first).await;
+    s.until(&secret, |answer| answer.body["data"] != made["data"]).await;
 }

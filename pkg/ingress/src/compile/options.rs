@@ -10,7 +10,7 @@ use crate::route::{
 use http::{HeaderValue, Method, StatusCode};
 use std::collections::BTreeMap;
 use std::time::Duration;
-use warren_types::ingress::{PREFIX_NGINX, PREFIX_OPTIONS};
+use warren_types::ingress::{CERTIFICATE_PRIVATE, PREFIX_NGINX, PREFIX_OPTIONS};
 use warren_types::{Fault, HostPattern, Ingress, Namespace, SecretName};
 
 /// `Access-Control-Max-Age` when nothing is said: a day.
@@ -242,6 +242,11 @@ fn own(options: &mut Options, from: &mut Reader<'_>) {
     };
     fill(&mut options.protocol, from.take("backend-protocol", protocol));
     put(&mut options.aliases, from.take("aliases", value::hosts));
+    // Who has the authority's key reads it; here is seen what comes of it.
+    from.take("certificate", |text| match text {
+        CERTIFICATE_PRIVATE => Ok(()),
+        _ => Err(format!("use {CERTIFICATE_PRIVATE}, or bring a Secret of your own and leave it out")),
+    });
 }
 
 fn own_cors(options: &mut Options, from: &mut Reader<'_>) {

@@ -14,6 +14,7 @@ use crate::tls::Certificates;
 use http::StatusCode;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use warren_types::ingress::DEFAULT_CERTIFICATE;
 use warren_types::{
     HostPattern, Ingress, IngressBackend, IngressKey, IngressPath, IngressRule, PathKind, SecretName,
     SecretRef,
@@ -53,6 +54,20 @@ pub(super) fn compile(
     if let Some(certificate) = &settings.certificate {
         all.certificates.set_default(certificate.clone());
     }
+    let (mut default, mut default_fault) = (None, None);
+    let (namespace, name) = DEFAULT_CERTIFICATE;
+    let key = SecretRef::parse(&format!("{namespace}/{name}")).filter(|_| !served.is_empty());
+    if let Some(key) = key {
+        match secrets.certificate(&key).filter(|_| !secrets.is_missing(&key)) {
+            None => {}
+            Some(Ok(certificate)) => {
+                all.certificates.set_default(certificate);
+                default = Some(key.clone());
+            }
+            Some(Err(fault)) => default_fault = Some(fault),
+        }
+        all.wanted.insert(key);
+    }
     let mut table = all.table;
     table.certificates(all.certificates).https_port(settings.https_port);
     let served = served.into_iter().map(|(read, mut faults)| {
@@ -74,6 +89,8 @@ pub(super) fn compile(
         served: served.collect(),
         wanted: all.wanted,
         certificates: all.sources,
+        default,
+        default_fault,
     }
 }
 

@@ -48,6 +48,11 @@ impl Secrets {
         Some(known.entry(key.clone()).or_insert_with(read).clone())
     }
 
+    /// Whether the API says that there is no such Secret.
+    pub(super) fn is_missing(&self, key: &SecretRef) -> bool {
+        self.rows.get(key).is_some_and(|row| row.content.is_none())
+    }
+
     /// The users in a Secret; none while the Secret has not been read yet.
     pub(super) fn users(&self, key: &SecretRef) -> Option<Result<Arc<Users>, Fault>> {
         let row = self.rows.get(key)?;

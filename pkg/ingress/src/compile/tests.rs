@@ -8,6 +8,8 @@ use warren_types::{
     Namespace, PathKind, Protocol as Transport, SecretContent, ServiceName, ServicePort,
 };
 
+mod certificates;
+
 const NS: &str = "shop";
 
 fn key(name: &str) -> IngressKey {
@@ -371,40 +373,15 @@ fn self_signed(host: &str) -> (Vec<u8>, Vec<u8>) {
     (made.cert.pem().into_bytes(), made.signing_key.serialize_pem().into_bytes())
 }
 
-#[test]
-fn certificates_come_from_the_secrets_that_are_named() {
-    let mut world = World::new();
-    let tls = |hosts: &[&str], secret: Option<&str>| IngressTls {
-        hosts: hosts.iter().map(|name| host(name)).collect(),
-        secret: secret.map(|name| warren_types::SecretName::new(name).unwrap()),
-    };
-    world.ingress(Ingress {
-        tls: vec![tls(&["foo.test", "*.bar.test"], Some("good")), tls(&[], Some("rules")), tls(&[], None)],
-        ..ingress("one", 1, &[rule("ruled.test", &[path("/", PathKind::Prefix, "a")])])
-    });
-    let compiled = world.compile();
-    let wanted: Vec<String> = compiled.wanted.iter().map(ToString::to_string).collect();
-    assert_eq!(wanted, ["shop/good", "shop/rules"]);
-    assert!(compiled.table.certificates().find(Some("foo.test")).is_none());
-    assert_eq!(reasons(&compiled, "one"), Vec::<String>::new(), "they have not been read yet");
-
-    let (chain, private) = self_signed("foo.test");
-    world.secret("good", &[("tls.crt", &chain), ("tls.key", &private)]);
-    world.secret("rules", &[("tls.crt", &chain)]);
-    let compiled = world.compile();
-    for name in ["foo.test", "x.bar.test"] {
-        assert!(compiled.table.certificates().find(Some(name)).is_some(), "{name}");
-    }
-    assert!(compiled.table.certificates().find(Some("ruled.test")).is_none());
-    assert_eq!(reasons(&compiled, "one"), ["SecretMissing"]);
-    let (_, other) = self_signed("foo.test");
-    world.secret("rules", &[("tls.crt", &chain), ("tls.key", &other)]);
-    assert_eq!(reasons(&world.compile(), "one"), ["CertificateInvalid"]);
-    world.secret("rules", &[("tls.crt", &chain), ("tls.key", &private)]);
-    let compiled = world.compile();
-    assert_eq!(reasons(&compiled, "one"), Vec::<String>::new());
-    assert!(compiled.table.certificates().find(Some("ruled.test")).is_some());
+/// The Secrets that are wanted, besides the default certificate's.
+fn wanted(compiled: &Compiled) -> Vec<String> {
+    let (default, others): (Vec<_>, Vec<_>) =
+        compiled.wanted.iter().map(ToString::to_string).partition(|name| name == DEFAULT);
+    assert_eq!(default.len(), 1);
+    others
 }
+
+const DEFAULT: &str = "kube-system/warren-ingress-default";
 
 /// Compiles one Ingress for `foo.test/app`, to `a`, with these annotations.
 fn annotated(annotations: &[(&str, &str)]) -> Compiled {
@@ -504,7 +481,7 @@ fn nobody_comes_in_by_a_path_of_an_unread_list_of_users() {
     world.ingress(with(row, &[("ingress.warren.dev/auth-secret", "users")]));
     let compiled = world.compile();
     assert_eq!(to(&compiled, "foo.test", "/"), "503");
-    assert_eq!(compiled.wanted.iter().map(ToString::to_string).collect::<Vec<_>>(), ["shop/users"]);
+    assert_eq!(wanted(&compiled), ["shop/users"]);
     world.secret("users", &[("other", b"x")]);
     let compiled = world.compile();
     assert_eq!(
@@ -524,11 +501,10 @@ fn users_are_of_the_namespace_of_the_ingress() {
         let (kind, name) = (format!("{prefix}auth-type"), format!("{prefix}auth-secret"));
         annotated(&[(&kind, "basic"), (&name, secret)])
     };
-    let wanted = |compiled: &Compiled| compiled.wanted.iter().map(ToString::to_string).collect::<Vec<_>>();
     assert_eq!(wanted(&of("users")), ["shop/users"]);
     assert_eq!(wanted(&of("shop/users")), ["shop/users"]);
     let foreign = of("elsewhere/users");
-    assert_eq!((wanted(&foreign), to(&foreign, "foo.test", "/app")), (Vec::new(), "503".into()));
+    assert_eq!((wanted(&foreign), to(&foreign, "foo.test", "/app")), (Vec::<String>::new(), "503".into()));
     assert_eq!(reasons(&foreign, "one"), ["AnnotationInvalid"]);
 }
 
