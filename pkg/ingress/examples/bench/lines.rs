@@ -150,9 +150,16 @@ impl Line {
 
     /// KiB that a proxy has just begun with, and those that it has with all connections idle.
     pub(crate) fn memory(self, proxy: &Proxy) -> Result<(u64, u64)> {
+        // Who listens may not have set up its worker yet; who has served once has.
+        self.memory_at(proxy, 1)?;
         let begun = proxy.memory()?;
+        Ok((begun, self.memory_at(proxy, IDLE)?))
+    }
+
+    /// KiB that it has with so many connections idle.
+    fn memory_at(self, proxy: &Proxy, count: usize) -> Result<u64> {
         let mut command = Command::new(std::env::current_exe()?);
-        command.args(["client", "idle", &self.port(proxy).to_string(), &IDLE.to_string()]);
+        command.args(["client", "idle", &self.port(proxy).to_string(), &count.to_string()]);
         command.args((self == Self::IdleTls).then_some("--tls"));
         let mut clients = begin_on_last(&command)?;
         let mut said = String::new();
@@ -161,7 +168,7 @@ impl Line {
         drop(clients.stdin.take());
         clients.wait()?;
         ensure!(said.trim() == "ready", "{}: the clients could not connect", proxy.who.name());
-        Ok((begun, full?))
+        full
     }
 }
 

@@ -107,7 +107,7 @@ fn nginx_proxy(dir: &Path, port: u16, setup: Setup) -> String {
         _ => "access_log off;".to_owned(),
     };
     format!(
-        "{log} upstream backend {{ server {BACKEND}; keepalive 128; keepalive_requests 1000000000; }}
+        "{log} upstream backend {{ server {BACKEND}; keepalive 256; keepalive_requests 1000000000; }}
          client_max_body_size 0; proxy_request_buffering off; proxy_max_temp_file_size 0; server_names_hash_bucket_size 64;
          proxy_http_version 1.1; proxy_set_header Connection \"\";
          proxy_set_header Host $host; proxy_set_header X-Real-IP $remote_addr;
