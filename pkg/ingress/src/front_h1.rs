@@ -21,9 +21,12 @@ const NEWCOMER: Duration = Duration::from_millis(500);
 /// How many unused heads a thread keeps.
 const SPARE: usize = 64;
 
+/// They are lent: an idle connection has room for a pointer.
+type Spares = Vec<Box<Request>>;
+
 thread_local! {
     /// Heads and their buffers. A connection that waits for a request has none.
-    static SPARES: RefCell<Vec<Box<Request>>> = const { RefCell::new(Vec::new()) };
+    static SPARES: RefCell<Spares> = const { RefCell::new(Vec::new()) };
 }
 
 fn take_request() -> Box<Request> {
