@@ -1,7 +1,7 @@
 //! Benchmarks: Warren and a named peer, in one run, on this machine.
 
 use crate::{build, needs};
-use anyhow::Result;
+use anyhow::{Result, bail};
 use std::process::Command;
 
 /// What can be measured.
@@ -33,7 +33,10 @@ pub(crate) enum Output {
 }
 
 /// Runs one benchmark. Those that start the real binary live among the end-to-end programs.
-pub(crate) fn run(what: What, output: Output) -> Result<()> {
+pub(crate) fn run(what: What, output: Output, args: &[String]) -> Result<()> {
+    if !args.is_empty() && !matches!(what, What::Ingress) {
+        bail!("only the benchmark of ingress takes arguments; leave out what is behind `--`");
+    }
     needs::root()?;
     match what {
         What::Api => needs::for_api_benchmark()?,
@@ -52,11 +55,11 @@ pub(crate) fn run(what: What, output: Output) -> Result<()> {
         What::Cni => "cni",
         What::Overlay => "overlay",
         // One server alone, without the rest of the agent.
-        What::Dns => return example("dns", "warren-dns", output),
-        What::Ingress => return example("ingress", "warren-ingress", output),
+        What::Dns => return example("dns", "warren-dns", output, args),
+        What::Ingress => return example("ingress", "warren-ingress", output, args),
         // Their clocks start at a row in the store, inside the process.
-        What::Policy => return example("policy", "warren-policy", output),
-        What::Proxy => return example("proxy", "warren-proxy", output),
+        What::Policy => return example("policy", "warren-policy", output, args),
+        What::Proxy => return example("proxy", "warren-proxy", output, args),
     };
     let binary = build::release()?;
     let mut bench = Command::new(build::binary("build the benchmarks", "bench")?);
@@ -64,8 +67,8 @@ pub(crate) fn run(what: What, output: Output) -> Result<()> {
 }
 
 /// Runs the example `bench` of a crate.
-fn example(name: &str, package: &str, output: &str) -> Result<()> {
+fn example(name: &str, package: &str, output: &str, args: &[String]) -> Result<()> {
     let mut bench = crate::run::cargo();
-    bench.args(["run", "--release", "--package", package, "--example", "bench", "--", output]);
+    bench.args(["run", "--release", "--package", package, "--example", "bench", "--", output]).args(args);
     crate::run::run(&format!("bench {name}"), &mut bench)
 }

@@ -49,6 +49,9 @@ enum Verb {
         /// How figures are printed.
         #[arg(long, value_enum, default_value = "table")]
         output: bench::Output,
+        /// Passed on to the benchmark of ingress, for example `-- --only tls,h2 --rounds 1 --seconds 1`.
+        #[arg(last = true)]
+        args: Vec<String>,
     },
 }
 
@@ -60,7 +63,7 @@ fn main() -> ExitCode {
         Verb::E2e { args } => test::e2e(&args),
         Verb::Vm => vm::run_tests(),
         Verb::Check => check::all(),
-        Verb::Bench { what, output } => bench::run(what, output),
+        Verb::Bench { what, output, args } => bench::run(what, output, &args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -50,10 +50,12 @@ const DNS_PEERS: &[(&str, &str)] =
 /// Programs the benchmark of ingress uses.
 const INGRESS_PEERS: &[(&str, &str)] = &[
     ("wrk", "wrk"),
+    ("h2load", "nghttp2-client"),
     ("nginx", "nginx-light"),
     ("haproxy", "haproxy"),
     ("ip", "iproute2"),
     ("taskset", "util-linux"),
+    ("setpriv", "util-linux"),
 ];
 /// Programs the benchmark of the API server uses.
 const API_PEERS: &[(&str, &str)] = &[("etcd", "etcd-server")];

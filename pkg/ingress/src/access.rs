@@ -56,7 +56,7 @@ impl Dropped {
 }
 
 /// An access log that is written.
-pub(crate) struct AccessLog {
+pub struct AccessLog {
     format: Format,
     lines: mpsc::Sender<Message>,
     dropped: Dropped,
@@ -64,7 +64,7 @@ pub(crate) struct AccessLog {
 
 impl AccessLog {
     /// Starts its writer. A file that cannot be opened is tried again; its lines are dropped meanwhile.
-    pub(crate) fn start(config: &AccessLogConfig) -> std::io::Result<Self> {
+    pub fn start(config: &AccessLogConfig) -> std::io::Result<Self> {
         let (lines, queue) = mpsc::channel(QUEUE);
         let dropped = Dropped::default();
         let writer = writer::Writer::new(config.file.clone(), dropped.clone());

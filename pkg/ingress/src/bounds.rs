@@ -31,7 +31,8 @@ pub struct Bounds {
     pub streams: u32,
     /// Streams that one connection of HTTP/2 may reset in a minute of its life, beyond which it is ended: 200.
     pub resets: usize,
-    /// Idle connections that are kept for each endpoint, on each thread: 64.
+    /// Idle connections that are kept for each endpoint, on each thread: 256. Fewer than are in use at once costs a new
+    /// connection for every request beyond; what is not used for `pool_idle` is closed.
     pub pool: usize,
     /// How long a connection to an endpoint is kept unused: 60 s.
     pub pool_idle: Duration,
@@ -54,7 +55,7 @@ impl Default for Bounds {
             client_connections: 10_000,
             streams: 128,
             resets: 200,
-            pool: 64,
+            pool: 256,
             pool_idle: seconds(60),
         }
     }

@@ -171,7 +171,7 @@ impl Exchange<'_> {
                 let way = Way { backend, endpoint, fresh, cookie, upgrade: upgrade.as_deref() };
                 let attempt = match backend.protocol {
                     Protocol::Http1 => self.by_h1(&way, request, source, front).await?,
-                    Protocol::H2c => self.by_h2(&way, request, source, front).await?,
+                    Protocol::H2c => Box::pin(self.by_h2(&way, request, source, front)).await?,
                 };
                 match attempt {
                     Attempt::Done(outcome) => {
@@ -223,7 +223,7 @@ impl Exchange<'_> {
         let flow = self.flow(way, request, source, front, sink, answering, used).await?;
         match flow {
             Flow::Attempt(attempt) => Ok(attempt),
-            Flow::Switched => self.tunnel(way, source, front, connection).await.map(Attempt::Done),
+            Flow::Switched => Box::pin(self.tunnel(way, source, front, connection)).await.map(Attempt::Done),
             Flow::Answered { outcome, reusable } => {
                 if reusable && decoder.is_done() && proxy.is_none() {
                     worker.pool.give(connection, worker.shared.bounds.pool);
@@ -256,7 +256,7 @@ impl Exchange<'_> {
         };
         let sink = match source.is_done() {
             true => Sink::Nowhere,
-            false => Sink::H2 { stream, patience: timeouts.send },
+            false => Sink::H2 { stream, patience: timeouts.send, left: None },
         };
         match self.flow(way, request, source, front, sink, Answering::H2(future), true).await? {
             Flow::Attempt(attempt) => Ok(attempt),
@@ -313,7 +313,7 @@ impl Exchange<'_> {
         let head = tokio::select! {
             biased;
             head = head => head,
-            broken = &mut upload => return self.client_broke(broken, front, request).await,
+            broken = &mut upload => return Box::pin(self.client_broke(broken, front, request)).await,
             () = front.taken_back() => return Err(Broken::Closed),
         };
         let (framing, mut answer) = match head {

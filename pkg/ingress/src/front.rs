@@ -94,7 +94,11 @@ impl Front<'_> {
                 *answer.headers_mut() = header_map(&response.fields);
                 let empty = bodiless || framing == Framing::NONE;
                 let stream = front.send.send_response(answer, empty)?;
-                Ok(if empty { Sink::Nowhere } else { Sink::H2 { stream, patience: front.patience } })
+                let left = match framing {
+                    Framing::Length(length) => Some(length),
+                    Framing::Chunked | Framing::Close => None,
+                };
+                Ok(if empty { Sink::Nowhere } else { Sink::H2 { stream, patience: front.patience, left } })
             }
         }
     }

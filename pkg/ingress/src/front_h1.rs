@@ -10,12 +10,36 @@ use crate::h1::head::{self, Framing, Request, Version};
 use crate::h1::io::{Body, Reader, Stream, Writer};
 use crate::message::Source;
 use crate::worker::Worker;
+use std::cell::RefCell;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use tokio::time::timeout;
 
 /// How long a connection of which nothing was read yet may go on saying nothing while the ingress drains.
 const NEWCOMER: Duration = Duration::from_millis(500);
+
+/// How many unused heads a thread keeps.
+const SPARE: usize = 64;
+
+/// They are lent: an idle connection has room for a pointer.
+type Spares = Vec<Box<Request>>;
+
+thread_local! {
+    /// Heads and their buffers. A connection that waits for a request has none.
+    static SPARES: RefCell<Spares> = const { RefCell::new(Vec::new()) };
+}
+
+fn take_request() -> Box<Request> {
+    SPARES.with_borrow_mut(Vec::pop).unwrap_or_default()
+}
+
+fn give_request(request: Box<Request>) {
+    SPARES.with_borrow_mut(|spares| {
+        if spares.len() < SPARE && request.is_small() {
+            spares.push(request);
+        }
+    });
+}
 
 /// Serves requests until either side has had enough.
 pub(crate) async fn run(worker: &Worker, stream: Stream, peer: &Peer) {
@@ -62,7 +86,6 @@ async fn requests(
     peer: &Peer,
 ) -> Result<End, Broken> {
     let bounds = &worker.shared.bounds;
-    let mut request = Request::default();
     let mut patience = bounds.first_byte;
     let mut is_new = true;
     loop {
@@ -78,6 +101,7 @@ async fn requests(
                 Ok(Err(error)) => return Err(error.into()),
             }
         }
+        let mut request = take_request();
         let head =
             timeout(bounds.head, take_head(reader, &mut request, bounds.head_bytes, bounds.head_fields));
         let Some(framing) = head.await.map_err(|_| Broken::Slow)?? else {
@@ -105,6 +129,7 @@ async fn requests(
             return Ok(End::Broken);
         }
         drop(source);
+        give_request(request);
         if !decoder.is_done() {
             return Ok(End::Unread);
         }

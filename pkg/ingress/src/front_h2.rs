@@ -59,7 +59,8 @@ async fn streams(worker: &Arc<Worker>, stream: Stream, peer: &Arc<Peer>) -> Resu
                 let Some(accepted) = accepted else { return Ok(()) };
                 let (request, respond) = accepted?;
                 let (worker, peer) = (worker.clone(), peer.clone());
-                running.spawn(async move { one(&worker, &peer, request, respond).await });
+                // On the heap at once: the task would be moved there in several steps, and it is large.
+                running.spawn(Box::pin(async move { one(&worker, &peer, request, respond).await }));
             }
             Some(done) = running.join_next() => {
                 if minute.elapsed().as_secs() >= 60 {

@@ -36,7 +36,7 @@ pub mod tls;
 mod upstream;
 mod worker;
 
-pub use access::{AccessLogConfig, Format as AccessLogFormat};
+pub use access::{AccessLog, AccessLogConfig, Format as AccessLogFormat};
 pub use bounds::Bounds;
 pub use config::{Deps, IngressConfig, Tables};
 pub use error::IngressError;

@@ -122,6 +122,8 @@ pub(crate) enum Sink<'a> {
     H2 {
         stream: SendStream<Bytes>,
         patience: Duration,
+        /// How much is still to come, when that is known: the last piece of it ends the stream.
+        left: Option<u64>,
     },
     /// To nowhere: the head has said it all.
     Nowhere,
@@ -133,13 +135,15 @@ impl Sink<'_> {
             Self::H1 { writer, framing, patience } => {
                 Ok(timeout(*patience, writer.body(*framing, piece)).await.map_err(|_| Broken::Slow)??)
             }
-            Self::H2 { stream, patience } => {
+            Self::H2 { stream, patience, left } => {
                 let mut piece = Bytes::copy_from_slice(piece);
                 while !piece.is_empty() {
                     stream.reserve_capacity(piece.len());
                     let capacity = timeout(*patience, poll_fn(|cx| stream.poll_capacity(cx)));
                     let granted = capacity.await.map_err(|_| Broken::Slow)?.ok_or(Broken::Closed)??;
-                    stream.send_data(piece.split_to(granted.min(piece.len())), false)?;
+                    let part = piece.split_to(granted.min(piece.len()));
+                    *left = left.and_then(|left| left.checked_sub(part.len() as u64));
+                    stream.send_data(part, *left == Some(0))?;
                 }
                 Ok(())
             }
@@ -159,6 +163,7 @@ impl Sink<'_> {
     async fn end(&mut self, trailers: &Fields) -> Result<(), Broken> {
         match self {
             Self::H1 { writer, framing, .. } => writer.end(*framing, trailers),
+            Self::H2 { left: Some(0), .. } => {}
             Self::H2 { stream, .. } if trailers.is_empty() => stream.send_data(Bytes::new(), true)?,
             Self::H2 { stream, .. } => stream.send_trailers(header_map(trailers))?,
             Self::Nowhere => {}

@@ -256,6 +256,7 @@ async fn accept(worker: Arc<Worker>, listener: Arc<Listener>, socket: TcpListene
     }
 }
 
+/// What few connections need, or need for a moment, is on the heap: an idle one is as large as the largest of its states.
 async fn connection(
     worker: &Arc<Worker>,
     mut stream: TcpStream,
@@ -268,7 +269,7 @@ async fn connection(
     let mut peer = Peer { address, local, scheme: listener.scheme, name: None };
     let ip = address.ip().to_canonical();
     if listener.proxy_from.iter().any(|range| range.contains(&ip)) {
-        let read = timeout(bounds.handshake, proxy_header::read(&mut stream)).await;
+        let read = Box::pin(timeout(bounds.handshake, proxy_header::read(&mut stream))).await;
         match read.map_err(|_| Broken::Slow) {
             Ok(Ok(Some((address, local)))) => (peer.address, peer.local) = (address, local),
             Ok(Ok(None)) => {}
@@ -281,20 +282,30 @@ async fn connection(
     if listener.scheme == Scheme::Http {
         return front_h1::run(worker, Stream::Plain(stream), &peer).await;
     }
-    let stream = match timeout(bounds.handshake, acceptor.accept(stream)).await {
+    let Some((stream, is_h2)) = Box::pin(secured(worker, stream, &mut peer, acceptor)).await else { return };
+    match is_h2 {
+        true => Box::pin(front_h2::run(worker, stream, Arc::new(peer))).await,
+        false => front_h1::run(worker, stream, &peer).await,
+    }
+}
+
+/// Takes a handshake. Says whether HTTP/2 is spoken from there on.
+async fn secured(
+    worker: &Worker,
+    stream: TcpStream,
+    peer: &mut Peer,
+    acceptor: TlsAcceptor,
+) -> Option<(Stream, bool)> {
+    let stream = match timeout(worker.shared.bounds.handshake, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => stream,
         failed => {
             worker.shared.handshakes_failed.fetch_add(1, Relaxed);
             let error = failed.err().map_or("malformed or refused", |_| "too slow");
-            tracing::debug!(client = %address, error, "a handshake came to nothing");
-            return;
+            tracing::debug!(client = %peer.address, error, "a handshake came to nothing");
+            return None;
         }
     };
     peer.name = stream.get_ref().1.server_name().map(|name| name.to_ascii_lowercase().into());
     let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-    let stream = Stream::Tls(Box::new(stream));
-    match is_h2 {
-        true => front_h2::run(worker, stream, Arc::new(peer)).await,
-        false => front_h1::run(worker, stream, &peer).await,
-    }
+    Some((Stream::Tls(Box::new(stream)), is_h2))
 }

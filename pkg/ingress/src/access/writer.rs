@@ -11,6 +11,9 @@ use tokio::sync::mpsc;
 
 /// Bytes that are written at once, about.
 const BATCH: usize = 64 * 1024;
+/// How long lines gather before they are written. Waking this thread costs the one that serves more than the line does, so it
+/// is done once for all of them. The queue holds more than come in this time.
+const GATHER: Duration = Duration::from_millis(5);
 /// How often it is looked whether the file was moved away, and a file that could not be opened is tried again.
 const LOOK: Duration = Duration::from_secs(2);
 /// Warnings are at least this far apart.
@@ -52,6 +55,9 @@ impl Writer {
         let mut batch = String::new();
         let mut next = queue.blocking_recv();
         while let Some(message) = next {
+            if queue.is_empty() {
+                std::thread::park_timeout(GATHER);
+            }
             let (mut lines, mut end) = (0, None);
             let mut message = Some(message);
             while let Some(one) = message {

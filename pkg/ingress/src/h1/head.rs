@@ -56,6 +56,11 @@ impl Request {
         self.target.get(self.path_end + 1..)
     }
 
+    /// Whether its buffers are worth keeping for another request.
+    pub(crate) fn is_small(&self) -> bool {
+        self.target.capacity() + self.fields.capacity() <= 8 << 10
+    }
+
     /// Takes path and query.
     pub(crate) fn set_target(&mut self, bytes: &[u8]) {
         self.target.clear();
