@@ -13,8 +13,9 @@ mod secrets;
 mod tests;
 mod values;
 
+use crate::external::Resolved;
 use crate::route::RouteTable;
-use backends::Services;
+use backends::{Backends, Services};
 use options::Options;
 use rustls::sign::CertifiedKey;
 use secrets::Secrets;
@@ -33,6 +34,8 @@ pub struct Settings {
     pub class: IngressClassName,
     /// The port on which clients reach HTTPS.
     pub https_port: u16,
+    /// Whether Services of type ExternalName are served.
+    pub external_names: bool,
     /// The certificate of hosts that have none of their own.
     pub certificate: Option<Arc<CertifiedKey>>,
 }
@@ -48,6 +51,8 @@ pub struct Compiled {
     pub wanted: BTreeSet<SecretRef>,
     /// From which Secret the certificate of a host (`example.org`, `*.example.org`) is.
     pub certificates: BTreeMap<String, SecretRef>,
+    /// The names of ExternalName Services that are to be resolved.
+    pub names: BTreeSet<String>,
 }
 
 /// What there is to say of an Ingress.
@@ -81,6 +86,8 @@ pub struct Engine {
     classes: BTreeMap<IngressClassName, Arc<IngressClass>>,
     services: Services,
     secrets: Secrets,
+    /// What names of ExternalName Services lead to.
+    names: BTreeMap<String, Resolved>,
     /// The Services that the last table was made of.
     used: BTreeSet<ServiceKey>,
     changed: bool,
@@ -96,6 +103,7 @@ impl Engine {
             classes: BTreeMap::new(),
             services: Services::default(),
             secrets: Secrets::default(),
+            names: BTreeMap::new(),
             used: BTreeSet::new(),
             changed: true,
         }
@@ -152,6 +160,14 @@ impl Engine {
         self.changed |= self.secrets.set(key, row);
     }
 
+    /// The names that the last table asked for lead to this now.
+    pub fn set_names(&mut self, names: BTreeMap<String, Resolved>) {
+        if self.names != names {
+            self.names = names;
+            self.changed = true;
+        }
+    }
+
     /// The keys of all rows of one kind: what a whole list replaces.
     pub fn known_ingresses(&self) -> impl Iterator<Item = &IngressKey> {
         self.ingresses.keys()
@@ -182,7 +198,9 @@ impl Engine {
         self.changed = false;
         let mut ours: Vec<&Read> = self.ingresses.values().filter(|read| self.is_ours(&read.row)).collect();
         ours.sort_by_key(|read| (read.row.created, &read.row.key));
-        let compiled = routes::compile(&ours, &self.services, &self.secrets, &self.settings);
+        let names = self.settings.external_names.then_some(&self.names);
+        let backends = Backends::new(&self.services, names);
+        let compiled = routes::compile(&ours, backends, &self.secrets, &self.settings);
         self.used = ours.iter().flat_map(|read| services_of(&read.row)).collect();
         compiled
     }

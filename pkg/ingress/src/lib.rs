@@ -18,6 +18,7 @@ mod decide;
 mod error;
 mod exchange;
 pub mod explain;
+pub mod external;
 mod fields;
 mod front;
 mod front_h1;

@@ -1,6 +1,6 @@
 //! The routes of all Ingresses, the oldest first.
 
-use super::backends::{Backends, Services};
+use super::backends::Backends;
 use super::options::{Options, ToHttps};
 use super::rewrite::{Prefixed, prefixed};
 use super::secrets::Secrets;
@@ -22,7 +22,7 @@ use warren_types::{
 /// Compiles them; the oldest are to come first.
 pub(super) fn compile(
     ours: &[&Read],
-    services: &Services,
+    backends: Backends<'_>,
     secrets: &Secrets,
     settings: &Settings,
 ) -> Compiled {
@@ -30,7 +30,7 @@ pub(super) fn compile(
         table: RouteTable::builder(),
         certificates: Certificates::default(),
         sources: BTreeMap::new(),
-        backends: Backends::new(services),
+        backends,
         secrets,
         holders: HashMap::new(),
         wanted: BTreeSet::new(),
@@ -74,6 +74,7 @@ pub(super) fn compile(
         served: served.collect(),
         wanted: all.wanted,
         certificates: all.sources,
+        names: all.backends.into_names(),
     }
 }
 
@@ -231,7 +232,7 @@ impl<'a> Compiler<'a> {
         if let Some(redirect) = &options.redirect {
             return Action::Redirect(redirect.clone());
         }
-        match self.backends.find(&row.key, backend, options) {
+        match self.backends.find(&row.key, backend, options, faults) {
             Ok(backend) => Action::Forward(Forward {
                 backends: vec![Weighted { weight: 1, backend }],
                 path,

@@ -1,3 +1,5 @@
+mod names;
+
 use super::*;
 use crate::route::{Action, Matched, PathEdit, Protocol, Readiness, RequestLine, Route};
 use http::{HeaderMap, Method, StatusCode};
@@ -80,10 +82,10 @@ fn address(last: u8) -> IpAddr {
 struct World(Engine);
 
 impl World {
-    /// The class, and Services `a`, `b`, `c` with port 80 and an endpoint each: 10.42.0.1, .2, .3.
+    /// The class, Services `a`, `b`, `c` with port 80 and an endpoint each: 10.42.0.1, .2, .3.
     fn new() -> Self {
-        let settings =
-            Settings { class: IngressClassName::new("warren").unwrap(), https_port: 443, certificate: None };
+        let class = IngressClassName::new("warren").unwrap();
+        let settings = Settings { class, https_port: 443, external_names: false, certificate: None };
         let mut world = Self(Engine::new(settings));
         world.class("warren", INGRESS_CONTROLLER, false, 1);
         for (n, name) in (1..).zip(["a", "b", "c"]) {

@@ -40,7 +40,11 @@ pub(crate) struct Origin {
 
 impl Origin {
     pub(crate) fn start(answer: impl Fn(&Seen) -> Vec<u8> + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::start_at("127.0.0.1:0", answer)
+    }
+
+    pub(crate) fn start_at(place: &str, answer: impl Fn(&Seen) -> Vec<u8> + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind(place).unwrap();
         let origin = Self {
             address: listener.local_addr().unwrap(),
             seen: Arc::default(),
