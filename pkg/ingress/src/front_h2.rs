@@ -9,9 +9,11 @@ use crate::h1::head::{Framing, Request, Version};
 use crate::h1::io::Stream;
 use crate::message::{Source, take_headers};
 use crate::target;
+use crate::websocket;
 use crate::worker::Worker;
 use bytes::Bytes;
 use h2::RecvStream;
+use h2::ext::Protocol;
 use h2::server::SendResponse;
 use http::{Method, StatusCode, request};
 use std::future::poll_fn;
@@ -41,6 +43,7 @@ async fn streams(worker: &Arc<Worker>, stream: Stream, peer: &Arc<Peer>) -> Resu
         .max_send_buffer_size(SEND_BUFFER)
         .max_concurrent_reset_streams(32)
         .max_pending_accept_reset_streams(32)
+        .enable_connect_protocol()
         .max_local_error_reset_streams(Some(bounds.resets))
         .handshake::<_, Bytes>(stream);
     let mut connection = timeout(bounds.handshake, shake).await.map_err(|_| Broken::Slow)??;
@@ -103,6 +106,8 @@ async fn one(
         }
     };
     let framing = match length {
+        // What it sends is no body.
+        _ if request.websocket => Framing::NONE,
         Some(length) => Framing::Length(length),
         None if stream.is_end_stream() => Framing::NONE,
         None => Framing::Chunked,
@@ -126,10 +131,14 @@ fn taken(parts: &request::Parts, most: usize) -> Result<(Request, Option<u64>), 
         return Err(Bad::TooLarge);
     }
     let mut request = Request { method: parts.method.clone(), version: Version::V2, ..Request::default() };
+    if let Some(protocol) = parts.extensions.get::<Protocol>() {
+        take_websocket(parts, protocol)?;
+        (request.method, request.websocket) = (Method::GET, true);
+    }
     let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
     let asterisk = target == "*" && parts.method == Method::OPTIONS;
     request.set_target(target.as_bytes());
-    if parts.method == Method::CONNECT
+    if request.method == Method::CONNECT
         || !(asterisk || target::is_acceptable(request.path(), request.query()))
     {
         return Err(Bad::Target);
@@ -146,8 +155,26 @@ fn taken(parts: &request::Parts, most: usize) -> Result<(Request, Option<u64>), 
     request.host = target::host_of(host).ok_or(Bad::Host)?.to_ascii_lowercase();
     request.authority = host.to_owned();
     take_headers(&parts.headers, &mut request.fields);
+    if request.websocket && !websocket::ask(&mut request.fields) {
+        return Err(Bad::Protocol);
+    }
     let length = parts.headers.get(http::header::CONTENT_LENGTH);
     let length =
         length.map(|value| value.to_str().ok().and_then(|value| value.parse().ok()).ok_or(Bad::Length));
     Ok((request, length.transpose()?))
+}
+
+/// Whether an extended CONNECT is one for a WebSocket (RFC 8441). h2 has seen to it that scheme and path are there.
+fn take_websocket(parts: &request::Parts, protocol: &Protocol) -> Result<(), Bad> {
+    if !protocol.as_str().as_bytes().eq_ignore_ascii_case(websocket::PROTOCOL) {
+        return Err(Bad::Protocol);
+    }
+    if !matches!(parts.uri.scheme_str(), Some("http" | "https")) {
+        return Err(Bad::Target);
+    }
+    // A tunnel has no body that could have a length (RFC 9113, 8.5).
+    match parts.headers.contains_key(http::header::CONTENT_LENGTH) {
+        true => Err(Bad::Length),
+        false => Ok(()),
+    }
 }

@@ -34,7 +34,9 @@ mod sockets;
 mod state;
 mod target;
 pub mod tls;
+mod tunnel;
 mod upstream;
+mod websocket;
 mod worker;
 
 pub use access::{AccessLogConfig, Format as AccessLogFormat};

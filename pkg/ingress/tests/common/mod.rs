@@ -6,6 +6,8 @@
     reason = "a test ends where something is not as it must be"
 )]
 
+pub(crate) mod secure;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -248,3 +248,44 @@ fn answers_that_are_never_let_in() {
         victim.held_at_most(mib);
     }
 }
+
+#[test]
+fn websockets_that_are_never_let_in() {
+    // Bounds as for answers.
+    for (window, mib) in [(0, 32), (0x7fff_ffff, 64)] {
+        let victim = Victim::start();
+        let neighbour = Neighbour::of(&victim);
+        let mut raws = Vec::new();
+        for _ in 0..4 {
+            let mut raw = Raw::connect(&victim, &[(4, window)]);
+            if window > 0 {
+                raw.send(&frame(WINDOW_UPDATE, 0, 0, &(0x7fff_ffffu32 - 65_535).to_be_bytes()));
+            }
+            let asked: Vec<u8> = (0..STREAMS as u32).flat_map(|at| websocket(id(at), "/socket")).collect();
+            raw.send(&asked);
+            raws.push(raw);
+        }
+        let manners = &victim.manners;
+        until("the backend was asked", || manners.asked.load(SeqCst) == 4 * STREAMS);
+        neighbour.was_served();
+        victim.held_at_most(mib);
+        drop(raws);
+        until("all were given up", || manners.held.load(SeqCst) == 0);
+    }
+}
+
+#[test]
+fn websockets_that_are_taken_back() {
+    let victim = Victim::start();
+    let neighbour = Neighbour::of(&victim);
+    let mut raw = Raw::connect(&victim, &[]);
+    let took = raw.flood(100_000, |at| {
+        [websocket(id(at), "/socket"), frame(RST_STREAM, 0, id(at), &8u32.to_be_bytes())].concat()
+    });
+    println!("ended with {:?} after {took}", raw.goaway);
+    assert!(took < 30_000 && raw.goaway == Some(CALM), "{took} {:?}", raw.goaway);
+    drop(raw);
+    backend_was_spared(&victim, STREAMS + RESETS as usize + 64);
+    neighbour.was_served();
+    victim.held_at_most(16);
+}
