@@ -31,6 +31,9 @@ pub struct Bounds {
     pub streams: u32,
     /// Streams that one connection of HTTP/2 may reset in a minute of its life, beyond which it is ended: 200.
     pub resets: usize,
+    /// Frames of one connection of HTTP/2 in 10 s that are neither of a request nor about its flow, as SETTINGS and PING are, beyond
+    /// which it is ended: 1,000, and one for each 256 bytes that go either way.
+    pub control_frames: usize,
     /// Idle connections that are kept for each endpoint, on each thread: 64.
     pub pool: usize,
     /// How long a connection to an endpoint is kept unused: 60 s.
@@ -54,6 +57,7 @@ impl Default for Bounds {
             client_connections: 10_000,
             streams: 128,
             resets: 200,
+            control_frames: 1000,
             pool: 64,
             pool_idle: seconds(60),
         }

@@ -3,6 +3,7 @@
 use crate::decide::Peer;
 use crate::error::Broken;
 use crate::exchange::serve;
+use crate::flood::Watched;
 use crate::front::{Front, H2Front};
 use crate::h1::Bad;
 use crate::h1::head::{Framing, Request, Version};
@@ -19,6 +20,7 @@ use http::{Method, StatusCode, request};
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::task::Poll;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -35,6 +37,7 @@ pub(crate) async fn run(worker: &Arc<Worker>, stream: Stream, peer: Arc<Peer>) {
 
 async fn streams(worker: &Arc<Worker>, stream: Stream, peer: &Arc<Peer>) -> Result<(), Broken> {
     let bounds = &worker.shared.bounds;
+    let (stream, flooded) = Watched::new(stream, bounds.control_frames);
     let shake = h2::server::Builder::new()
         .max_concurrent_streams(bounds.streams)
         .max_header_list_size(u32::try_from(bounds.head_bytes).unwrap_or(u32::MAX))
@@ -50,16 +53,33 @@ async fn streams(worker: &Arc<Worker>, stream: Stream, peer: &Arc<Peer>) -> Resu
     let mut running: JoinSet<Result<(), Broken>> = JoinSet::new();
     let mut taken_back = 0;
     let mut minute = tokio::time::Instant::now();
-    let mut ending = false;
+    let (mut ending, mut calmed) = (false, false);
     loop {
         // What the client took back counts until the backend knows of it. Until then nothing new is taken.
         let has_room = running.len() < bounds.streams as usize;
         tokio::select! {
-            accepted = poll_fn(|cx| match has_room {
-                true => connection.poll_accept(cx),
-                false => connection.poll_closed(cx).map(|closed| closed.err().map(Err)),
+            accepted = poll_fn(|cx| {
+                let polled = match has_room {
+                    true => connection.poll_accept(cx),
+                    false => connection.poll_closed(cx).map(|closed| closed.err().map(Err)),
+                };
+                // It may be found out by this very look, after which nothing else wakes us.
+                match polled.is_pending() && flooded.is_so() && !calmed {
+                    true => Poll::Ready(None),
+                    false => polled.map(Some),
+                }
             }) => {
-                let Some(accepted) = accepted else { return Ok(()) };
+                let accepted = match accepted {
+                    Some(None) => return Ok(()),
+                    Some(Some(accepted)) => accepted,
+                    // It sends more control frames than it may.
+                    None => {
+                        (calmed, ending) = (true, true);
+                        worker.shared.malformed.fetch_add(1, Relaxed);
+                        connection.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
+                        continue;
+                    }
+                };
                 let (request, respond) = accepted?;
                 let (worker, peer) = (worker.clone(), peer.clone());
                 running.spawn(async move { one(&worker, &peer, request, respond).await });

@@ -20,6 +20,7 @@ mod exchange;
 pub mod explain;
 pub mod external;
 mod fields;
+mod flood;
 mod front;
 mod front_h1;
 mod front_h2;

@@ -204,18 +204,26 @@ fn data_without_anything_in_it() {
 fn frames_that_ask_for_an_answer_each() {
     let settings = frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 255, 255]);
     let ping = frame(PING, 0, 0, b"01234567");
-    for (what, one) in [("settings", settings), ("pings", ping)] {
+    let priority = frame(PRIORITY, 0, 1, &[0, 0, 0, 0, 1]);
+    let unknown = frame(0xbb, 0, 0, b"?");
+    let all = [("settings", settings), ("pings", ping), ("priorities", priority), ("unknown", unknown)];
+    for (what, one) in all {
         let victim = Victim::start();
         let neighbour = Neighbour::of(&victim);
         let mut raw = Raw::connect(&victim, &[]);
         let took = raw.flood(300_000, |_| one.clone());
         println!("{what}: {took} taken, {:?} ended it", raw.goaway);
+        assert!(took < 30_000 && raw.goaway == Some(CALM), "{what}: {took} {:?}", raw.goaway);
         drop(raw);
         // And without reading what it is told.
         let mut raw = Raw::connect(&victim, &[]);
         let many = one.repeat(1_000);
         let took = (0..1_000).take_while(|_| raw.send(&many)).count() * 1_000;
-        println!("{what}, unread: {took} taken, then it waited");
+        println!("{what}, unread: {took} taken, then it was ended");
+        until("it is ended", || {
+            raw.look();
+            raw.ended
+        });
         neighbour.was_served();
         victim.held_at_most(16);
     }
