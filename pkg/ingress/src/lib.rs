@@ -34,6 +34,7 @@ mod server;
 mod sockets;
 mod state;
 mod target;
+mod tickets;
 pub mod tls;
 mod tunnel;
 mod upstream;
