@@ -45,8 +45,9 @@ pub struct Settings {
 pub struct Compiled {
     /// The routes.
     pub table: Arc<RouteTable>,
-    /// The Ingresses that are served here, with their uid, and what is wrong with them.
-    pub served: BTreeMap<IngressKey, Served>,
+    /// The Ingresses that are served here, with their uid, and what is wrong with them. The same allocation as before while
+    /// nothing of it changed.
+    pub served: Arc<BTreeMap<IngressKey, Served>>,
     /// The Secrets that are needed.
     pub wanted: BTreeSet<SecretRef>,
     /// From which Secret the certificate of a host (`example.org`, `*.example.org`) is.
@@ -90,6 +91,8 @@ pub struct Engine {
     names: BTreeMap<String, Resolved>,
     /// The Services that the last table was made of.
     used: BTreeSet<ServiceKey>,
+    /// The Ingresses of the last table.
+    served: Arc<BTreeMap<IngressKey, Served>>,
     changed: bool,
 }
 
@@ -105,6 +108,7 @@ impl Engine {
             secrets: Secrets::default(),
             names: BTreeMap::new(),
             used: BTreeSet::new(),
+            served: Arc::default(),
             changed: true,
         }
     }
@@ -200,8 +204,12 @@ impl Engine {
         ours.sort_by_key(|read| (read.row.created, &read.row.key));
         let names = self.settings.external_names.then_some(&self.names);
         let backends = Backends::new(&self.services, names);
-        let compiled = routes::compile(&ours, backends, &self.secrets, &self.settings);
+        let mut compiled = routes::compile(&ours, backends, &self.secrets, &self.settings);
+        if self.served == compiled.served {
+            compiled.served = self.served.clone();
+        }
         self.used = ours.iter().flat_map(|read| services_of(&read.row)).collect();
+        self.served = compiled.served.clone();
         compiled
     }
 

@@ -71,7 +71,7 @@ pub(super) fn compile(
     });
     Compiled {
         table: Arc::new(table.build()),
-        served: served.collect(),
+        served: Arc::new(served.collect()),
         wanted: all.wanted,
         certificates: all.sources,
         names: all.backends.into_names(),

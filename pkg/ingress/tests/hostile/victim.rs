@@ -21,7 +21,7 @@ const SERVE: &str = "WARREN_TEST_HOSTILE";
 
 /// What a request asks of the backend is in its path: `/hold` is never answered, `/drip` gets a head and one byte, `/big` an
 /// answer without an end, `/deaf` is not read beyond its head, `/large` is
-/// answered by 20,000 bytes, `/socket` switches to a WebSocket and sends without an end. All else is read and answered.
+/// answered by 20,000 bytes, `/socket` switches to a WebSocket and sends 300,000 bytes. All else is read and answered.
 #[derive(Clone)]
 pub(crate) struct Manners {
     pub(crate) address: SocketAddr,
@@ -97,7 +97,7 @@ fn hold(path: &str, reader: &mut impl Read, stream: &mut TcpStream, hears: &(Mut
                 written = stream.write_all(chunk.as_bytes());
             }
         }
-        "/socket" => while stream.write_all(&[0x82; 60_000]).is_ok() {},
+        "/socket" => drop(stream.write_all(&[0x82; 300_000])),
         "/deaf" => drop(hears.1.wait_while(hears.0.lock().unwrap(), |hears| !*hears)),
         _ => {}
     }
