@@ -132,6 +132,9 @@ pub(crate) struct AgentArgs {
     /// Serve only when this node has these labels [default: always].
     #[arg(long, value_name = "KEY[=VALUE][,...]", env = "WARREN_INGRESS_NODES", help_heading = "Ingress")]
     ingress_nodes: Vec<String>,
+    /// Serve backends that are Services of type ExternalName (on), or not (off) [default: off].
+    #[arg(long, value_name = "ON|OFF", env = "WARREN_INGRESS_EXTERNAL_NAMES", help_heading = "Ingress")]
+    ingress_external_names: Option<String>,
     /// Peers that may say for whom a request is, such as another proxy in front [default: nobody].
     #[arg(long, value_name = "CIDR[,CIDR]", env = "WARREN_INGRESS_TRUSTED", help_heading = "Ingress")]
     ingress_trusted: Vec<String>,
@@ -221,6 +224,7 @@ impl AgentArgs {
             ("ingress-https-port", one(self.ingress_https_port)),
             ("ingress-class", one(self.ingress_class)),
             ("ingress-nodes", self.ingress_nodes),
+            ("ingress-external-names", one(self.ingress_external_names)),
             ("ingress-trusted", self.ingress_trusted),
             ("ingress-proxy-protocol", self.ingress_proxy_protocol),
             ("ingress-access-log", one(self.ingress_access_log)),

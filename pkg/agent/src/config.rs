@@ -52,6 +52,7 @@ pub const KEYS: &[&str] = &[
     "ingress-https-port",
     "ingress-class",
     "ingress-nodes",
+    "ingress-external-names",
     "ingress-trusted",
     "ingress-proxy-protocol",
     "ingress-access-log",

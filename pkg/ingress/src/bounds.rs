@@ -31,6 +31,9 @@ pub struct Bounds {
     pub streams: u32,
     /// Streams that one connection of HTTP/2 may reset in a minute of its life, beyond which it is ended: 200.
     pub resets: usize,
+    /// Frames of one connection of HTTP/2 in 10 s that are neither of a request nor about its flow, as SETTINGS and PING are, beyond
+    /// which it is ended: 1,000, and one for each 256 bytes that go either way.
+    pub control_frames: usize,
     /// Idle connections that are kept for each endpoint, on each thread: 256. Fewer than are in use at once costs a new
     /// connection for every request beyond; what is not used for `pool_idle` is closed.
     pub pool: usize,
@@ -55,6 +58,7 @@ impl Default for Bounds {
             client_connections: 10_000,
             streams: 128,
             resets: 200,
+            control_frames: 1000,
             pool: 256,
             pool_idle: seconds(60),
         }

@@ -13,8 +13,9 @@ mod secrets;
 mod tests;
 mod values;
 
+use crate::external::Resolved;
 use crate::route::RouteTable;
-use backends::Services;
+use backends::{Backends, Services};
 use options::Options;
 use rustls::sign::CertifiedKey;
 use secrets::Secrets;
@@ -33,6 +34,8 @@ pub struct Settings {
     pub class: IngressClassName,
     /// The port on which clients reach HTTPS.
     pub https_port: u16,
+    /// Whether Services of type ExternalName are served.
+    pub external_names: bool,
     /// The certificate of hosts that have none of their own, while Secret [`DEFAULT_CERTIFICATE`] gives none.
     ///
     /// [`DEFAULT_CERTIFICATE`]: warren_types::ingress::DEFAULT_CERTIFICATE
@@ -44,8 +47,9 @@ pub struct Settings {
 pub struct Compiled {
     /// The routes.
     pub table: Arc<RouteTable>,
-    /// The Ingresses that are served here, with their uid, and what is wrong with them.
-    pub served: BTreeMap<IngressKey, Served>,
+    /// The Ingresses that are served here, with their uid, and what is wrong with them. The same allocation as before while
+    /// nothing of it changed.
+    pub served: Arc<BTreeMap<IngressKey, Served>>,
     /// The Secrets that are needed.
     pub wanted: BTreeSet<SecretRef>,
     /// From which Secret the certificate of a host (`example.org`, `*.example.org`) is.
@@ -54,6 +58,8 @@ pub struct Compiled {
     pub default: Option<SecretRef>,
     /// Why that Secret cannot be used, when it is there.
     pub default_fault: Option<Fault>,
+    /// The names of ExternalName Services that are to be resolved.
+    pub names: BTreeSet<String>,
 }
 
 /// What there is to say of an Ingress.
@@ -87,8 +93,12 @@ pub struct Engine {
     classes: BTreeMap<IngressClassName, Arc<IngressClass>>,
     services: Services,
     secrets: Secrets,
+    /// What names of ExternalName Services lead to.
+    names: BTreeMap<String, Resolved>,
     /// The Services that the last table was made of.
     used: BTreeSet<ServiceKey>,
+    /// The Ingresses of the last table.
+    served: Arc<BTreeMap<IngressKey, Served>>,
     changed: bool,
 }
 
@@ -102,7 +112,9 @@ impl Engine {
             classes: BTreeMap::new(),
             services: Services::default(),
             secrets: Secrets::default(),
+            names: BTreeMap::new(),
             used: BTreeSet::new(),
+            served: Arc::default(),
             changed: true,
         }
     }
@@ -164,6 +176,14 @@ impl Engine {
         self.changed |= self.secrets.set(key, row);
     }
 
+    /// The names that the last table asked for lead to this now.
+    pub fn set_names(&mut self, names: BTreeMap<String, Resolved>) {
+        if self.names != names {
+            self.names = names;
+            self.changed = true;
+        }
+    }
+
     /// The keys of all rows of one kind: what a whole list replaces.
     pub fn known_ingresses(&self) -> impl Iterator<Item = &IngressKey> {
         self.ingresses.keys()
@@ -194,8 +214,14 @@ impl Engine {
         self.changed = false;
         let mut ours: Vec<&Read> = self.ingresses.values().filter(|read| self.is_ours(&read.row)).collect();
         ours.sort_by_key(|read| (read.row.created, &read.row.key));
-        let compiled = routes::compile(&ours, &self.services, &self.secrets, &self.settings);
+        let names = self.settings.external_names.then_some(&self.names);
+        let backends = Backends::new(&self.services, names);
+        let mut compiled = routes::compile(&ours, backends, &self.secrets, &self.settings);
+        if self.served == compiled.served {
+            compiled.served = self.served.clone();
+        }
         self.used = ours.iter().flat_map(|read| services_of(&read.row)).collect();
+        self.served = compiled.served.clone();
         compiled
     }
 

@@ -9,8 +9,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use warren_store::{Store, Table};
 use warren_types::{
-    EndpointSlice, Ingress, IngressAddresses, IngressClass, IngressClassName, IngressFaults, Node, NodeName,
-    SecretObject, Selector, Service, WantedSecrets,
+    ClusterConfig, EndpointSlice, Ingress, IngressAddresses, IngressClass, IngressClassName, IngressFaults,
+    Node, NodeName, SecretObject, Selector, Service, WantedSecrets,
 };
 
 /// What the user says of it.
@@ -26,6 +26,8 @@ pub struct IngressConfig {
     pub class: IngressClassName,
     /// Only nodes with these labels serve.
     pub nodes: Selector,
+    /// Whether Services of type ExternalName are served.
+    pub external_names: bool,
     /// Peers that may say, in `X-Forwarded-For` and its like, for whom a request is.
     pub trusted: Vec<IpNet>,
     /// Peers whose connections begin with a PROXY header.
@@ -45,6 +47,7 @@ pub struct Tables {
     pub(crate) slices: Table<EndpointSlice>,
     pub(crate) secrets: Table<SecretObject>,
     pub(crate) nodes: Table<Node>,
+    pub(crate) cluster: Table<ClusterConfig>,
     pub(crate) wanted: Table<WantedSecrets>,
     pub(crate) faults: Table<IngressFaults>,
     pub(crate) addresses: Table<IngressAddresses>,
@@ -61,6 +64,7 @@ impl Tables {
             slices: store.table(),
             secrets: store.table(),
             nodes: store.table(),
+            cluster: store.table(),
             wanted: store.table(),
             faults: store.table(),
             addresses: store.table(),

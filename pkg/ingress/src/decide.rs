@@ -7,6 +7,7 @@ use crate::route::{
     Action, Backend, Forward, HeaderEdits, Matched, PathEdit, Redirect, RequestLine, Route, Scheme, Sticky,
 };
 use crate::state::{Admission, Exceeded, Live, RouteState};
+use crate::websocket;
 use http::{Method, StatusCode};
 use ipnet::IpNet;
 use std::fmt::Write;
@@ -446,6 +447,9 @@ pub(crate) fn backend(forward: &Forward, mut draw: impl FnMut(usize) -> usize) -
 
 /// The protocol that a client wants to go on with, when a backend is to be asked for it.
 pub(crate) fn upgrade(request: &Request) -> Option<Vec<u8>> {
+    if request.websocket {
+        return Some(websocket::PROTOCOL.to_vec());
+    }
     let wanted = request.version == Version::V11
         && request.method == Method::GET
         && request.fields.has_token(Known::Connection, "upgrade");

@@ -5,25 +5,31 @@ use crate::error::Broken;
 use crate::front::Front;
 use crate::h1::body::Decoder;
 use crate::h1::head::{Framing, Request, Response, Version};
-use crate::h1::io::{Activity, copy};
 use crate::message::{Side, Sink, Source, carry};
 use crate::observe::{self, Record};
 use crate::route::{Backend, Forward, Protocol, Route};
 use crate::state::{EndpointState, Live, Outstanding};
+use crate::tunnel;
 use crate::upstream::{self, Answering, Connection, Unanswered};
+use crate::websocket;
 use crate::worker::Worker;
+use bytes::Bytes;
+use h2::SendStream;
 use http::StatusCode;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 use tokio::time::timeout;
 
-/// What a request came to.
-struct Outcome {
-    status: u16,
-    sent: u64,
-    endpoint: Option<SocketAddr>,
+/// How far an answer came: what is known of it also when it broke off.
+#[derive(Default)]
+struct Progress {
+    /// Who gives it.
+    endpoint: OnceLock<SocketAddr>,
+    /// Bytes of its body that the client was sent.
+    sent: AtomicU64,
 }
 
 /// Serves one request. An error means that the client's connection, or stream, cannot go on.
@@ -50,9 +56,10 @@ pub(crate) async fn serve(
         None => Decision::Answer(Answer::new(StatusCode::NOT_FOUND)),
         Some(found) => decide::decide(&live, found, request, client, length).await,
     };
+    let progress = Progress::default();
     let asked = worker.shared.observer.as_ref().map(|_| request.target.clone());
     let outcome = match decision {
-        Decision::Answer(answer) => refuse(request, source, front, answer).await,
+        Decision::Answer(answer) => refuse(request, source, front, answer, &progress).await,
         Decision::Forward { route, forward, depth, admission } => {
             let upgrade = decide::upgrade(request);
             let cookie_of = |backend: &Backend| {
@@ -62,25 +69,26 @@ pub(crate) async fn serve(
             let backend = decide::backend(forward, |most| worker.draw(most));
             let stuck = backend.and_then(|backend| cookie_of(backend));
             decide::prepare(request, peer, client, forward, route, depth);
-            let exchange = Exchange { worker, live: &live, peer, client, route, forward, framing };
+            let exchange =
+                Exchange { worker, live: &live, peer, client, route, forward, framing, progress: &progress };
             let work = exchange.run(request, source, front, backend, stuck, upgrade);
             let outcome = match forward.timeouts.request {
                 None => work.await,
                 Some(most) => match timeout(most, work).await {
                     Ok(outcome) => outcome,
                     Err(_) if front.has_begun() => Err(Broken::Slow),
-                    Err(_) => refuse(request, source, front, Answer::new(StatusCode::GATEWAY_TIMEOUT)).await,
+                    Err(_) => {
+                        let answer = Answer::new(StatusCode::GATEWAY_TIMEOUT);
+                        refuse(request, source, front, answer, &progress).await
+                    }
                 },
             };
             drop(admission);
             outcome
         }
     };
-    let (status, sent, endpoint) = match &outcome {
-        Ok(outcome) => (outcome.status, outcome.sent, outcome.endpoint),
-        // As nginx logs it: the client has gone, or the answer broke off.
-        Err(_) => (499, 0, None),
-    };
+    // As nginx logs it: the client has gone, or the answer broke off.
+    let status = *outcome.as_ref().unwrap_or(&499);
     if let Some((_, state)) = found {
         state.answers[usize::from(status / 100).min(5)].fetch_add(1, Relaxed);
     }
@@ -92,9 +100,9 @@ pub(crate) async fn serve(
             host: &request.host,
             target,
             route: found.map(|(matched, _)| &*matched.route.name),
-            endpoint,
+            endpoint: progress.endpoint.get().copied(),
             status,
-            sent,
+            sent: progress.sent.load(Relaxed),
             took: begun.elapsed(),
         });
     }
@@ -107,13 +115,14 @@ async fn refuse(
     source: &Source<'_>,
     front: &mut Front<'_>,
     answer: Answer,
-) -> Result<Outcome, Broken> {
+    progress: &Progress,
+) -> Result<u16, Broken> {
     let status = answer.status.as_u16();
     if !source.is_done() {
         front.stop();
     }
-    let sent = front.answer(&request.method, answer).await?;
-    Ok(Outcome { status, sent, endpoint: None })
+    progress.sent.store(front.answer(&request.method, answer).await?, Relaxed);
+    Ok(status)
 }
 
 /// A request on its way to a backend.
@@ -125,16 +134,15 @@ struct Exchange<'a> {
     route: &'a Route,
     forward: &'a Forward,
     framing: Framing,
+    progress: &'a Progress,
 }
 
 /// How an attempt ended.
 enum Attempt {
-    Done(Outcome),
+    /// By an answer of this status.
+    Done(u16),
     /// Nothing of the request is used up: another endpoint may have it. The endpoint failed unless its connection was old.
-    Again {
-        failed: bool,
-        status: StatusCode,
-    },
+    Again { failed: bool, status: StatusCode },
     /// There is no answer, and no other attempt.
     Failed(StatusCode),
 }
@@ -148,9 +156,11 @@ impl Exchange<'_> {
         backend: Option<&Arc<Backend>>,
         stuck: Option<String>,
         upgrade: Option<Vec<u8>>,
-    ) -> Result<Outcome, Broken> {
+    ) -> Result<u16, Broken> {
         let mut status = StatusCode::SERVICE_UNAVAILABLE;
-        if let Some(backend) = backend
+        if request.websocket && backend.is_some_and(|backend| backend.protocol == Protocol::H2c) {
+            status = StatusCode::NOT_IMPLEMENTED;
+        } else if let Some(backend) = backend
             && let Some(endpoints) = self.live.backend(backend)
         {
             let mut tried: Vec<SocketAddr> = Vec::new();
@@ -174,9 +184,9 @@ impl Exchange<'_> {
                     Protocol::H2c => Box::pin(self.by_h2(&way, request, source, front)).await?,
                 };
                 match attempt {
-                    Attempt::Done(outcome) => {
+                    Attempt::Done(status) => {
                         endpoint.succeeded();
-                        return Ok(outcome);
+                        return Ok(status);
                     }
                     Attempt::Again { failed: false, .. } if !fresh => fresh = true,
                     Attempt::Again { status: why, .. } => {
@@ -194,8 +204,19 @@ impl Exchange<'_> {
             }
         }
         front.stop();
+        self.tell(status, request, front).await
+    }
+
+    /// Answers by a status of our own.
+    async fn tell(
+        &self,
+        status: StatusCode,
+        request: &Request,
+        front: &mut Front<'_>,
+    ) -> Result<u16, Broken> {
         let sent = front.answer(&request.method, Answer::new(status)).await?;
-        Ok(Outcome { status: status.as_u16(), sent, endpoint: None })
+        self.progress.sent.store(sent, Relaxed);
+        Ok(status.as_u16())
     }
 
     /// By HTTP/1, on a connection of its own for the time of the request.
@@ -223,12 +244,19 @@ impl Exchange<'_> {
         let flow = self.flow(way, request, source, front, sink, answering, used).await?;
         match flow {
             Flow::Attempt(attempt) => Ok(attempt),
-            Flow::Switched => Box::pin(self.tunnel(way, source, front, connection)).await.map(Attempt::Done),
-            Flow::Answered { outcome, reusable } => {
+            Flow::Switched(stream) => {
+                front.stop();
+                let stopped = worker.shared.stopped();
+                let sent = &self.progress.sent;
+                Box::pin(tunnel::run(source, front, stream, connection, timeouts.read, stopped, sent))
+                    .await?;
+                Ok(Attempt::Done(if request.websocket { 200 } else { 101 }))
+            }
+            Flow::Answered { status, reusable } => {
                 if reusable && decoder.is_done() && proxy.is_none() {
                     worker.pool.give(connection, worker.shared.bounds.pool);
                 }
-                Ok(Attempt::Done(outcome))
+                Ok(Attempt::Done(status))
             }
         }
     }
@@ -260,8 +288,8 @@ impl Exchange<'_> {
         };
         match self.flow(way, request, source, front, sink, Answering::H2(future), true).await? {
             Flow::Attempt(attempt) => Ok(attempt),
-            Flow::Switched => Ok(Attempt::Failed(StatusCode::BAD_GATEWAY)),
-            Flow::Answered { outcome, .. } => Ok(Attempt::Done(outcome)),
+            Flow::Switched(_) => Ok(Attempt::Failed(StatusCode::BAD_GATEWAY)),
+            Flow::Answered { status, .. } => Ok(Attempt::Done(status)),
         }
     }
 
@@ -278,9 +306,10 @@ impl Exchange<'_> {
         used: bool,
     ) -> Result<Flow, Broken> {
         let timeouts = &self.forward.timeouts;
-        let has_body = !source.is_done();
+        // What follows the head of a WebSocket is for the tunnel.
+        let has_body = !source.is_done() && !request.websocket;
         let uploaded = AtomicBool::new(!has_body);
-        let unsent = AtomicBool::new(false);
+        let (unsent, received) = (AtomicBool::new(false), AtomicU64::new(0));
         if !has_body && let Err(broken) = sink.flush().await {
             let old = Unanswered { broken, silent: true };
             return Ok(Flow::Attempt(self.unanswered(way, request, &old, used, has_body)));
@@ -291,8 +320,8 @@ impl Exchange<'_> {
         // Ends only when the client has gone: its request is of no use any more.
         let upload = async {
             if has_body {
-                match carry(source, &mut sink, self.route.body_limit).await {
-                    Ok(_) => uploaded.store(true, Relaxed),
+                match carry(source, &mut sink, self.route.body_limit, &received).await {
+                    Ok(()) => uploaded.store(true, Relaxed),
                     Err(Side::Source(broken)) => {
                         sink.abort();
                         return broken;
@@ -323,15 +352,21 @@ impl Exchange<'_> {
             }
         };
         if response.status == 101 {
-            let asked = way.upgrade.is_some() && matches!(front, Front::H1(_));
-            let switched = response.fields.get("upgrade").is_some();
-            if !asked || !switched {
+            let switched = match request.websocket {
+                true => websocket::is_accepted(&request.fields, &response.fields),
+                false => response.fields.get("upgrade").is_some(),
+            };
+            if way.upgrade.is_none() || !switched {
                 return Ok(Flow::Attempt(Attempt::Failed(StatusCode::BAD_GATEWAY)));
             }
-            if let Front::H1(client) = front {
-                client.switch(&response.fields).await?;
-            }
-            return Ok(Flow::Switched);
+            let _ = self.progress.endpoint.set(way.endpoint.address);
+            return Ok(Flow::Switched(front.switch(&response.fields).await?));
+        }
+        let _ = self.progress.endpoint.set(way.endpoint.address);
+        // There it would say that the WebSocket is open. The backend has done no wrong: its clients know the difference.
+        if request.websocket && (200..300).contains(&response.status) {
+            let status = self.tell(StatusCode::BAD_GATEWAY, request, front).await?;
+            return Ok(Flow::Answered { status, reusable: false });
         }
         let backend_keeps = response.version == Version::V11
             && !response.fields.has_token(crate::fields::Known::Connection, "close");
@@ -341,11 +376,12 @@ impl Exchange<'_> {
         }
         let status = response.status;
         let mut client_sink = front.head(&request.method, &response, framing)?;
+        let sent = &self.progress.sent;
         let download = async {
             let mut nowhere = Sink::Nowhere;
             match matches!(client_sink, Sink::Nowhere) {
-                true => carry(&mut answer, &mut nowhere, None).await,
-                false => carry(&mut answer, &mut client_sink, None).await,
+                true => carry(&mut answer, &mut nowhere, None, sent).await,
+                false => carry(&mut answer, &mut client_sink, None, sent).await,
             }
         };
         let carried = tokio::select! {
@@ -354,10 +390,9 @@ impl Exchange<'_> {
             broken = &mut upload => Err(Side::Source(broken)),
         };
         match carried {
-            Ok(sent) => {
-                let outcome = Outcome { status, sent, endpoint: Some(way.endpoint.address) };
+            Ok(()) => {
                 let reusable = backend_keeps && uploaded.load(Relaxed) && !unsent.load(Relaxed);
-                Ok(Flow::Answered { outcome, reusable })
+                Ok(Flow::Answered { status, reusable })
             }
             Err(Side::Source(broken) | Side::Sink(broken)) => {
                 client_sink.abort();
@@ -402,33 +437,8 @@ impl Exchange<'_> {
             broken => return Err(broken),
         };
         front.stop();
-        let sent = front.answer(&request.method, Answer::new(status)).await?;
-        let outcome = Outcome { status: status.as_u16(), sent, endpoint: None };
-        Ok(Flow::Answered { outcome, reusable: false })
-    }
-
-    /// Carries bytes both ways until both sides have closed, or neither says anything for too long.
-    async fn tunnel(
-        &self,
-        way: &Way<'_>,
-        source: &mut Source<'_>,
-        front: &mut Front<'_>,
-        mut connection: Connection,
-    ) -> Result<Outcome, Broken> {
-        front.stop();
-        if let (Source::H1(body), Front::H1(client)) = (source, front) {
-            let activity = Activity::new();
-            let (up, down) = (&mut connection.writer, &mut connection.reader);
-            let both = async {
-                tokio::try_join!(copy(body.reader, up, &activity), copy(down, client.writer, &activity))
-            };
-            tokio::select! {
-                _ = both => {}
-                () = activity.silence(self.forward.timeouts.read) => {}
-                () = self.worker.shared.stopped() => {}
-            }
-        }
-        Ok(Outcome { status: 101, sent: 0, endpoint: Some(way.endpoint.address) })
+        let status = self.tell(status, request, front).await?;
+        Ok(Flow::Answered { status, reusable: false })
     }
 }
 
@@ -444,8 +454,12 @@ struct Way<'a> {
 
 enum Flow {
     Attempt(Attempt),
-    Answered { outcome: Outcome, reusable: bool },
-    Switched,
+    Answered {
+        status: u16,
+        reusable: bool,
+    },
+    /// To another protocol; what the client is sent goes on this stream, when there is one.
+    Switched(Option<SendStream<Bytes>>),
 }
 
 fn unreached(endpoint: SocketAddr, broken: &Broken) -> Attempt {

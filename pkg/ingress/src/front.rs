@@ -6,7 +6,9 @@ use crate::fields::Fields;
 use crate::h1::head::{Framing, Request, Response, Version};
 use crate::h1::io::{Writer, write_fields};
 use crate::message::{Sink, header_map};
+use crate::websocket;
 use bytes::Bytes;
+use h2::SendStream;
 use h2::server::SendResponse;
 use http::{Method, StatusCode};
 use std::future::poll_fn;
@@ -124,6 +126,21 @@ impl Front<'_> {
         Ok(text.len() as u64)
     }
 
+    /// Tells a client that the backend speaks its protocol from now on. On HTTP/2 that goes on on the stream.
+    pub(crate) async fn switch(&mut self, fields: &Fields) -> Result<Option<SendStream<Bytes>>, Broken> {
+        match self {
+            Self::H1(front) => front.switch(fields).await.map(|()| None),
+            Self::H2(front) => {
+                front.begun = true;
+                let mut kept = fields.clone();
+                websocket::strip(&mut kept);
+                let mut answer = http::Response::new(());
+                *answer.headers_mut() = header_map(&kept);
+                Ok(Some(front.send.send_response(answer, false)?))
+            }
+        }
+    }
+
     pub(crate) fn stop(&mut self) {
         if let Self::H1(front) = self {
             *front.keep = false;
@@ -161,8 +178,7 @@ impl H1Front<'_> {
         Ok(())
     }
 
-    /// Tells a client that the backend speaks its protocol from now on.
-    pub(crate) async fn switch(&mut self, fields: &Fields) -> Result<(), Broken> {
+    async fn switch(&mut self, fields: &Fields) -> Result<(), Broken> {
         self.begun = true;
         let buffer = self.writer.buffer();
         write_status(buffer, 101);

@@ -3,20 +3,24 @@
 use crate::decide::Peer;
 use crate::error::Broken;
 use crate::exchange::serve;
+use crate::flood::Watched;
 use crate::front::{Front, H2Front};
 use crate::h1::Bad;
 use crate::h1::head::{Framing, Request, Version};
 use crate::h1::io::Stream;
 use crate::message::{Source, take_headers};
 use crate::target;
+use crate::websocket;
 use crate::worker::Worker;
 use bytes::Bytes;
 use h2::RecvStream;
+use h2::ext::Protocol;
 use h2::server::SendResponse;
 use http::{Method, StatusCode, request};
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::task::Poll;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -33,6 +37,7 @@ pub(crate) async fn run(worker: &Arc<Worker>, stream: Stream, peer: Arc<Peer>) {
 
 async fn streams(worker: &Arc<Worker>, stream: Stream, peer: &Arc<Peer>) -> Result<(), Broken> {
     let bounds = &worker.shared.bounds;
+    let (stream, flooded) = Watched::new(stream, bounds.control_frames);
     let shake = h2::server::Builder::new()
         .max_concurrent_streams(bounds.streams)
         .max_header_list_size(u32::try_from(bounds.head_bytes).unwrap_or(u32::MAX))
@@ -41,22 +46,40 @@ async fn streams(worker: &Arc<Worker>, stream: Stream, peer: &Arc<Peer>) -> Resu
         .max_send_buffer_size(SEND_BUFFER)
         .max_concurrent_reset_streams(32)
         .max_pending_accept_reset_streams(32)
+        .enable_connect_protocol()
         .max_local_error_reset_streams(Some(bounds.resets))
         .handshake::<_, Bytes>(stream);
     let mut connection = timeout(bounds.handshake, shake).await.map_err(|_| Broken::Slow)??;
     let mut running: JoinSet<Result<(), Broken>> = JoinSet::new();
     let mut taken_back = 0;
     let mut minute = tokio::time::Instant::now();
-    let mut ending = false;
+    let (mut ending, mut calmed) = (false, false);
     loop {
         // What the client took back counts until the backend knows of it. Until then nothing new is taken.
         let has_room = running.len() < bounds.streams as usize;
         tokio::select! {
-            accepted = poll_fn(|cx| match has_room {
-                true => connection.poll_accept(cx),
-                false => connection.poll_closed(cx).map(|closed| closed.err().map(Err)),
+            accepted = poll_fn(|cx| {
+                let polled = match has_room {
+                    true => connection.poll_accept(cx),
+                    false => connection.poll_closed(cx).map(|closed| closed.err().map(Err)),
+                };
+                // It may be found out by this very look, after which nothing else wakes us.
+                match polled.is_pending() && flooded.is_so() && !calmed {
+                    true => Poll::Ready(None),
+                    false => polled.map(Some),
+                }
             }) => {
-                let Some(accepted) = accepted else { return Ok(()) };
+                let accepted = match accepted {
+                    Some(None) => return Ok(()),
+                    Some(Some(accepted)) => accepted,
+                    // It sends more control frames than it may.
+                    None => {
+                        (calmed, ending) = (true, true);
+                        worker.shared.malformed.fetch_add(1, Relaxed);
+                        connection.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
+                        continue;
+                    }
+                };
                 let (request, respond) = accepted?;
                 let (worker, peer) = (worker.clone(), peer.clone());
                 // On the heap at once: the task would be moved there in several steps, and it is large.
@@ -104,6 +127,8 @@ async fn one(
         }
     };
     let framing = match length {
+        // What it sends is no body.
+        _ if request.websocket => Framing::NONE,
         Some(length) => Framing::Length(length),
         None if stream.is_end_stream() => Framing::NONE,
         None => Framing::Chunked,
@@ -127,10 +152,14 @@ fn taken(parts: &request::Parts, most: usize) -> Result<(Request, Option<u64>), 
         return Err(Bad::TooLarge);
     }
     let mut request = Request { method: parts.method.clone(), version: Version::V2, ..Request::default() };
+    if let Some(protocol) = parts.extensions.get::<Protocol>() {
+        take_websocket(parts, protocol)?;
+        (request.method, request.websocket) = (Method::GET, true);
+    }
     let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
     let asterisk = target == "*" && parts.method == Method::OPTIONS;
     request.set_target(target.as_bytes());
-    if parts.method == Method::CONNECT
+    if request.method == Method::CONNECT
         || !(asterisk || target::is_acceptable(request.path(), request.query()))
     {
         return Err(Bad::Target);
@@ -147,8 +176,26 @@ fn taken(parts: &request::Parts, most: usize) -> Result<(Request, Option<u64>), 
     request.host = target::host_of(host).ok_or(Bad::Host)?.to_ascii_lowercase();
     request.authority = host.to_owned();
     take_headers(&parts.headers, &mut request.fields);
+    if request.websocket && !websocket::ask(&mut request.fields) {
+        return Err(Bad::Protocol);
+    }
     let length = parts.headers.get(http::header::CONTENT_LENGTH);
     let length =
         length.map(|value| value.to_str().ok().and_then(|value| value.parse().ok()).ok_or(Bad::Length));
     Ok((request, length.transpose()?))
+}
+
+/// Whether an extended CONNECT is one for a WebSocket (RFC 8441). h2 has seen to it that scheme and path are there.
+fn take_websocket(parts: &request::Parts, protocol: &Protocol) -> Result<(), Bad> {
+    if !protocol.as_str().as_bytes().eq_ignore_ascii_case(websocket::PROTOCOL) {
+        return Err(Bad::Protocol);
+    }
+    if !matches!(parts.uri.scheme_str(), Some("http" | "https")) {
+        return Err(Bad::Target);
+    }
+    // A tunnel has no body that could have a length (RFC 9113, 8.5).
+    match parts.headers.contains_key(http::header::CONTENT_LENGTH) {
+        true => Err(Bad::Length),
+        false => Ok(()),
+    }
 }

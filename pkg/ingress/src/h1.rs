@@ -33,6 +33,8 @@ pub(crate) enum Bad {
     Target,
     #[error("a chunk is malformed")]
     Chunk,
+    #[error("the protocol of an extended CONNECT is not `websocket`")]
+    Protocol,
 }
 
 impl Bad {
@@ -40,6 +42,7 @@ impl Bad {
     pub(crate) fn status(self) -> u16 {
         match self {
             Self::TooLarge => 431,
+            Self::Protocol => 501,
             Self::Version => 505,
             _ => 400,
         }

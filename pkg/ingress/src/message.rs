@@ -8,6 +8,7 @@ use bytes::Bytes;
 use h2::{RecvStream, SendStream};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use std::future::{pending, poll_fn};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -86,6 +87,16 @@ impl Source<'_> {
 }
 
 impl H2Source {
+    /// The next piece, however long it takes; nothing at the end.
+    pub(crate) async fn piece(&mut self) -> Result<Option<Bytes>, Broken> {
+        Ok(self.stream.data().await.transpose()?)
+    }
+
+    /// Lets the client send as much again.
+    pub(crate) fn release(&mut self, length: usize) -> Result<(), Broken> {
+        Ok(self.stream.flow_control().release_capacity(length)?)
+    }
+
     async fn next(&mut self) -> Result<&[u8], Broken> {
         // What was handed out has been written by now, and as much may come again.
         let consumed = std::mem::take(&mut self.current).len();
@@ -203,12 +214,13 @@ pub(crate) enum Side {
     Sink(Broken),
 }
 
-/// Carries a body. Returns how long it was. What comes without waiting is written together.
+/// Carries a body, and counts it. What comes without waiting is written together.
 pub(crate) async fn carry(
     source: &mut Source<'_>,
     sink: &mut Sink<'_>,
     most: Option<u64>,
-) -> Result<u64, Side> {
+    count: &AtomicU64,
+) -> Result<(), Side> {
     let mut length = 0;
     loop {
         if !source.is_ready().map_err(Side::Source)? {
@@ -228,9 +240,9 @@ pub(crate) async fn carry(
             return Err(Side::Source(Broken::TooLarge));
         }
         sink.data(piece).await.map_err(Side::Sink)?;
+        count.store(length, Relaxed);
     }
-    sink.end(source.trailers()).await.map_err(Side::Sink)?;
-    Ok(length)
+    sink.end(source.trailers()).await.map_err(Side::Sink)
 }
 
 /// Headers as HTTP/2 has them; what is between neighbours of HTTP/1 alone is left out.

@@ -1,5 +1,6 @@
 //! The runner: rows in, a table for the data path out, and what the API is to be told.
 
+mod names;
 mod publish;
 mod status;
 
@@ -9,20 +10,22 @@ use crate::access::AccessLog;
 use crate::certificate;
 use crate::compile::{Compiled, Engine, Settings};
 use crate::config::{Deps, IngressConfig, Tables};
+use crate::external::Forbidden;
 use crate::observe::Observer;
 use crate::server::{Ingress as Server, Listener, Serving};
 use crate::sockets::{KEEPER, Place, Sockets};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use warren_netlink::keeper::Keeper;
-use warren_store::tables::node_key;
+use warren_store::tables::{ONLY, node_key};
 use warren_store::{Durability, Record, StoreError, Update, Watch};
 use warren_types::{
-    EndpointSlice, HealthCell, HealthState, Ingress, IngressClass, IngressClassName, IngressKey, Node,
-    SecretObject, SecretRef, Service, ServiceKey, SliceKey,
+    ClusterConfig, EndpointSlice, HealthCell, HealthState, Ingress, IngressClass, IngressClassName,
+    IngressKey, Node, SecretObject, SecretRef, Service, ServiceKey, SliceKey,
 };
 
 /// Tables are at least this far apart; the first after a pause is made at once.
@@ -74,6 +77,7 @@ pub async fn run(
         slices: tables.slices.watch(),
         secrets: tables.secrets.watch(),
         nodes: tables.nodes.watch(),
+        cluster: tables.cluster.watch(),
     };
     let mut runner = Runner::new(config, deps, health)?;
     tokio::select! {
@@ -90,7 +94,7 @@ pub async fn run(
             () = tokio::time::sleep_until(begun + GAP) => {}
         }
         let retry = runner.is_lame().then(|| begun + RETRY);
-        let Runner { engine, keeper, ending, .. } = &mut runner;
+        let Runner { engine, keeper, ending, names, .. } = &mut runner;
         let told = tokio::select! {
             () = stop.cancelled() => break Ok(()),
             told = follow.next(engine) => told,
@@ -99,6 +103,7 @@ pub async fn run(
                 Some(())
             }
             Some(_) = ending.join_next() => Some(()),
+            () = names.next() => Some(()),
             () = at(retry) => Some(()),
         };
         if told.is_none() {
@@ -133,6 +138,8 @@ struct Follow {
     secrets: Watch<SecretObject>,
     /// Nodes change often, and mostly in nothing that matters here: they are read when a pass asks for them.
     nodes: Watch<Node>,
+    /// The same for the ranges of the cluster.
+    cluster: Watch<ClusterConfig>,
 }
 
 /// Tells the engine what changed in one table.
@@ -185,6 +192,7 @@ impl Follow {
             update = self.slices.next() => tell_slices(engine, update?),
             update = self.secrets.next() => tell_secrets(engine, update?),
             update = self.nodes.next() => drop(update?),
+            update = self.cluster.next() => drop(update?),
         }
         Some(())
     }
@@ -207,6 +215,7 @@ impl Follow {
             tell_secrets(engine, update);
         }
         while self.nodes.try_next().is_some() {}
+        while self.cluster.try_next().is_some() {}
     }
 }
 
@@ -225,12 +234,17 @@ struct Runner {
     keeper: Option<Keeper>,
     access_log: Option<Arc<AccessLog>>,
     told: publish::Told,
+    names: names::Names,
 }
 
 impl Runner {
     fn new(config: IngressConfig, deps: Deps, health: HealthCell) -> Result<Self, RunError> {
-        let settings =
-            Settings { class: config.class.clone(), https_port: config.https_port, certificate: None };
+        let settings = Settings {
+            class: config.class.clone(),
+            https_port: config.https_port,
+            external_names: config.external_names,
+            certificate: None,
+        };
         let access_log = config.access_log.as_ref().map(AccessLog::start).transpose();
         let access_log = access_log.map_err(RunError::AccessLog)?.map(Arc::new);
         Ok(Self {
@@ -246,6 +260,7 @@ impl Runner {
             keeper: None,
             access_log,
             told: publish::Told::default(),
+            names: names::Names::default(),
         })
     }
 
@@ -278,6 +293,7 @@ impl Runner {
 
     /// Brings everything up to date.
     async fn pass(&mut self) -> Result<(), RunError> {
+        self.judge_names();
         if self.engine.is_changed() {
             self.compile();
         }
@@ -296,9 +312,22 @@ impl Runner {
                 "hosts without a certificate are shown one that was made here"
             );
         }
+        self.names.want(&self.compiled.names);
         if let Some(server) = &self.server {
             server.swap(self.compiled.table.clone());
         }
+    }
+
+    /// Tells the engine where names lead. Nodes and ranges may have changed since they were resolved.
+    fn judge_names(&mut self) {
+        if self.names.is_empty() {
+            return self.engine.set_names(BTreeMap::new());
+        }
+        let tables = &self.deps.tables;
+        let (cluster, nodes) = (tables.cluster.get(ONLY), tables.nodes.snapshot().rows);
+        let nodes = nodes.values().map(AsRef::as_ref);
+        let forbidden = Forbidden::new(cluster.as_deref(), nodes, self.names.own());
+        self.engine.set_names(self.names.judged(forbidden.as_ref()));
     }
 
     /// Whether this node is to serve.

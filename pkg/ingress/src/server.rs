@@ -211,6 +211,7 @@ async fn serve(worker: Arc<Worker>, listeners: Vec<(Arc<Listener>, TcpListener)>
         loop {
             tokio::time::sleep(SWEEP).await;
             worker.pool.sweep(&worker);
+            worker.shared.tickets.tick();
         }
     };
     tokio::select! {

@@ -49,6 +49,21 @@ impl Certificates {
         self.exact.get(name).or_else(wildcard)
     }
 
+    /// Whether everybody who was shown a certificate of `before` for a name is shown the same now.
+    pub(crate) fn keeps(&self, before: &Self) -> bool {
+        type Map = HashMap<Box<str>, Arc<CertifiedKey>>;
+        let same =
+            |a: &Arc<CertifiedKey>, b: Option<&Arc<CertifiedKey>>| b.is_some_and(|b| Arc::ptr_eq(a, b));
+        let kept = |before: &Map, now: &Map| before.iter().all(|(name, shown)| same(shown, now.get(name)));
+        kept(&before.exact, &self.exact)
+            && kept(&before.wildcard, &self.wildcard)
+            && before.default.as_ref().is_none_or(|shown| same(shown, self.default.as_ref()))
+            && self
+                .exact
+                .iter()
+                .all(|(name, now)| before.own(name).is_none_or(|shown| Arc::ptr_eq(shown, now)))
+    }
+
     /// Whether a connection that was made for a name may be used for a host too: the name has no certificate of its own, or
     /// that of the host, or one that covers the host. Both are in lower case.
     pub(crate) fn is_shared(&self, name: &str, host: &str) -> bool {
@@ -121,7 +136,7 @@ pub(crate) fn acceptor(shared: &Arc<Shared>) -> Result<TlsAcceptor, rustls::Erro
     let resolver = Arc::new(Resolver(Arc::downgrade(shared)));
     let mut config = builder.with_no_client_auth().with_cert_resolver(resolver);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    config.ticketer = rustls::crypto::ring::Ticketer::new()?;
+    config.ticketer = shared.tickets.clone();
     // Tickets do; what the server itself would remember is memory that clients could fill.
     config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
     Ok(TlsAcceptor::from(Arc::new(config)))

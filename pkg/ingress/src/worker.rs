@@ -4,6 +4,7 @@ use crate::bounds::Bounds;
 use crate::observe::Observer;
 use crate::route::RouteTable;
 use crate::state::{Live, Registry, lock, network};
+use crate::tickets::Tickets;
 use crate::upstream::Pool;
 use ipnet::IpNet;
 use std::collections::HashMap;
@@ -21,6 +22,7 @@ pub(crate) struct Shared {
     /// Peers who may say for whom a request is.
     pub(crate) trusted: Vec<IpNet>,
     pub(crate) observer: Option<Arc<dyn Observer>>,
+    pub(crate) tickets: Arc<Tickets>,
     live: RwLock<Arc<Live>>,
     registry: Mutex<Registry>,
     pub(crate) connections: AtomicUsize,
@@ -48,6 +50,7 @@ impl Shared {
             bounds,
             trusted,
             observer,
+            tickets: Arc::new(Tickets::new()),
             live,
             registry: Mutex::new(registry),
             connections: AtomicUsize::new(0),
@@ -69,7 +72,11 @@ impl Shared {
     pub(crate) fn swap(&self, table: Arc<RouteTable>) {
         let mut registry = lock(&self.registry);
         let live = Arc::new(registry.enliven(table));
-        *self.live.write().unwrap_or_else(PoisonError::into_inner) = live;
+        let before =
+            std::mem::replace(&mut *self.live.write().unwrap_or_else(PoisonError::into_inner), live.clone());
+        if !live.table.certificates().keeps(before.table.certificates()) {
+            self.tickets.renew();
+        }
     }
 
     pub(crate) fn drain(&self) {

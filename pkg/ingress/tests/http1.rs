@@ -5,12 +5,13 @@
 mod common;
 
 use common::*;
-use std::io::Read;
-use std::net::TcpListener;
-use std::sync::Arc;
+use std::io::{BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use warren_ingress::route::*;
+use warren_ingress::{Observer, Record, Serving};
 
 #[test]
 fn a_request_is_served_and_connections_are_kept_on_both_sides() {
@@ -477,4 +478,36 @@ fn an_answer_that_was_begun_is_never_followed_by_another() {
     let mut rest = String::new();
     let _ = client.reader.read_to_string(&mut rest);
     assert!(!rest.contains("400"), "{rest}");
+}
+
+/// Remembers what is told of each request.
+#[derive(Default)]
+struct Told(Mutex<Vec<(u16, u64, Option<SocketAddr>)>>);
+
+impl Observer for Told {
+    fn done(&self, record: &Record<'_>) {
+        self.0.lock().unwrap().push((record.status, record.sent, record.endpoint));
+    }
+}
+
+#[test]
+fn what_is_told_of_a_request_says_how_far_its_answer_came() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let told = Arc::new(Told::default());
+    let serving = Serving { observer: Some(told.clone()), ..config() };
+    let front = Front::start(serving, table_to(backend(&[address])));
+    let server = std::thread::spawn(move || {
+        for answer in ["content-length: 5\r\n\r\nhello", "content-length: 9\r\n\r\nhello"] {
+            let (mut stream, _) = listener.accept().unwrap();
+            read_head(&mut BufReader::new(stream.try_clone().unwrap())).unwrap();
+            stream.write_all(format!("HTTP/1.1 200 OK\r\nconnection: close\r\n{answer}").as_bytes()).unwrap();
+        }
+    });
+    for _ in 0..2 {
+        front.raw(b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+    }
+    server.join().unwrap();
+    until("both were told", || told.0.lock().unwrap().len() == 2);
+    assert_eq!(*told.0.lock().unwrap(), [(200, 5, Some(address)), (499, 5, Some(address))]);
 }

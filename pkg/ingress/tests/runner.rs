@@ -8,13 +8,14 @@
 mod common;
 
 use common::{Client, Origin, Seen, ok};
+use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use rustls::pki_types::ServerName;
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -23,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use warren_ingress::{
     AccessLogConfig, AccessLogFormat, Deps, IngressConfig, IngressStatus, KEEPER, RunError, Tables,
 };
-use warren_netlink::Netlink;
+use warren_netlink::{Netlink, Route};
 use warren_store::{Durability, Record, Store};
 use warren_types::ingress::INGRESS_CONTROLLER;
 use warren_types::*;
@@ -72,6 +73,7 @@ impl Machine {
             https_port: 443,
             class: IngressClassName::new("warren").unwrap(),
             nodes: Selector::default(),
+            external_names: false,
             trusted: Vec::new(),
             proxy_from: Vec::new(),
             access_log: None,
@@ -152,6 +154,15 @@ impl Machine {
         eventually(message, async || {
             let now = self.health.get();
             now.state == state && now.message.contains(message)
+        })
+        .await;
+    }
+
+    /// Waits until a fault of some Ingress says this.
+    async fn fault(&self, part: &str) {
+        eventually(part, async || {
+            let faults = self.rows::<IngressFaults>();
+            faults.iter().flat_map(|row| &row.faults).any(|fault| fault.message.contains(part))
         })
         .await;
     }
@@ -324,6 +335,96 @@ fn what_the_api_is_to_know_is_written() {
         warren_ingress::clear(&machine.deps.tables, machine.dir.path()).await.unwrap();
         assert!(machine.rows::<WantedSecrets>().is_empty() && machine.rows::<IngressFaults>().is_empty());
     });
+}
+
+#[test]
+fn names_of_services_are_served_where_they_lead_out_of_the_cluster() {
+    on_a_machine(|mut machine| async move {
+        // An address that this namespace takes for its own, but no interface has.
+        let outside: IpAddr = "203.0.113.5".parse().unwrap();
+        Netlink::current().unwrap().ensure_route(&Route::local(outside, 250)).await.unwrap();
+        let origin = Origin::start_at("203.0.113.5:0", |_| ok("outside"));
+        let leads_to = resolver(machine.dir.path());
+        let leads = |to: Option<&str>| *leads_to.lock().unwrap() = to.map(|to| to.parse().unwrap());
+        leads(Some("203.0.113.5"));
+
+        machine.config.external_names = true;
+        machine.start();
+        machine.hear().await;
+        let mut service = Service::new(ServiceKey::parse("shop/abroad").unwrap());
+        service.kind = ServiceKind::ExternalName;
+        service.external_name = Some("db.example.org".into());
+        machine.put(service).await;
+        let mut row = ingress("one", "foo.test", "abroad");
+        if let IngressBackend::Service { port, .. } = &mut row.rules[0].paths[0].backend {
+            *port = BackendPort::Number(origin.address.port());
+        }
+        machine.put(row).await;
+        machine.answers("foo.test", "503").await;
+        machine.fault("--cluster-cidr").await;
+        let ranges = ClusterConfig {
+            cluster_cidrs: vec!["10.42.0.0/16".parse().unwrap()],
+            service_cidrs: vec!["10.43.0.0/16".parse().unwrap()],
+        };
+        machine.write(vec![ranges]).await;
+        machine.answers("foo.test", "200").await;
+        assert_eq!(get("foo.test", "/").unwrap().body, b"outside");
+        assert_eq!(origin.last().header("host"), Some("foo.test"));
+
+        // A node comes that has this address: the name leads into the cluster now.
+        machine.put(node("other", "203.0.113.5")).await;
+        machine.answers("foo.test", "503").await;
+        machine.fault("is a node's").await;
+        machine.put(node("other", "192.0.2.7")).await;
+        machine.answers("foo.test", "200").await;
+        machine.stop().await;
+
+        for (to, part) in [(Some("127.0.0.1"), "loopback"), (None, "cannot be resolved")] {
+            leads(to);
+            machine.start();
+            machine.fault(part).await;
+            machine.answers("foo.test", "503").await;
+            machine.stop().await;
+        }
+        machine.config.external_names = false;
+        machine.start();
+        machine.fault("--ingress-external-names").await;
+        machine.answers("foo.test", "503").await;
+        machine.stop().await;
+    });
+}
+
+/// The system's resolver, for this thread and those that it starts: one that answers every question for IPv4 by an address,
+/// or that there is no such name.
+fn resolver(dir: &std::path::Path) -> Arc<Mutex<Option<std::net::Ipv4Addr>>> {
+    unshare(CloneFlags::CLONE_NEWNS).unwrap();
+    let nothing = None::<&str>;
+    mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing).unwrap();
+    let file = dir.join("resolv.conf");
+    std::fs::write(&file, "nameserver 127.0.0.1\n").unwrap();
+    mount(Some(&file), "/etc/resolv.conf", nothing, MsFlags::MS_BIND, nothing).unwrap();
+    let leads_to: Arc<Mutex<Option<std::net::Ipv4Addr>>> = Arc::default();
+    let (socket, to) = (UdpSocket::bind("127.0.0.1:53").unwrap(), leads_to.clone());
+    std::thread::spawn(move || {
+        let mut buffer = [0; 512];
+        while let Ok((length, asker)) = socket.recv_from(&mut buffer) {
+            let end = 12 + buffer[12..length].iter().position(|byte| *byte == 0).unwrap() + 5;
+            let is_v4 = buffer[end - 3] == 1;
+            let (code, address) = match *to.lock().unwrap() {
+                None => (3, None),
+                Some(address) => (0, Some(address).filter(|_| is_v4)),
+            };
+            let count = u8::from(address.is_some());
+            let mut answer = buffer[..end].to_vec();
+            answer[2..12].copy_from_slice(&[0x81, 0x80 | code, 0, 1, 0, count, 0, 0, 0, 0]);
+            if let Some(address) = address {
+                answer.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 5, 0, 4]);
+                answer.extend_from_slice(&address.octets());
+            }
+            let _ = socket.send_to(&answer, asker);
+        }
+    });
+    leads_to
 }
 
 #[test]

@@ -38,6 +38,7 @@ impl RawConfig {
             https_port,
             class: class.unwrap_or_else(usual_class),
             nodes: Selector::new(nodes),
+            external_names: self.parse("ingress-external-names", on_off).unwrap_or(false),
             trusted: self.prefixes("ingress-trusted"),
             proxy_from: self.prefixes("ingress-proxy-protocol"),
             access_log: self.access_log(),
@@ -108,7 +109,7 @@ mod tests {
         let config = config.unwrap();
         assert_eq!(faults, []);
         assert_eq!((config.http_port, config.https_port, config.class.as_ref()), (80, 443, "warren"));
-        assert_eq!(config.access_log, None);
+        assert_eq!((config.access_log, config.external_names), (None, false));
         assert!(config.nodes.is_everything() && config.trusted.is_empty() && config.proxy_from.is_empty());
         assert!(read(&[("ingress", &["off"])]).0.is_none());
     }
@@ -121,6 +122,7 @@ mod tests {
             ("ingress-https-port", &["8443"]),
             ("ingress-class", &["edge"]),
             ("ingress-nodes", &["warren.dev/ingress=true,zone"]),
+            ("ingress-external-names", &["on"]),
             ("ingress-trusted", &["10.0.0.0/8"]),
             ("ingress-proxy-protocol", &["192.168.1.5/32"]),
             ("ingress-access-log", &["json"]),
@@ -133,6 +135,7 @@ mod tests {
         let log = AccessLogConfig { format: AccessLogFormat::Json, file: Some("/var/log/access".into()) };
         assert_eq!(config.access_log, Some(log));
         assert_eq!((config.trusted.len(), config.proxy_from.len()), (1, 1));
+        assert!(config.external_names);
     }
 
     #[test]
@@ -143,6 +146,7 @@ mod tests {
             ("ingress-https-port", &["80"]),
             ("ingress-class", &["A_B"]),
             ("ingress-nodes", &["a b"]),
+            ("ingress-external-names", &["some"]),
             ("ingress-trusted", &["x"]),
             ("ingress-proxy-protocol", &["y"]),
             ("ingress-access-log", &["xml"]),
@@ -155,6 +159,7 @@ mod tests {
             "ingress-https-port",
             "ingress-class",
             "ingress-nodes",
+            "ingress-external-names",
             "ingress-trusted",
             "ingress-proxy-protocol",
             "ingress-access-log",

@@ -43,7 +43,8 @@ fn compiled() -> Compiled {
         served: BTreeMap::from([
             (key("shop/web"), served(&["foo.test", "*.foo.test"], 3, true, &[])),
             (key("shop/wrong"), served(&[], 1, false, &faults)),
-        ]),
+        ])
+        .into(),
         ..Compiled::default()
     }
 }

@@ -1,10 +1,11 @@
 //! Services and their endpoints, and the backends that they make.
 
 use super::options::Options;
-use super::{Made, fault};
+use super::{Faults, Made, fault};
+use crate::external::{MOST_NAMES, Resolved};
 use crate::route::{Backend, Endpoint, Protocol, ProxyHeader, Readiness, Sticky};
-use std::collections::{BTreeMap, HashMap};
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use warren_types::{
     BackendPort, EndpointSlice, Fault, IngressBackend, IngressKey, Protocol as Transport, Service,
@@ -108,20 +109,44 @@ pub(super) struct Wanted {
 /// Makes backends, each once.
 pub(super) struct Backends<'a> {
     services: &'a Services,
+    /// What names of ExternalName Services lead to; none when these are not served.
+    names: Option<&'a BTreeMap<String, Resolved>>,
+    wanted_names: BTreeSet<String>,
     made: Made<Wanted, Backend>,
 }
 
+/// A port of a Service.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    number: u16,
+    app_protocol: &'a str,
+    behind: Behind<'a>,
+}
+
+/// Where its endpoints are.
+#[derive(Clone, Copy)]
+enum Behind<'a> {
+    Slices(&'a ServicePort),
+    Name(&'a str),
+}
+
 impl<'a> Backends<'a> {
-    pub(super) fn new(services: &'a Services) -> Self {
-        Self { services, made: Made::new() }
+    pub(super) fn new(services: &'a Services, names: Option<&'a BTreeMap<String, Resolved>>) -> Self {
+        Self { services, names, wanted_names: BTreeSet::new(), made: Made::new() }
     }
 
-    /// The backend that an Ingress names; why there is none.
+    /// The names that are to be resolved for the backends that were made.
+    pub(super) fn into_names(self) -> BTreeSet<String> {
+        self.wanted_names
+    }
+
+    /// The backend that an Ingress names; why there is none. What is wrong with one that there is, is put to `faults`.
     pub(super) fn find(
         &mut self,
         ingress: &IngressKey,
         backend: &IngressBackend,
         options: &Options,
+        faults: &mut Faults,
     ) -> Result<Arc<Backend>, Fault> {
         let (name, port) = match backend {
             IngressBackend::Service { name, port } => (name, port),
@@ -136,13 +161,17 @@ impl<'a> Backends<'a> {
             }
         };
         let service = ServiceKey { namespace: ingress.namespace.clone(), name: name.clone() };
-        let port = self.port(&service, name, port)?;
-        let app = port.app_protocol.as_deref().unwrap_or_default();
+        let place = self.place(&service, name, port)?;
+        let app = place.app_protocol;
         if options.protocol.is_none() && TLS.contains(&app) {
             let message =
-                format!("Service {name}, port {}: TLS ({app}) towards endpoints is not served", port.port);
+                format!("Service {name}, port {}: TLS ({app}) towards endpoints is not served", place.number);
             return Err(fault("BackendNotServed", message));
         }
+        let endpoints_of_name = match place.behind {
+            Behind::Slices(_) => None,
+            Behind::Name(external) => Some(self.resolved(name, external, place.number, faults)?),
+        };
         let protocol =
             options.protocol.unwrap_or(if H2C.contains(&app) { Protocol::H2c } else { Protocol::Http1 });
         let (sticky, proxy_header) = (options.sticky.clone(), options.proxy_header);
@@ -151,40 +180,83 @@ impl<'a> Backends<'a> {
             ingress: ingress.clone(),
             protocol: options.protocol.map(|protocol| protocol == Protocol::H2c),
         });
-        let wanted = Wanted { service: service.clone(), port: port.port, special };
+        let wanted = Wanted { service: service.clone(), port: place.number, special };
         if let Some(made) = self.made.get(&wanted) {
             return Ok(made.clone());
         }
-        let endpoints = self.services.endpoints(&service, port);
+        let endpoints = match (place.behind, endpoints_of_name) {
+            (Behind::Slices(port), _) => self.services.endpoints(&service, port),
+            (Behind::Name(_), endpoints) => endpoints.unwrap_or_default(),
+        };
         let name = match &wanted.special {
-            None => format!("{service}:{}", port.port),
-            Some(_) => format!("{service}:{} for {ingress}", port.port),
+            None => format!("{service}:{}", place.number),
+            Some(_) => format!("{service}:{} for {ingress}", place.number),
         };
         let made = Arc::new(make(name, protocol, endpoints, sticky, proxy_header));
         self.made.insert(wanted, made.clone());
         Ok(made)
     }
 
-    fn port(
-        &self,
-        key: &ServiceKey,
-        name: &ServiceName,
-        wanted: &BackendPort,
-    ) -> Result<&'a ServicePort, Fault> {
+    /// The endpoints behind a name, none before it was resolved.
+    fn resolved(
+        &mut self,
+        service: &ServiceName,
+        external: &str,
+        port: u16,
+        faults: &mut Faults,
+    ) -> Result<Vec<Endpoint>, Fault> {
+        if !self.wanted_names.contains(external) {
+            if self.wanted_names.len() >= MOST_NAMES {
+                let message = format!(
+                    "Service {service}: more than {MOST_NAMES} names of ExternalName Services are not served; remove some"
+                );
+                return Err(fault("BackendNotServed", message));
+            }
+            self.wanted_names.insert(external.to_owned());
+        }
+        let Some(resolved) = self.names.and_then(|names| names.get(external)) else { return Ok(Vec::new()) };
+        if let Some(why) = &resolved.fault {
+            faults.push(fault("BackendUnresolved", format!("Service {service}: {why}")));
+        }
+        let endpoint = |address: &IpAddr| Endpoint {
+            address: SocketAddr::new(*address, port),
+            readiness: Readiness::Ready,
+        };
+        Ok(resolved.addresses.iter().map(endpoint).collect())
+    }
+
+    fn place(&self, key: &ServiceKey, name: &ServiceName, wanted: &BackendPort) -> Result<Place<'a>, Fault> {
         let service = self.services.services.get(key);
         let service = service.ok_or_else(|| {
             fault("BackendMissing", format!("there is no Service {name} in namespace {}", key.namespace))
         })?;
-        if service.kind == ServiceKind::ExternalName {
-            let message = format!("Service {name} is of type ExternalName, which is not allowed here");
-            return Err(fault("BackendNotServed", message));
-        }
+        let external = match service.kind {
+            ServiceKind::ExternalName => Some(self.external(service, name)?),
+            _ => None,
+        };
         let mut ports = service.ports.iter().filter(|port| port.protocol == Transport::Tcp);
         let found = ports.find(|port| match wanted {
             BackendPort::Number(number) => port.port == *number,
             BackendPort::Name(name) => port.name == *name,
         });
-        found.ok_or_else(|| {
+        if let Some(external) = external {
+            // Whatever ports are declared there, DNS knows of none: a number is meant as such.
+            let number = match (wanted, found) {
+                (_, Some(port)) => Some(port.port),
+                (BackendPort::Number(number), None) => Some(*number),
+                (BackendPort::Name(_), None) => None,
+            };
+            if let Some(number) = number {
+                let app_protocol = found.and_then(|port| port.app_protocol.as_deref()).unwrap_or_default();
+                return Ok(Place { number, app_protocol, behind: Behind::Name(external) });
+            }
+        }
+        let place = |port: &'a ServicePort| Place {
+            number: port.port,
+            app_protocol: port.app_protocol.as_deref().unwrap_or_default(),
+            behind: Behind::Slices(port),
+        };
+        found.map(place).ok_or_else(|| {
             let there: Vec<String> = service
                 .ports
                 .iter()
@@ -196,6 +268,22 @@ impl<'a> Backends<'a> {
             let message = format!("Service {name} has no TCP port {wanted}; it has {}", there.join(", "));
             fault("BackendMissing", message)
         })
+    }
+
+    /// The name that a Service of type ExternalName stands for, if such are served.
+    fn external(&self, service: &'a Service, name: &ServiceName) -> Result<&'a str, Fault> {
+        let refused = |why: &str| {
+            Err(fault("BackendNotServed", format!("Service {name} is of type ExternalName, {why}")))
+        };
+        if self.names.is_none() {
+            return refused("which is served where the agents have --ingress-external-names on");
+        }
+        match service.external_name.as_deref() {
+            // An address is no name, for DNS neither.
+            Some(external) if external.parse::<IpAddr>().is_err() => Ok(external),
+            Some(_) => refused("but names an address; make a Service without selector and an EndpointSlice"),
+            None => refused("but its name cannot be read; write a DNS name into spec.externalName"),
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The routes of all Ingresses, the oldest first.
 
-use super::backends::{Backends, Services};
+use super::backends::Backends;
 use super::options::{Options, ToHttps};
 use super::rewrite::{Prefixed, prefixed};
 use super::secrets::Secrets;
@@ -23,7 +23,7 @@ use warren_types::{
 /// Compiles them; the oldest are to come first.
 pub(super) fn compile(
     ours: &[&Read],
-    services: &Services,
+    backends: Backends<'_>,
     secrets: &Secrets,
     settings: &Settings,
 ) -> Compiled {
@@ -31,7 +31,7 @@ pub(super) fn compile(
         table: RouteTable::builder(),
         certificates: Certificates::default(),
         sources: BTreeMap::new(),
-        backends: Backends::new(services),
+        backends,
         secrets,
         holders: HashMap::new(),
         wanted: BTreeSet::new(),
@@ -86,11 +86,12 @@ pub(super) fn compile(
     });
     Compiled {
         table: Arc::new(table.build()),
-        served: served.collect(),
+        served: Arc::new(served.collect()),
         wanted: all.wanted,
         certificates: all.sources,
         default,
         default_fault,
+        names: all.backends.into_names(),
     }
 }
 
@@ -248,7 +249,7 @@ impl<'a> Compiler<'a> {
         if let Some(redirect) = &options.redirect {
             return Action::Redirect(redirect.clone());
         }
-        match self.backends.find(&row.key, backend, options) {
+        match self.backends.find(&row.key, backend, options, faults) {
             Ok(backend) => Action::Forward(Forward {
                 backends: vec![Weighted { weight: 1, backend }],
                 path,

@@ -1,3 +1,5 @@
+mod names;
+
 use super::*;
 use crate::route::{Action, Matched, PathEdit, Protocol, Readiness, RequestLine, Route};
 use http::{HeaderMap, Method, StatusCode};
@@ -82,10 +84,10 @@ fn address(last: u8) -> IpAddr {
 struct World(Engine);
 
 impl World {
-    /// The class, and Services `a`, `b`, `c` with port 80 and an endpoint each: 10.42.0.1, .2, .3.
+    /// The class, Services `a`, `b`, `c` with port 80 and an endpoint each: 10.42.0.1, .2, .3.
     fn new() -> Self {
-        let settings =
-            Settings { class: IngressClassName::new("warren").unwrap(), https_port: 443, certificate: None };
+        let class = IngressClassName::new("warren").unwrap();
+        let settings = Settings { class, https_port: 443, external_names: false, certificate: None };
         let mut world = Self(Engine::new(settings));
         world.class("warren", INGRESS_CONTROLLER, false, 1);
         for (n, name) in (1..).zip(["a", "b", "c"]) {
@@ -355,13 +357,14 @@ fn backends_are_the_endpoints_of_a_port_and_what_cannot_be_served_says_so() {
 fn only_what_the_table_was_made_of_asks_for_another() {
     let mut world = World::new();
     world.ingress(ingress("one", 1, &[rule("foo.test", &[path("/", PathKind::Prefix, "a")])]));
-    world.compile();
+    let served = world.compile().served;
     assert!(!world.0.is_changed());
     world.slice(slice("b", "b", &[("", 8080)], vec![Endpoint::ready(address(9))]));
     assert!(!world.0.is_changed(), "nobody names b");
     world.slice(slice("a", "a", &[("", 8080)], vec![Endpoint::ready(address(9))]));
     assert!(world.0.is_changed());
     assert_eq!(to(&world.compile(), "foo.test", "/"), "10.42.0.9:8080");
+    assert!(Arc::ptr_eq(&served, &world.compile().served), "nothing new to tell of Ingresses");
     // A slice that goes over to another Service is missed by the first.
     world.slice(slice("c", "a", &[("", 8080)], vec![Endpoint::ready(address(9))]));
     assert!(world.0.is_changed());

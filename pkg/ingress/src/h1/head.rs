@@ -36,6 +36,8 @@ pub(crate) struct Request {
     pub(crate) version: Version,
     /// Whether the client waits for `100 Continue`.
     pub(crate) expects: bool,
+    /// Whether it is for a WebSocket on a stream of HTTP/2.
+    pub(crate) websocket: bool,
 }
 
 /// The version of a message.

@@ -1,18 +1,22 @@
 //! What the API is told: wanted Secrets, faults, and addresses when it is this node's turn.
 
-use crate::compile::Compiled;
+use crate::compile::{Compiled, Served};
 use crate::config::{Deps, IngressConfig};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use warren_store::{Durability, StoreError};
-use warren_types::{IngressAddresses, IngressFaults, Node, WantedSecrets, node};
+use warren_types::{IngressAddresses, IngressFaults, IngressKey, WantedSecrets, node};
 
-/// What it was told last.
+type All = Arc<BTreeMap<IngressKey, Served>>;
+
+/// What it was told last. Most tables differ in endpoints alone, of which none of it is made.
 #[derive(Default)]
 pub(super) struct Told {
     wanted: Option<WantedSecrets>,
-    faults: Option<Vec<IngressFaults>>,
-    addresses: Option<Vec<IngressAddresses>>,
+    faults: Option<All>,
+    /// Of whom, and by which addresses they are served; without any when it is another node's turn.
+    addresses: Option<(All, Option<BTreeSet<IpAddr>>)>,
 }
 
 impl Told {
@@ -24,46 +28,48 @@ impl Told {
         compiled: &Compiled,
     ) -> Result<(), StoreError> {
         let tables = &deps.tables;
-        let wanted = WantedSecrets { secrets: compiled.wanted.clone() };
-        if self.wanted.as_ref() != Some(&wanted) {
+        if self.wanted.as_ref().is_none_or(|told| told.secrets != compiled.wanted) {
+            let wanted = WantedSecrets { secrets: compiled.wanted.clone() };
             tables.wanted.replace(vec![wanted.clone()], Durability::Cached).await?;
             self.wanted = Some(wanted);
         }
-        let faulty = compiled.served.iter().filter(|(_, served)| !served.faults.is_empty());
-        let faults: Vec<IngressFaults> = faulty
-            .map(|(key, served)| IngressFaults {
-                ingress: key.clone(),
-                uid: served.uid.clone(),
-                faults: served.faults.clone(),
-            })
-            .collect();
-        if self.faults.as_ref() != Some(&faults) {
-            tables.faults.replace(faults.clone(), Durability::Cached).await?;
-            self.faults = Some(faults);
+        let served = &compiled.served;
+        if self.faults.as_ref().is_none_or(|told| !Arc::ptr_eq(told, served)) {
+            tables.faults.replace(faults(served), Durability::Cached).await?;
+            self.faults = Some(served.clone());
         }
         let nodes = tables.nodes.snapshot().rows;
-        let serving: Vec<&Node> =
-            nodes.values().map(AsRef::as_ref).filter(|node| !node.ingress.is_empty()).collect();
-        let addresses = match node::is_first_ready(&config.node_name, serving.iter().copied()) {
-            true => addresses(compiled, &serving),
-            false => Vec::new(),
-        };
-        if self.addresses.as_ref() != Some(&addresses) {
-            tables.addresses.replace(addresses.clone(), Durability::Cached).await?;
-            self.addresses = Some(addresses);
+        let serving = || nodes.values().map(AsRef::as_ref).filter(|node| !node.ingress.is_empty());
+        let is_ours = node::is_first_ready(&config.node_name, serving());
+        // Every Ingress is served by every node that serves any.
+        let ready = || serving().filter(|node| node.ready).flat_map(|node| node.internal_ips.iter().copied());
+        let by: Option<BTreeSet<IpAddr>> = is_ours.then(|| ready().collect());
+        let told = self.addresses.as_ref();
+        if told.is_none_or(|(told, told_by)| !Arc::ptr_eq(told, served) || *told_by != by) {
+            let rows = by.as_ref().map_or_else(Vec::new, |by| addresses(served, by));
+            tables.addresses.replace(rows, Durability::Cached).await?;
+            self.addresses = Some((served.clone(), by));
         }
         Ok(())
     }
 }
 
-/// Every Ingress is served by every node that serves any.
-fn addresses(compiled: &Compiled, serving: &[&Node]) -> Vec<IngressAddresses> {
-    let ready = serving.iter().filter(|node| node.ready);
-    let all: BTreeSet<IpAddr> = ready.flat_map(|node| node.internal_ips.iter().copied()).collect();
-    let row = |(key, served): (&warren_types::IngressKey, &crate::compile::Served)| IngressAddresses {
+fn faults(served: &BTreeMap<IngressKey, Served>) -> Vec<IngressFaults> {
+    let faulty = served.iter().filter(|(_, served)| !served.faults.is_empty());
+    faulty
+        .map(|(key, served)| IngressFaults {
+            ingress: key.clone(),
+            uid: served.uid.clone(),
+            faults: served.faults.clone(),
+        })
+        .collect()
+}
+
+fn addresses(served: &BTreeMap<IngressKey, Served>, by: &BTreeSet<IpAddr>) -> Vec<IngressAddresses> {
+    let row = |(key, served): (&IngressKey, &Served)| IngressAddresses {
         ingress: key.clone(),
         uid: served.uid.clone(),
-        addresses: all.iter().copied().collect(),
+        addresses: by.iter().copied().collect(),
     };
-    compiled.served.iter().map(row).collect()
+    served.iter().map(row).collect()
 }

@@ -6,6 +6,8 @@
     reason = "a test ends where something is not as it must be"
 )]
 
+pub(crate) mod secure;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -40,7 +42,11 @@ pub(crate) struct Origin {
 
 impl Origin {
     pub(crate) fn start(answer: impl Fn(&Seen) -> Vec<u8> + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::start_at("127.0.0.1:0", answer)
+    }
+
+    pub(crate) fn start_at(place: &str, answer: impl Fn(&Seen) -> Vec<u8> + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind(place).unwrap();
         let origin = Self {
             address: listener.local_addr().unwrap(),
             seen: Arc::default(),

@@ -204,18 +204,27 @@ fn data_without_anything_in_it() {
 fn frames_that_ask_for_an_answer_each() {
     let settings = frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 255, 255]);
     let ping = frame(PING, 0, 0, b"01234567");
-    for (what, one) in [("settings", settings), ("pings", ping)] {
+    let priority = frame(PRIORITY, 0, 1, &[0, 0, 0, 0, 1]);
+    let unknown = frame(0xbb, 0, 0, b"?");
+    let all = [("settings", settings), ("pings", ping), ("priorities", priority), ("unknown", unknown)];
+    for (what, one) in all {
         let victim = Victim::start();
         let neighbour = Neighbour::of(&victim);
         let mut raw = Raw::connect(&victim, &[]);
-        let took = raw.flood(300_000, |_| one.clone());
+        // How many fit into the sockets' buffers before we hear of the end is up to the kernel.
+        let took = raw.flood(1_000_000, |_| one.clone());
         println!("{what}: {took} taken, {:?} ended it", raw.goaway);
+        assert!(took < 1_000_000 && raw.goaway == Some(CALM), "{what}: {took} {:?}", raw.goaway);
         drop(raw);
         // And without reading what it is told.
         let mut raw = Raw::connect(&victim, &[]);
         let many = one.repeat(1_000);
         let took = (0..1_000).take_while(|_| raw.send(&many)).count() * 1_000;
-        println!("{what}, unread: {took} taken, then it waited");
+        println!("{what}, unread: {took} taken, then it was ended");
+        until("it is ended", || {
+            raw.look();
+            raw.ended
+        });
         neighbour.was_served();
         victim.held_at_most(16);
     }
@@ -247,4 +256,45 @@ fn answers_that_are_never_let_in() {
         neighbour.was_served();
         victim.held_at_most(mib);
     }
+}
+
+#[test]
+fn websockets_that_are_never_let_in() {
+    // Bounds as for answers.
+    for (window, mib) in [(0, 32), (0x7fff_ffff, 64)] {
+        let victim = Victim::start();
+        let neighbour = Neighbour::of(&victim);
+        let mut raws = Vec::new();
+        for _ in 0..4 {
+            let mut raw = Raw::connect(&victim, &[(4, window)]);
+            if window > 0 {
+                raw.send(&frame(WINDOW_UPDATE, 0, 0, &(0x7fff_ffffu32 - 65_535).to_be_bytes()));
+            }
+            let asked: Vec<u8> = (0..STREAMS as u32).flat_map(|at| websocket(id(at), "/socket")).collect();
+            raw.send(&asked);
+            raws.push(raw);
+        }
+        let manners = &victim.manners;
+        until("the backend was asked", || manners.asked.load(SeqCst) == 4 * STREAMS);
+        neighbour.was_served();
+        victim.held_at_most(mib);
+        drop(raws);
+        until("all were given up", || manners.held.load(SeqCst) == 0);
+    }
+}
+
+#[test]
+fn websockets_that_are_taken_back() {
+    let victim = Victim::start();
+    let neighbour = Neighbour::of(&victim);
+    let mut raw = Raw::connect(&victim, &[]);
+    let took = raw.flood(100_000, |at| {
+        [websocket(id(at), "/socket"), frame(RST_STREAM, 0, id(at), &8u32.to_be_bytes())].concat()
+    });
+    println!("ended with {:?} after {took}", raw.goaway);
+    assert!(took < 30_000 && raw.goaway == Some(CALM), "{took} {:?}", raw.goaway);
+    drop(raw);
+    backend_was_spared(&victim, STREAMS + RESETS as usize + 64);
+    neighbour.was_served();
+    victim.held_at_most(16);
 }

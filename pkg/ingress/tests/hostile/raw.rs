@@ -43,6 +43,15 @@ pub(crate) fn get(stream: u32, path: &str) -> Vec<u8> {
     frame(HEADERS, END_HEADERS | END_STREAM, stream, &block(0x82, path))
 }
 
+/// An extended CONNECT for a WebSocket (RFC 8441).
+pub(crate) fn websocket(stream: u32, path: &str) -> Vec<u8> {
+    let mut block = b"\x02\x07CONNECT\x87\x04".to_vec();
+    block.push(path.len() as u8);
+    block.extend(path.as_bytes());
+    block.extend(b"\x01\x0bexample.org\x00\x09:protocol\x09websocket");
+    frame(HEADERS, END_HEADERS, stream, &block)
+}
+
 /// The head of a POST.
 pub(crate) fn post(stream: u32, path: &str) -> Vec<u8> {
     frame(HEADERS, END_HEADERS, stream, &block(0x83, path))

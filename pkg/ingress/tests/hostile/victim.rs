@@ -1,6 +1,9 @@
 //! The ingress in a process of its own, backends of all manners, and a client that is served meanwhile.
 
 use crate::common::*;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use rustls::pki_types::CertificateDer;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -18,7 +21,7 @@ const SERVE: &str = "WARREN_TEST_HOSTILE";
 
 /// What a request asks of the backend is in its path: `/hold` is never answered, `/drip` gets a head and one byte, `/big` an
 /// answer without an end, `/deaf` is not read beyond its head, `/large` is
-/// answered by 20,000 bytes. All else is read and answered.
+/// answered by 20,000 bytes, `/socket` switches to a WebSocket and sends 300,000 bytes. All else is read and answered.
 #[derive(Clone)]
 pub(crate) struct Manners {
     pub(crate) address: SocketAddr,
@@ -60,9 +63,16 @@ impl Manners {
         loop {
             let head = read_head(&mut reader)?;
             let path = head.line.split(' ').nth(1)?.to_owned();
-            if ["/hold", "/drip", "/big", "/deaf"].contains(&&*path) {
+            if ["/hold", "/drip", "/big", "/deaf", "/socket"].contains(&&*path) {
                 self.asked.fetch_add(1, SeqCst);
                 self.peak.fetch_max(self.held.fetch_add(1, SeqCst) + 1, SeqCst);
+                if path == "/socket" {
+                    let key =
+                        head.header("sec-websocket-key")?.to_owned() + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+                    let accept = STANDARD.encode(digest(&SHA1_FOR_LEGACY_USE_ONLY, key.as_bytes()));
+                    let switch = "HTTP/1.1 101 \r\nConnection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: ";
+                    stream.write_all(format!("{switch}{accept}\r\n\r\n").as_bytes()).ok()?;
+                }
                 hold(&path, &mut reader, &mut stream, &self.hears);
                 self.held.fetch_sub(1, SeqCst);
                 return None;
@@ -87,6 +97,7 @@ fn hold(path: &str, reader: &mut impl Read, stream: &mut TcpStream, hears: &(Mut
                 written = stream.write_all(chunk.as_bytes());
             }
         }
+        "/socket" => drop(stream.write_all(&[0x82; 300_000])),
         "/deaf" => drop(hears.1.wait_while(hears.0.lock().unwrap(), |hears| !*hears)),
         _ => {}
     }
