@@ -3,6 +3,7 @@
 use crate::decide::Peer;
 use crate::error::Broken;
 use crate::exchange::serve;
+use crate::fields::Known;
 use crate::front::{Front, H2Front};
 use crate::h1::Bad;
 use crate::h1::head::{Framing, Request, Version, trim};
@@ -150,6 +151,7 @@ fn taken(parts: &request::Parts, most: usize) -> Result<(Request, Option<u64>), 
         return Err(Bad::Field);
     }
     take_headers(&parts.headers, &mut request.fields);
+    request.expects = request.fields.has_token(Known::Expect, "100-continue");
     let length = parts.headers.get(http::header::CONTENT_LENGTH);
     let length =
         length.map(|value| value.to_str().ok().and_then(|value| value.parse().ok()).ok_or(Bad::Length));
