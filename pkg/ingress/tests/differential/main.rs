@@ -57,7 +57,7 @@ fn number(name: &str, otherwise: u64) -> u64 {
 }
 
 fn cases() -> Vec<Case> {
-    let count = number("WARREN_DIFFERENTIAL_CASES", 24_000) as usize;
+    let count = number("WARREN_DIFFERENTIAL_CASES", 20_000) as usize;
     let seed = number("WARREN_DIFFERENTIAL_SEED", 1);
     let seeds = seeds::all();
     let mut cases: Vec<Case> = (0..NAMES.len())
