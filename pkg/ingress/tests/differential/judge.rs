@@ -130,8 +130,8 @@ pub(crate) fn case(
         .requests
         .iter()
         .filter(|request| request.target != "*")
-        // nginx refuses such methods before it reads from whom they are.
-        .filter(|request| !nginx || is_method_of_nginx(&request.method))
+        // nginx refuses those before it reads from whom they are.
+        .filter(|request| !nginx || !is_beyond_nginx(request))
         .collect();
     let own = |answer: &&Answer| answer.id.is_none() && !answer.by_backend;
     let refused = answers.iter().find(|answer| own(answer) && answer.status != 404);
@@ -305,7 +305,8 @@ fn origin_form(target: &str) -> String {
     }
 }
 
-/// Whether nginx reads on behind such a method.
-pub(crate) fn is_method_of_nginx(method: &str) -> bool {
-    method.bytes().all(|byte| byte.is_ascii_uppercase() || matches!(byte, b'_' | b'-'))
+/// Whether nginx refuses such a request at once: it knows upper-case methods alone, and one `Authorization`.
+pub(crate) fn is_beyond_nginx(request: &Request) -> bool {
+    let known = request.method.bytes().all(|byte| byte.is_ascii_uppercase() || matches!(byte, b'_' | b'-'));
+    !known || values(&request.headers, "authorization").len() > 1
 }

@@ -39,7 +39,10 @@ const CLIENTS: usize = 200;
 /// What differs and may, with the reason.
 const JUSTIFIED: &[(&str, &str)] = &[
     ("the reference refuses lengths in trailers", "they are left out on the way (RFC 9110, 6.5.1)"),
-    ("nginx refuses: the method", "nginx knows upper-case methods alone; it answers 400 and closes"),
+    (
+        "nginx refuses at once",
+        "nginx knows upper-case methods alone, and one Authorization; it answers 400 and closes",
+    ),
     ("nginx refuses: status 405", "nginx serves no TRACE"),
     (
         "llhttp refuses: HttpParserInvalidMethodError",
@@ -151,14 +154,20 @@ fn what_backends_read_is_what_clients_sent() {
     for entry in &seen {
         match judge::case_of(entry).filter(|case| *case < cases.len()) {
             Some(case) => by_case.entry(case).or_default().push(entry),
-            None if entry.backend == "nginx" && !judge::is_method_of_nginx(&entry.method) => {
-                differences.add("nginx refuses: the method", || format!("{entry:?}"));
+            None if entry.backend == "nginx" && entry.error == "status 400" => {
+                differences.add("nginx refuses at once", || format!("{entry:?}"));
             }
             // Nothing was read of it but its end.
             None if !entry.complete && entry.error.is_empty() && entry.headers.is_none() => {}
             None => differences.add("a backend saw what nobody sent", || format!("{entry:?}")),
         }
     }
+    // Without a head nobody knows whose those are; there are no more than were sent.
+    let to_nginx = cases.iter().zip(&read).filter(|(case, _)| case.backend == NAMES.len() - 1);
+    let beyond =
+        to_nginx.flat_map(|(_, read)| &read.requests).filter(|request| judge::is_beyond_nginx(request));
+    let at_once = differences.0.get("nginx refuses at once").map_or(0, |(count, _)| *count);
+    assert!(at_once <= beyond.count(), "nginx refuses what nobody sent");
     let mut outcomes = [0_usize; 3];
     let mut stricter = 0;
     for (at, case) in cases.iter().enumerate() {
@@ -179,7 +188,7 @@ fn what_backends_read_is_what_clients_sent() {
         seen.len()
     );
     differences.judge(JUSTIFIED);
-    assert!(outcomes[0] > cases.len() / 8, "next to nothing is served");
+    assert!(outcomes[0] > 2_000, "next to nothing is served");
 }
 
 #[test]
