@@ -19,6 +19,8 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("curl", "curl"),
     ("h2load", "nghttp2-client"),
     ("openssl", "openssl"),
+    // A backend of ingress.
+    ("nginx", "nginx-light"),
     // The module is in a package of its own.
     ("python3", "python3-venv"),
 ];

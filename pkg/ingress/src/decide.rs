@@ -296,14 +296,17 @@ pub(crate) fn prepare(
             }
         }
     }
-    request.fields.remove(|known, _| {
-        known.is_forwarded() || matches!(known, Known::Host | Known::Expect | Known::ContentLength)
+    request.fields.remove(|known, name| {
+        let ours = matches!(known, Known::Host | Known::Expect | Known::ContentLength);
+        ours || known.is_forwarded() || Known::is_disguised(name)
     });
     edit(&mut request.fields, &route.request_headers);
     let fields = &mut request.fields;
     let host = forward.host.as_ref().map_or(request.authority.as_bytes(), |host| host.as_bytes());
-    if !host.is_empty() {
-        fields.push(b"host", host);
+    match host {
+        // A request of HTTP/1.0 may name no host, and goes on as one of HTTP/1.1, which must: then it is where it came to.
+        [] => fields.push(b"host", peer.local.to_string().as_bytes()),
+        host => fields.push(b"host", host),
     }
     let peer_ip = peer.address.ip().to_canonical();
     let scheme = if client.secure { Scheme::Https } else { Scheme::Http };

@@ -314,8 +314,8 @@ impl Exchange<'_> {
             let old = Unanswered { broken, silent: true };
             return Ok(Flow::Attempt(self.unanswered(way, request, &old, used, has_body)));
         }
-        if has_body && let Front::H1(client) = front {
-            client.go_on(request).await?;
+        if has_body && request.expects {
+            front.go_on().await?;
         }
         // Ends only when the client has gone: its request is of no use any more.
         let upload = async {

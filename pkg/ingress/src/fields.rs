@@ -55,6 +55,16 @@ impl Known {
         }
     }
 
+    /// Whether a name is that of a header which the proxy itself has to do with but for underscores in place of dashes. Backends
+    /// behind CGI, WSGI and the like cannot tell one from the other, so a client could say there what is not its to say.
+    pub(crate) fn is_disguised(name: &[u8]) -> bool {
+        if memchr::memchr(b'_', name).is_none() {
+            return false;
+        }
+        let dashed: Vec<u8> = name.iter().map(|byte| if *byte == b'_' { b'-' } else { *byte }).collect();
+        Self::of(&dashed) != Self::Other
+    }
+
     /// Whether a client may say in `Connection` that the header is for its neighbour alone, and so have it taken away.
     pub(crate) fn is_removable(self) -> bool {
         self == Self::Other

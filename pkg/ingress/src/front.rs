@@ -3,7 +3,7 @@
 use crate::decide::Answer;
 use crate::error::Broken;
 use crate::fields::Fields;
-use crate::h1::head::{Framing, Request, Response, Version};
+use crate::h1::head::{Framing, Response, Version};
 use crate::h1::io::{Writer, write_fields};
 use crate::message::{Sink, header_map};
 use crate::websocket;
@@ -47,6 +47,22 @@ impl Front<'_> {
             Self::H1(front) => front.begun,
             Self::H2(front) => front.begun,
         }
+    }
+
+    /// Tells a client that waits for it to send its body.
+    pub(crate) async fn go_on(&mut self) -> Result<(), Broken> {
+        match self {
+            Self::H1(front) => {
+                front.writer.buffer().extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+                timeout(front.patience, front.writer.flush()).await.map_err(|_| Broken::Slow)??;
+            }
+            Self::H2(front) => {
+                let mut answer = http::Response::new(());
+                *answer.status_mut() = StatusCode::CONTINUE;
+                front.send.send_informational(answer)?;
+            }
+        }
+        Ok(())
     }
 
     /// Writes the head of an answer, and says where its body goes. `framing` is how it came.
@@ -169,15 +185,6 @@ pub(crate) fn write_status(buffer: &mut Vec<u8>, status: u16) {
 }
 
 impl H1Front<'_> {
-    /// Tells a client that waits for it to send its body.
-    pub(crate) async fn go_on(&mut self, request: &Request) -> Result<(), Broken> {
-        if request.expects {
-            self.writer.buffer().extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
-            timeout(self.patience, self.writer.flush()).await.map_err(|_| Broken::Slow)??;
-        }
-        Ok(())
-    }
-
     async fn switch(&mut self, fields: &Fields) -> Result<(), Broken> {
         self.begun = true;
         let buffer = self.writer.buffer();

@@ -108,10 +108,8 @@ async fn requests(
             return Ok(End::Clean);
         };
         let mut keep = !worker.shared.is_draining()
-            && match request.version {
-                Version::V11 | Version::V2 => !request.fields.has_token(Known::Connection, "close"),
-                Version::V10 => request.fields.has_token(Known::Connection, "keep-alive"),
-            };
+            && !request.fields.has_token(Known::Connection, "close")
+            && (request.version != Version::V10 || request.fields.has_token(Known::Connection, "keep-alive"));
         let mut decoder = Decoder::new(framing);
         let body = Body::new(reader, &mut decoder, bounds.body, bounds);
         let mut source = Source::H1(body);

@@ -3,10 +3,11 @@
 use crate::decide::Peer;
 use crate::error::Broken;
 use crate::exchange::serve;
+use crate::fields::Known;
 use crate::flood::Watched;
 use crate::front::{Front, H2Front};
 use crate::h1::Bad;
-use crate::h1::head::{Framing, Request, Version};
+use crate::h1::head::{Framing, Request, Version, trim};
 use crate::h1::io::Stream;
 use crate::message::{Source, take_headers};
 use crate::target;
@@ -159,7 +160,7 @@ fn taken(parts: &request::Parts, most: usize) -> Result<(Request, Option<u64>), 
     let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
     let asterisk = target == "*" && parts.method == Method::OPTIONS;
     request.set_target(target.as_bytes());
-    if request.method == Method::CONNECT
+    if !target::is_method(&request.method)
         || !(asterisk || target::is_acceptable(request.path(), request.query()))
     {
         return Err(Bad::Target);
@@ -175,10 +176,15 @@ fn taken(parts: &request::Parts, most: usize) -> Result<(Request, Option<u64>), 
     let host = std::str::from_utf8(host).map_err(|_| Bad::Host)?;
     request.host = target::host_of(host).ok_or(Bad::Host)?.to_ascii_lowercase();
     request.authority = host.to_owned();
+    // White space there is malformed (RFC 9113, 8.2.1), and would be gone behind HTTP/1.
+    if parts.headers.values().any(|value| value.as_bytes() != trim(value.as_bytes())) {
+        return Err(Bad::Field);
+    }
     take_headers(&parts.headers, &mut request.fields);
     if request.websocket && !websocket::ask(&mut request.fields) {
         return Err(Bad::Protocol);
     }
+    request.expects = request.fields.has_token(Known::Expect, "100-continue");
     let length = parts.headers.get(http::header::CONTENT_LENGTH);
     let length =
         length.map(|value| value.to_str().ok().and_then(|value| value.parse().ok()).ok_or(Bad::Length));

@@ -2,7 +2,7 @@
 
 use crate::error::Broken;
 use crate::fields::{Fields, Known};
-use crate::h1::head::Framing;
+use crate::h1::head::{Framing, trim};
 use crate::h1::io::{Body, Writer};
 use bytes::Bytes;
 use h2::{RecvStream, SendStream};
@@ -266,7 +266,8 @@ pub(crate) fn header_map(fields: &Fields) -> HeaderMap {
 pub(crate) fn take_headers(map: &HeaderMap, into: &mut Fields) {
     for (name, value) in map {
         if name != http::header::COOKIE {
-            into.push(name.as_str().as_bytes(), value.as_bytes());
+            // White space at either end is no part of a value in HTTP/1.
+            into.push(name.as_str().as_bytes(), trim(value.as_bytes()));
         }
     }
     let crumbs: Vec<&[u8]> = map.get_all(http::header::COOKIE).iter().map(HeaderValue::as_bytes).collect();

@@ -9,6 +9,11 @@ pub(crate) fn is_acceptable(path: &[u8], query: Option<&[u8]>) -> bool {
     path.first() == Some(&b'/') && query_is_fine && path.split(|byte| *byte == b'/').all(is_segment)
 }
 
+/// Whether a request of this method is for somebody behind the proxy: not a tunnel, nor what connections of HTTP/2 begin with.
+pub(crate) fn is_method(method: &http::Method) -> bool {
+    *method != http::Method::CONNECT && method.as_str() != "PRI"
+}
+
 fn is_query(byte: u8) -> bool {
     byte.is_ascii_graphic() && byte != b'#'
 }
@@ -65,7 +70,7 @@ fn is_path(byte: u8) -> bool {
 }
 
 /// The host of an authority (`example.org:80`, `[::1]`), without port and without a dot at the end; nothing when it is
-/// malformed or has user information.
+/// malformed, has an empty label or user information.
 pub(crate) fn host_of(authority: &str) -> Option<&str> {
     let (host, port) = match authority.strip_prefix('[') {
         Some(rest) => {
@@ -77,7 +82,8 @@ pub(crate) fn host_of(authority: &str) -> Option<&str> {
             let end = authority.find(':').unwrap_or(authority.len());
             let host = &authority[..end];
             let named = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
-            if host.is_empty() || host.len() > 254 || !host.bytes().all(named) {
+            let gap = host.starts_with('.') || host.contains("..");
+            if host.is_empty() || host.len() > 254 || gap || !host.bytes().all(named) {
                 return None;
             }
             (host.strip_suffix('.').unwrap_or(host), &authority[end..])

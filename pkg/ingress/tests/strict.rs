@@ -57,6 +57,9 @@ fn malformed() -> Vec<(&'static str, Vec<u8>)> {
         ("a host with a user", b"GET / HTTP/1.1\r\nHost: a@h\r\n\r\n".to_vec()),
         ("a host with two ports", b"GET / HTTP/1.1\r\nHost: h:1:2\r\n\r\n".to_vec()),
         ("a host with a large port", b"GET / HTTP/1.1\r\nHost: h:65536\r\n\r\n".to_vec()),
+        ("a host of a dot", b"GET / HTTP/1.1\r\nHost: .\r\n\r\n".to_vec()),
+        ("a host that begins with a dot", b"GET / HTTP/1.1\r\nHost: .h\r\n\r\n".to_vec()),
+        ("a host with an empty label", b"GET / HTTP/1.1\r\nHost: h..i\r\n\r\n".to_vec()),
         ("a list of hosts", b"GET / HTTP/1.1\r\nHost: h, i\r\n\r\n".to_vec()),
         ("another host in the target", b"GET http://i/ HTTP/1.1\r\nHost: h\r\n\r\n".to_vec()),
         ("another port in the target", b"GET http://h:81/ HTTP/1.1\r\nHost: h\r\n\r\n".to_vec()),
@@ -88,6 +91,7 @@ fn malformed() -> Vec<(&'static str, Vec<u8>)> {
         ("a small version", b"GET / http/1.1\r\nHost: h\r\n\r\n".to_vec()),
         ("a method that is no token", b"G(T / HTTP/1.1\r\nHost: h\r\n\r\n".to_vec()),
         ("a tunnel", b"CONNECT h:80 HTTP/1.1\r\nHost: h:80\r\n\r\n".to_vec()),
+        ("a beginning of HTTP/2", b"PRI / HTTP/1.1\r\nHost: h\r\n\r\n".to_vec()),
         ("an asterisk", target("*")),
         (
             "chunks of HTTP/1.0",
@@ -147,6 +151,30 @@ fn what_is_well_formed_if_strange_is_served() {
     assert_eq!(seen[1].line, "GET /?a HTTP/1.1");
     assert_eq!(seen[2].line, "GET /a/...;b/.c/%41%2e%20?x=/../%2f&y=[1] HTTP/1.1");
     assert_eq!(seen[4].body, b"x");
+}
+
+#[test]
+fn who_asks_by_http_1_0_is_taken_at_their_word() {
+    let origin = Origin::hello();
+    let front = to(&origin);
+    // Who says both wants the connection closed, and no host is the address that was asked.
+    let answer = front.raw(b"GET / HTTP/1.0\r\nConnection: keep-alive, close\r\n\r\nGET /2 HTTP/1.0\r\n\r\n");
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("connection: close"), "{answer}");
+    assert_eq!((origin.count(), origin.last().header("host")), (1, Some(&*front.address.to_string())));
+}
+
+#[test]
+fn underscores_do_not_make_a_header_of_ours() {
+    let origin = Origin::hello();
+    let front = to(&origin);
+    let mut client = front.connect();
+    client.ask(&format!(
+        "{HEAD}X_Forwarded_For: 6.6.6.6\r\nX_REAL-IP: 6.6.6.6\r\nContent_Length: 5\r\nTransfer_Encoding: chunked\r\nx_y: z\r\n\r\n"
+    ));
+    let seen = origin.last();
+    let names: Vec<&str> =
+        seen.headers.iter().map(|(name, _)| &**name).filter(|name| name.contains('_')).collect();
+    assert_eq!(names, ["x_y"]);
 }
 
 #[test]

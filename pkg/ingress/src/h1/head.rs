@@ -126,7 +126,7 @@ fn take_target<'a>(target: &'a [u8], into: &mut Request) -> Result<Option<&'a [u
         into.set_target(target);
         return Ok(None);
     }
-    if into.method == Method::CONNECT {
+    if !target::is_method(&into.method) {
         return Err(Bad::Target);
     }
     let mut authority = None;
@@ -268,7 +268,7 @@ pub(crate) fn fields(mut bytes: &[u8], into: &mut Fields, most: usize) -> Result
 }
 
 /// Without spaces and tabs at either end; nothing else is white space here.
-fn trim(mut value: &[u8]) -> &[u8] {
+pub(crate) fn trim(mut value: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = value {
         value = rest;
     }
