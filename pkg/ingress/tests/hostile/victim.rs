@@ -261,7 +261,7 @@ impl Neighbour {
         let took = self.took.lock().unwrap();
         let worst = took.iter().max().unwrap();
         println!("{} requests of others meanwhile, the slowest took {worst:?}", took.len());
-        assert!(*worst < Duration::from_secs(3), "{worst:?}");
+        assert!(*worst < Duration::from_secs(10), "{worst:?}");
     }
 }
 
