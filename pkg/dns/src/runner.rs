@@ -39,6 +39,8 @@ use warren_types::{
 const COMPARE: Duration = Duration::from_secs(180);
 /// After something failed, and between two looks at the kernel.
 const RETRY: Duration = Duration::from_millis(500);
+/// How often a keeper is started that could not be started.
+const UNKEPT: Duration = Duration::from_secs(5);
 const GAP: Duration = Duration::from_millis(50);
 /// How long those who wait for upstreams are waited for at the end.
 const GRACE: Duration = Duration::from_millis(1_000);
@@ -65,6 +67,7 @@ pub async fn run(
     let mut look = true;
     let ended = loop {
         let wait = match runner.settle(look).await {
+            Ok(()) if runner.is_unkept() => UNKEPT,
             Ok(()) => COMPARE,
             Err(Unsettled::Fatal(error)) => break Err(error),
             Err(Unsettled::Now(why)) => {
@@ -422,10 +425,15 @@ impl Runner {
 
     /// Starts the keeper where there is none.
     async fn find_keeper(&mut self) {
-        let found = KEEPER.find(&self.deps.run_dir, &self.deps.program).await;
+        let named = self.sockets.named();
+        let found = KEEPER.entrust(&self.deps.run_dir, &self.deps.program, &named).await;
         self.keeper =
             found.inspect_err(|error| tracing::warn!(%error, "nobody can keep the DNS sockets")).ok();
-        self.deposit().await;
+    }
+
+    /// Whether nobody has the sockets that there are.
+    fn is_unkept(&self) -> bool {
+        self.server.is_some() && self.keeper.is_none()
     }
 
     /// Waits until the keeper is gone.

@@ -358,10 +358,10 @@ impl Runner {
             self.deposit().await;
         }
         if !places.is_empty() && self.keeper.is_none() {
-            let found = KEEPER.find(&self.deps.run_dir, &self.deps.program).await;
+            let named = self.sockets.named();
+            let found = KEEPER.entrust(&self.deps.run_dir, &self.deps.program, &named).await;
             self.keeper =
                 found.inspect_err(|error| tracing::warn!(%error, "nobody can keep the ingress sockets")).ok();
-            self.deposit().await;
         }
         for why in failed.iter().filter(|why| !self.failed.contains(why)) {
             tracing::warn!(why, "ingress is not served there");

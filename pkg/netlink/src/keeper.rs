@@ -75,7 +75,7 @@ impl Process {
     ///
     /// # Errors
     /// When it cannot be started.
-    pub async fn find(self, run_dir: &Path, program: &OsString) -> io::Result<Keeper> {
+    async fn find(self, run_dir: &Path, program: &OsString) -> io::Result<Keeper> {
         if let Ok(keeper) = self.connect(run_dir).await {
             return Ok(keeper);
         }
@@ -87,6 +87,26 @@ impl Process {
             return Err(io::Error::other(format!("{} did not start: {}", self.0, why.trim())));
         }
         self.connect(run_dir).await
+    }
+
+    /// Deposits `sockets` with it, which is started by `program` when it does not run.
+    ///
+    /// # Errors
+    /// When it cannot be started, or does not answer.
+    pub async fn entrust(
+        self,
+        run_dir: &Path,
+        program: &OsString,
+        sockets: &[Named<BorrowedFd<'_>>],
+    ) -> io::Result<Keeper> {
+        let keeper = self.find(run_dir, program).await?;
+        if keeper.keep(sockets).await.is_ok() {
+            return Ok(keeper);
+        }
+        // One that is being killed can be connected to for a moment; now it is gone.
+        let keeper = self.find(run_dir, program).await?;
+        keeper.keep(sockets).await?;
+        Ok(keeper)
     }
 
     /// Starts the process, and returns when it serves. To be called in a process of its own, which ends then. Blocking.
@@ -142,12 +162,9 @@ impl Keeper {
     pub async fn take(&self) -> io::Result<Vec<Named<OwnedFd>>> {
         let answer = within(async {
             send(&self.0, Message { verb: Verb::Take, names: Vec::new() }, &[]).await?;
-            receive(&self.0).await
+            answered(&self.0).await
         });
-        match answer.await? {
-            Some((_, sockets)) => Ok(sockets),
-            None => Err(io::ErrorKind::UnexpectedEof.into()),
-        }
+        answer.await.map(|(_, sockets)| sockets)
     }
 
     /// Deposits copies of `sockets`, in place of what is there.
@@ -158,7 +175,7 @@ impl Keeper {
         let (names, fds): (Vec<String>, Vec<BorrowedFd<'_>>) = sockets.iter().cloned().unzip();
         within(async {
             send(&self.0, Message { verb: Verb::Keep, names }, &fds).await?;
-            receive(&self.0).await.map(drop)
+            answered(&self.0).await.map(drop)
         })
         .await
     }
@@ -187,8 +204,15 @@ async fn send(stream: &UnixStream, message: Message, fds: &[BorrowedFd<'_>]) -> 
     Ok(())
 }
 
+/// What came over the socket, with the descriptors.
+type Received = (Verb, Vec<Named<OwnedFd>>);
+
+async fn answered(stream: &UnixStream) -> io::Result<Received> {
+    receive(stream).await?.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+}
+
 /// None when the other end is gone.
-async fn receive(stream: &UnixStream) -> io::Result<Option<(Verb, Vec<Named<OwnedFd>>)>> {
+async fn receive(stream: &UnixStream) -> io::Result<Option<Received>> {
     let (mut bytes, mut fds, mut chunk) = (Vec::new(), Vec::new(), vec![0; 4096]);
     loop {
         if let Some((length, text)) = bytes.split_first_chunk() {
@@ -327,6 +351,31 @@ mod tests {
         assert!(next.take().await.unwrap().is_empty());
         drop(socket);
         UdpSocket::bind(address).unwrap();
+    }
+
+    #[tokio::test]
+    async fn sockets_are_not_left_with_one_that_is_dying() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().to_owned();
+        let dying = UnixListener::bind(OF.socket_path(&path)).unwrap();
+        // As the kernel does it: what waits to be accepted is reset when the listener goes.
+        let mut serving = JoinSet::new();
+        serving.spawn(async move {
+            drop(dying.accept().await.unwrap());
+            drop(dying);
+            keep_all(OF, &path).await
+        });
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let named = [("udp".to_owned(), socket.as_fd())];
+        let program = OsString::from("true");
+        let keeper = loop {
+            // The program is no keeper here: until the other one serves there is nobody to connect to.
+            match OF.entrust(dir.path(), &program, &named).await {
+                Ok(keeper) => break keeper,
+                Err(_) => assert!(serving.try_join_next().is_none(), "it ended"),
+            }
+        };
+        assert_eq!(keeper.take().await.unwrap().len(), 1);
     }
 
     #[tokio::test]
