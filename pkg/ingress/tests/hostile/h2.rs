@@ -26,20 +26,24 @@ fn backend_was_spared(victim: &Victim, asked: usize) {
     until("the backend has nothing of it any more", || manners.held.load(SeqCst) == 0);
 }
 
-#[test]
-fn requests_that_are_taken_back_at_once() {
+/// Streams that are opened by `open` and reset at once end their connection.
+fn are_taken_back_at_once(open: impl Fn(u32) -> Vec<u8>) {
     let victim = Victim::start();
     let neighbour = Neighbour::of(&victim);
     let mut raw = Raw::connect(&victim, &[]);
-    let took = raw.flood(100_000, |at| {
-        [get(id(at), "/hold"), frame(RST_STREAM, 0, id(at), &8u32.to_be_bytes())].concat()
-    });
+    let took =
+        raw.flood(100_000, |at| [open(id(at)), frame(RST_STREAM, 0, id(at), &8u32.to_be_bytes())].concat());
     println!("ended with {:?} after {took}", raw.goaway);
     assert!(took < 30_000 && raw.goaway == Some(CALM), "{took} {:?}", raw.goaway);
     drop(raw);
     backend_was_spared(&victim, STREAMS + RESETS as usize + 64);
     neighbour.was_served();
     victim.held_at_most(16);
+}
+
+#[test]
+fn requests_that_are_taken_back_at_once() {
+    are_taken_back_at_once(|id| get(id, "/hold"));
 }
 
 #[test]
@@ -285,16 +289,5 @@ fn websockets_that_are_never_let_in() {
 
 #[test]
 fn websockets_that_are_taken_back() {
-    let victim = Victim::start();
-    let neighbour = Neighbour::of(&victim);
-    let mut raw = Raw::connect(&victim, &[]);
-    let took = raw.flood(100_000, |at| {
-        [websocket(id(at), "/socket"), frame(RST_STREAM, 0, id(at), &8u32.to_be_bytes())].concat()
-    });
-    println!("ended with {:?} after {took}", raw.goaway);
-    assert!(took < 30_000 && raw.goaway == Some(CALM), "{took} {:?}", raw.goaway);
-    drop(raw);
-    backend_was_spared(&victim, STREAMS + RESETS as usize + 64);
-    neighbour.was_served();
-    victim.held_at_most(16);
+    are_taken_back_at_once(|id| websocket(id, "/socket"));
 }
