@@ -16,6 +16,7 @@ mod ingress;
 mod ipam;
 mod lab;
 mod logging;
+mod manifests;
 mod objects;
 mod output;
 mod policy;
@@ -77,6 +78,8 @@ enum Command {
     Ca(ca::CaArgs),
     /// Look at the addresses of this node's pods.
     Ipam(ipam::IpamArgs),
+    /// Print the objects that make Warren the network of a Kubernetes cluster, for `kubectl apply -f -`.
+    Manifests(Box<manifests::ManifestsArgs>),
     /// Bring up and take apart whole clusters inside this machine.
     Lab(lab::LabArgs),
     /// Run a userspace WireGuard tunnel (the agent starts this where the kernel has none).
@@ -125,6 +128,7 @@ impl Command {
             Command::Ingress(args) => ingress::run(args),
             Command::Ca(args) => ca::run(args),
             Command::Ipam(args) => ipam::run(args),
+            Command::Manifests(args) => manifests::run(&args),
             Command::Lab(args) => lab::run(args),
             Command::Wireguard(args) => wireguard::run(args),
             Command::DnsSockets(args) => sockets::run(warren_dns::KEEPER, args),
@@ -190,6 +194,7 @@ mod tests {
             audit_log: None,
             certificate_life: warren_apiserver::CERTIFICATE_LIFE,
             limits: warren_apiserver::Limits::default(),
+            allocate_node_cidrs: true,
             node_ports: 30_000..=32_767,
             default_ingress_class: false,
             node_life: warren_apiserver::NodeLife::default(),

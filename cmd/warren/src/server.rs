@@ -6,7 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tokio_util::sync::CancellationToken;
-use warren_apiserver::{CidrError, Limits, NodeLife, Server, ServerConfig, ServerError};
+use warren_apiserver::{Limits, NodeLife, Server, ServerConfig, ServerError};
+use warren_types::pod_cidr::CidrError;
 use warren_types::{HealthCell, defaults, marks};
 
 use crate::failure::UsageError;
@@ -44,6 +45,9 @@ pub(crate) struct ServerArgs {
     /// Prefix length of a node's IPv6 podCIDR.
     #[arg(long, value_name = "BITS", env = "WARREN_NODE_PREFIX_V6", default_value_t = defaults::NODE_PREFIX_V6)]
     node_prefix_v6: u8,
+    /// Give podCIDRs to new nodes; else the agents do, as in a Kubernetes whose controller manager does not.
+    #[arg(long, value_name = "BOOL", env = "WARREN_ALLOCATE_NODE_CIDRS", default_value_t = true, action = clap::ArgAction::Set)]
+    allocate_node_cidrs: bool,
     /// Ports of the nodes that Services of type NodePort and LoadBalancer may have.
     #[arg(long, value_name = "FIRST-LAST", env = "WARREN_SERVICE_NODE_PORT_RANGE", default_value = "30000-32767", value_parser = port_range)]
     service_node_port_range: std::ops::RangeInclusive<u16>,
@@ -100,6 +104,7 @@ async fn serve(args: ServerArgs) -> anyhow::Result<()> {
         service_cidrs: args.service_cidr,
         node_prefix_v4: args.node_prefix_v4,
         node_prefix_v6: args.node_prefix_v6,
+        allocate_node_cidrs: args.allocate_node_cidrs,
         node_ports: args.service_node_port_range,
         token_file: args.token_file,
         kubeconfig: Some(args.write_kubeconfig),

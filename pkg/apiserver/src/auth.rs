@@ -20,6 +20,8 @@ pub(crate) const VIEWERS: &str = "warren:viewers";
 const AUTHENTICATED: &str = "system:authenticated";
 /// What a node's user name begins with.
 pub(crate) const NODE_PREFIX: &str = "system:node:";
+/// What a service account's user name begins with; namespace and name follow.
+const ACCOUNT_PREFIX: &str = "system:serviceaccount:";
 
 /// Who sent a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,7 +34,7 @@ pub(crate) enum User {
     Viewer(String),
     /// The agent of this node.
     Node(String),
-    /// A valid certificate that stands for nothing here.
+    /// Somebody known who stands for nothing here by itself: only roles give it rights.
     Other(String),
 }
 
@@ -57,14 +59,21 @@ impl User {
         }
     }
     /// The groups as Kubernetes shows them.
-    pub(crate) fn groups(&self) -> Vec<&'static str> {
-        match self {
-            Self::Anonymous => vec!["system:unauthenticated"],
-            Self::Admin(_) => vec![MASTERS, AUTHENTICATED],
-            Self::Viewer(_) => vec![VIEWERS, AUTHENTICATED],
-            Self::Node(_) => vec![NODES, AUTHENTICATED],
-            Self::Other(_) => vec![AUTHENTICATED],
-        }
+    pub(crate) fn groups(&self) -> Vec<String> {
+        let mut groups: Vec<String> = match self {
+            Self::Anonymous => return vec!["system:unauthenticated".into()],
+            Self::Admin(_) => vec![MASTERS.into()],
+            Self::Viewer(_) => vec![VIEWERS.into()],
+            Self::Node(_) => vec![NODES.into()],
+            Self::Other(name) => match name.strip_prefix(ACCOUNT_PREFIX).and_then(|a| a.split_once(':')) {
+                Some((namespace, _)) => {
+                    vec!["system:serviceaccounts".into(), format!("system:serviceaccounts:{namespace}")]
+                }
+                None => Vec::new(),
+            },
+        };
+        groups.push(AUTHENTICATED.into());
+        groups
     }
 }
 

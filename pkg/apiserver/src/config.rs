@@ -5,9 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::cidr::CidrError;
 use crate::controllers::NodeLife;
 use crate::serve::Limits;
+use warren_types::pod_cidr::CidrError;
 
 /// Configuration of a server.
 #[derive(Debug, Clone)]
@@ -28,6 +28,8 @@ pub struct ServerConfig {
     pub node_prefix_v4: u8,
     /// Prefix length of a node's IPv6 podCIDR.
     pub node_prefix_v6: u8,
+    /// Whether new nodes get podCIDRs; else agents give them.
+    pub allocate_node_cidrs: bool,
     /// Ports of the nodes that Services may have.
     pub node_ports: std::ops::RangeInclusive<u16>,
     /// A file with the secret (or whole token) that nodes join with; none: one is made.

@@ -22,13 +22,13 @@ use crate::join::Joining;
 use crate::ops::{Objects, WriteOptions, Written};
 use crate::patch::Patch;
 use crate::query::{FieldValidation, Params, Target, target};
-use crate::registry::NODE;
+use crate::registry::{DAEMON_SET, NODE};
 use crate::reply::{self, Form, negotiate};
 use crate::selector::Selector;
 use crate::storage::Object;
 use crate::table::Include;
 use crate::watch::{self, Shape};
-use crate::{backup, discovery, lists, reviews};
+use crate::{backup, discovery, impersonate, lists, rbac, reviews};
 
 /// Forms of objects.
 const FORMS: &[Form] = &[Form::Object, Form::Table, Form::Partial];
@@ -63,7 +63,8 @@ pub(crate) async fn handle(State(app): State<Arc<App>>, request: Request) -> Res
     result.unwrap_or_else(|e| e.response())
 }
 
-/// Whoever came without a client certificate may show a token. The token of a join is that endpoint's own matter.
+/// Whoever came without a client certificate may show a token. The token of a join is that endpoint's own matter. An
+/// administrator may act as somebody else.
 fn identify(app: &App, peer: &mut Peer, request: &Request) -> ApiResult<()> {
     if peer.user == User::Anonymous
         && request.uri().path() != JOIN
@@ -72,6 +73,7 @@ fn identify(app: &App, peer: &mut Peer, request: &Request) -> ApiResult<()> {
         peer.standing.promote();
         peer.user = user;
     }
+    peer.user = impersonate::acting(peer.user.clone(), request.headers())?;
     Ok(())
 }
 
@@ -111,8 +113,9 @@ async fn dispatch(app: &Arc<App>, peer: &Peer, request: Request) -> ApiResult<Re
                 let _place = app.gates.write(size).await?;
                 let (parts, body) = request.into_parts();
                 let bytes = read_body(app, body, BODY_LIMIT).await?;
-                let body = decode::body(&parts.headers, &bytes, Some(crate::proto::ACCESS_REVIEW))?;
-                return reviews::answer(review, &peer.user, &body, |ns, name| shown(app, ns, name));
+                let body = decode::body(&parts.headers, &bytes, Some(review.proto))?;
+                let permitted = |verb, target: &Target| permitted(app, &peer.user, verb, target);
+                return reviews::answer(review, &peer.user, &body, permitted);
             }
         }
     }
@@ -123,7 +126,7 @@ async fn dispatch(app: &Arc<App>, peer: &Peer, request: Request) -> ApiResult<Re
     let params = Params::parse(request.uri())?;
     let verb = verb(request.method(), &target, &params)?;
     let asked = named(&target, &params)?;
-    let authorized = authorize(&peer.user, verb, &asked, |ns, name| shown(app, ns, name));
+    let authorized = permitted(app, &peer.user, verb, &asked);
     if verb.reads() {
         authorized?;
         return run(app, peer, verb, target, params, request).await;
@@ -198,9 +201,21 @@ async fn own(app: &App, peer: &Peer, what: &'static str, request: Request) -> Ap
     result
 }
 
-/// Whether an Ingress of the namespace that agents serve names this Secret.
-fn shown(app: &App, namespace: &str, secret: &str) -> bool {
-    crate::ingress::is_shown(&app.objects.cache, namespace, secret)
+/// Decides by the request: what the user is, and which roles it has.
+fn permitted(app: &App, user: &User, verb: Verb, target: &Target) -> ApiResult<()> {
+    let cache = &app.objects.cache;
+    rbac::refuse_roles(user, verb, target)?;
+    match authorize(user, verb, target, |ns, name| crate::ingress::is_shown(cache, ns, name)) {
+        Err(refused) => {
+            let allowed = rbac::allows(cache, user, verb, target);
+            let (kind, sub) = (target.kind.get(), if target.status { "/status" } else { "" });
+            tracing::debug!(target: "rbac", user = user.name(), verb = verb.name(), group = kind.group,
+                resource = format!("{}{sub}", kind.plural), namespace = target.namespace.as_deref().unwrap_or_default(),
+                name = target.name.as_deref().unwrap_or_default(), allowed, "asked the roles");
+            if allowed { Ok(()) } else { Err(refused) }
+        }
+        allowed => allowed,
+    }
 }
 
 /// The target as its request is judged: a list or watch that selects one name asks for that object alone.
@@ -294,8 +309,13 @@ async fn run(
     };
     let name = target.name.clone().unwrap_or_default();
     let show = |code: StatusCode, object: &Object| reply::bytes(code, shape.object(object, now));
-    let show_written = |code: StatusCode, w: Written| {
+    let show_written = |code: StatusCode, mut w: Written| {
         let mut response = show(code, &w.object);
+        if target.kind == DAEMON_SET && matches!(verb, Verb::Create | Verb::Patch) {
+            w.warnings.push(
+                "this server runs no pods: the DaemonSet is kept, and nothing is started for it".into(),
+            );
+        }
         reply::warn(&mut response, &w.warnings);
         response.extensions_mut().insert(WrittenName(w.object.name.clone()));
         response

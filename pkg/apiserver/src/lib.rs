@@ -20,7 +20,6 @@ mod authority;
 mod backup;
 mod bearer;
 mod bootstrap;
-pub mod cidr;
 mod config;
 mod controllers;
 mod decode;
@@ -29,6 +28,7 @@ mod discovery;
 mod error;
 mod gates;
 mod http;
+mod impersonate;
 mod ingress;
 mod join;
 mod kinds;
@@ -40,6 +40,7 @@ mod ops;
 mod patch;
 mod proto;
 mod query;
+mod rbac;
 mod registry;
 mod renew;
 mod repeated;
@@ -54,7 +55,6 @@ mod tokens;
 mod watch;
 
 pub use backup::{Restored, restore, verify as verify_backup, write as write_backup};
-pub use cidr::CidrError;
 pub use config::{CERTIFICATE_LIFE, ServerConfig, ServerError};
 pub use controllers::NodeLife;
 pub use serve::Limits;
@@ -68,13 +68,13 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use warren_store::Store;
+use warren_types::pod_cidr::{self, PodCidrAllocator};
 use warren_types::{ClusterConfig, HealthCell, Secret};
 
 use alloc::{Allocators, ServiceAllocator};
 use audit::Audit;
 use authority::{Authority, make_private_dir};
 use bearer::Bearers;
-use cidr::PodCidrAllocator;
 use gates::Gates;
 use join::Joining;
 use ops::Objects;
@@ -106,7 +106,7 @@ impl Server {
     /// # Errors
     /// [`ServerError`], each with what to do; nothing is written before the ranges are found sound.
     pub async fn open(config: ServerConfig) -> Result<Self, ServerError> {
-        cidr::check_ranges(&config.cluster_cidrs, &config.service_cidrs, &config.host_routes)?;
+        pod_cidr::check_ranges(&config.cluster_cidrs, &config.service_cidrs, &config.host_routes)?;
         let cidrs =
             PodCidrAllocator::new(&config.cluster_cidrs, config.node_prefix_v4, config.node_prefix_v6)?;
         let listener = TcpListener::bind(config.listen)
@@ -140,7 +140,7 @@ impl Server {
         let tls = tls_config(&authority, renewal.shown.clone())?;
 
         let services = ServiceAllocator::new(&config.service_cidrs, config.node_ports.clone());
-        let alloc = Allocators::new(cidrs, services);
+        let alloc = Allocators::new(cidrs, services).giving_cidrs(config.allocate_node_cidrs);
         let disk = Disk::in_store(&opened.store);
         let (objects, revision) = disk.load();
         let cache = Arc::new(Cache::new(objects, revision, History::default()));

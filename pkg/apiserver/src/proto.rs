@@ -101,6 +101,9 @@ pub(crate) const ACCESS_REVIEW: Schema = &[(
     ]),
 )];
 
+/// `SelfSubjectRulesReview`.
+pub(crate) const RULES_REVIEW: Schema = &[(2, "spec", Type::Message(&[(1, "namespace", Type::Text)]))];
+
 /// The envelope: what kind it is, and the object.
 const UNKNOWN_TYPE: Schema = &[(1, "apiVersion", Type::Text), (2, "kind", Type::Text)];
 

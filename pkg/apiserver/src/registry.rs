@@ -152,6 +152,17 @@ pub(crate) const INGRESS: KindId = KindId(12);
 /// IngressClass' place in [`KINDS`].
 pub(crate) const INGRESS_CLASS: KindId = KindId(13);
 
+/// DaemonSet's place in [`KINDS`].
+pub(crate) const DAEMON_SET: KindId = KindId(14);
+/// ClusterRole's place in [`KINDS`].
+pub(crate) const CLUSTER_ROLE: KindId = KindId(15);
+/// Role's place in [`KINDS`].
+pub(crate) const ROLE: KindId = KindId(16);
+/// ClusterRoleBinding's place in [`KINDS`].
+pub(crate) const CLUSTER_ROLE_BINDING: KindId = KindId(17);
+/// RoleBinding's place in [`KINDS`].
+pub(crate) const ROLE_BINDING: KindId = KindId(18);
+
 /// Every kind there is.
 pub(crate) static KINDS: &[Kind] = &[
     kinds::namespace::KIND,
@@ -168,6 +179,11 @@ pub(crate) static KINDS: &[Kind] = &[
     kinds::network_policy::KIND,
     kinds::ingress::KIND,
     kinds::ingress_class::KIND,
+    kinds::daemon_set::KIND,
+    kinds::rbac::CLUSTER_ROLE,
+    kinds::rbac::ROLE,
+    kinds::rbac::CLUSTER_ROLE_BINDING,
+    kinds::rbac::ROLE_BINDING,
 ];
 
 /// Finds a kind by its path.
@@ -194,7 +210,11 @@ mod tests {
             [NAMESPACE, NODE, POD, CONFIG_MAP, LEASE, SERVICE, ENDPOINTS, ENDPOINT_SLICE].map(name),
             ["Namespace", "Node", "Pod", "ConfigMap", "Lease", "Service", "Endpoints", "EndpointSlice"]
         );
-        assert_eq!([INGRESS, INGRESS_CLASS].map(name), ["Ingress", "IngressClass"]);
+        assert_eq!([INGRESS, INGRESS_CLASS, DAEMON_SET].map(name), ["Ingress", "IngressClass", "DaemonSet"]);
+        assert_eq!(
+            [CLUSTER_ROLE, ROLE, CLUSTER_ROLE_BINDING, ROLE_BINDING].map(name),
+            ["ClusterRole", "Role", "ClusterRoleBinding", "RoleBinding"]
+        );
         assert_eq!(lookup("coordination.k8s.io", "v1", "leases"), Some(LEASE));
         assert_eq!(lookup("", "v1", "leases"), None);
     }

@@ -4,7 +4,7 @@ use axum::body::Body;
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
-use crate::auth::{User, Verb, authorize};
+use crate::auth::{User, Verb};
 use crate::error::{ApiError, ApiResult};
 use crate::query::Target;
 use crate::registry::KindId;
@@ -16,22 +16,31 @@ pub(crate) struct Review {
     pub(crate) group: &'static str,
     pub(crate) plural: &'static str,
     pub(crate) kind: &'static str,
+    /// How it is read from protobuf.
+    pub(crate) proto: crate::proto::Schema,
 }
 
 /// Version of all of them.
 pub(crate) const VERSION: &str = "v1";
 /// All of them.
 pub(crate) static REVIEWS: [Review; 3] = [
-    Review { group: "authentication.k8s.io", plural: "selfsubjectreviews", kind: "SelfSubjectReview" },
+    Review {
+        group: "authentication.k8s.io",
+        plural: "selfsubjectreviews",
+        kind: "SelfSubjectReview",
+        proto: &[],
+    },
     Review {
         group: "authorization.k8s.io",
         plural: "selfsubjectaccessreviews",
         kind: "SelfSubjectAccessReview",
+        proto: crate::proto::ACCESS_REVIEW,
     },
     Review {
         group: "authorization.k8s.io",
         plural: "selfsubjectrulesreviews",
         kind: "SelfSubjectRulesReview",
+        proto: crate::proto::RULES_REVIEW,
     },
 ];
 
@@ -48,7 +57,7 @@ pub(crate) fn answer(
     review: &Review,
     user: &User,
     body: &Value,
-    shown: impl Fn(&str, &str) -> bool,
+    permitted: impl Fn(Verb, &Target) -> ApiResult<()>,
 ) -> ApiResult<Response<Body>> {
     if !body.is_object() {
         return Err(ApiError::bad_request("the body is not an object"));
@@ -57,8 +66,8 @@ pub(crate) fn answer(
         "SelfSubjectReview" => {
             json!({ "userInfo": { "username": user.name(), "uid": "", "groups": user.groups() } })
         }
-        "SelfSubjectRulesReview" => rules(user),
-        _ => access(user, &body["spec"], shown),
+        "SelfSubjectRulesReview" => rules(user, permitted),
+        _ => access(user, &body["spec"], permitted),
     };
     let spec = if body["spec"].is_object() { body["spec"].clone() } else { json!({}) };
     let answer = json!({
@@ -68,7 +77,7 @@ pub(crate) fn answer(
     Ok(reply::json(StatusCode::CREATED, &answer))
 }
 
-fn access(user: &User, spec: &Value, shown: impl Fn(&str, &str) -> bool) -> Value {
+fn access(user: &User, spec: &Value, permitted: impl Fn(Verb, &Target) -> ApiResult<()>) -> Value {
     let no = |why: &str| json!({ "allowed": false, "reason": why });
     if matches!(user, User::Admin(_)) {
         return json!({ "allowed": true, "reason": "administrators may do everything" });
@@ -101,27 +110,24 @@ fn access(user: &User, spec: &Value, shown: impl Fn(&str, &str) -> bool) -> Valu
         status: in_path == "status",
         finalize: in_path == "finalize",
     };
-    match authorize(user, verb, &target, shown) {
+    match permitted(verb, &target) {
         Ok(()) => json!({ "allowed": true }),
         Err(e) => no(&e.message),
     }
 }
 
 /// What the user may do wherever it looks; what depends on objects is left out.
-fn rules(user: &User) -> Value {
+fn rules(user: &User, permitted: impl Fn(Verb, &Target) -> ApiResult<()>) -> Value {
     let all = || json!([{ "verbs": ["*"], "apiGroups": ["*"], "resources": ["*"] }]);
     let (resources, incomplete) = match user {
         User::Admin(_) => (all(), false),
         _ => {
-            let readable = |k: &KindId| {
-                let target = Target::all(*k, None);
-                authorize(user, Verb::List, &target, |_, _| false).is_ok()
-            };
+            let readable = |k: &KindId| permitted(Verb::List, &Target::all(*k, None)).is_ok();
             let mut rules: Vec<Value> = Vec::new();
             for k in KindId::all().filter(readable).map(KindId::get) {
                 rules.push(json!({ "verbs": ["get", "list", "watch"], "apiGroups": [k.group], "resources": [k.plural] }));
             }
-            (rules.into(), matches!(user, User::Node(_)))
+            (rules.into(), matches!(user, User::Node(_) | User::Other(_)))
         }
     };
     let urls = json!([{ "verbs": ["get"], "nonResourceURLs": ["/api", "/api/*", "/apis", "/apis/*", "/openapi/*",
@@ -133,8 +139,13 @@ fn rules(user: &User) -> Value {
 mod tests {
     use super::*;
 
+    fn by_role(user: &User) -> impl Fn(Verb, &Target) -> ApiResult<()> {
+        move |verb, target| crate::auth::authorize(user, verb, target, |_, _| false)
+    }
+
     fn may(user: &User, attributes: Value) -> bool {
-        access(user, &json!({ "resourceAttributes": attributes }), |_, _| false)["allowed"] == json!(true)
+        let spec = json!({ "resourceAttributes": attributes });
+        access(user, &spec, by_role(user))["allowed"] == json!(true)
     }
 
     #[test]
@@ -148,12 +159,13 @@ mod tests {
         let patch = |name: &str| json!({ "verb": "patch", "resource": "nodes", "subresource": "status", "name": name });
         assert!(may(&node, patch("n1")) && !may(&node, patch("n2")));
         let path = |p: &str| {
-            access(&viewer, &json!({"nonResourceAttributes": {"path": p, "verb": "get"}}), |_, _| false)
+            let spec = json!({"nonResourceAttributes": {"path": p, "verb": "get"}});
+            access(&viewer, &spec, by_role(&viewer))
         };
         assert_eq!(path("/version")["allowed"], true);
         assert_eq!(path("/v1-warren/tokens")["allowed"], false);
-        assert_eq!(rules(&admin)["resourceRules"][0]["verbs"][0], "*");
-        assert!(!rules(&viewer).to_string().contains("secrets"));
+        assert_eq!(rules(&admin, by_role(&admin))["resourceRules"][0]["verbs"][0], "*");
+        assert!(!rules(&viewer, by_role(&viewer)).to_string().contains("secrets"));
     }
 
     #[test]

@@ -20,6 +20,7 @@ pub mod name;
 pub mod node;
 pub mod peer;
 pub mod pod;
+pub mod pod_cidr;
 pub mod policy;
 pub mod selector;
 pub mod service;

@@ -9,15 +9,17 @@ pub(crate) use service::{ServiceAllocator, first_address};
 use ipnet::IpNet;
 use serde_json::Value;
 
-use crate::cidr::PodCidrAllocator;
 use crate::registry::{KindId, NODE, SERVICE};
 use crate::storage::{Cache, Object, Refused};
 use crate::table::{list, text};
+use warren_types::pod_cidr::PodCidrAllocator;
 
 /// Everything that is given out.
 #[derive(Debug, Clone)]
 pub(crate) struct Allocators {
     cidrs: PodCidrAllocator,
+    /// Whether new nodes get podCIDRs; else somebody else gives them, and they are only kept apart here.
+    gives_cidrs: bool,
     services: ServiceAllocator,
 }
 
@@ -31,7 +33,12 @@ fn owner(o: &Value) -> String {
 
 impl Allocators {
     pub(crate) fn new(cidrs: PodCidrAllocator, services: ServiceAllocator) -> Self {
-        Self { cidrs, services }
+        Self { cidrs, gives_cidrs: true, services }
+    }
+
+    /// Whether new nodes get podCIDRs.
+    pub(crate) fn giving_cidrs(self, gives_cidrs: bool) -> Self {
+        Self { gives_cidrs, ..self }
     }
 
     /// Of 10.0.0.0/9 and 10.128.0.0/16.
@@ -98,6 +105,9 @@ impl Allocators {
         let wanted = pod_cidrs(node);
         if !wanted.is_empty() {
             return self.cidrs.occupy(&name, &wanted).map_err(|e| Refused::PodCidr(e.to_string()));
+        }
+        if !self.gives_cidrs {
+            return Ok(());
         }
         let given = self.cidrs.assign(&name).map_err(|e| Refused::PodCidr(e.to_string()))?;
         let given: Vec<Value> = given.iter().map(|c| c.to_string().into()).collect();

@@ -1,6 +1,7 @@
 //! The kinds, one module each: the row, its defaults, its rules, its table.
 
 pub(crate) mod config_map;
+pub(crate) mod daemon_set;
 pub(crate) mod endpoint_slice;
 pub(crate) mod endpoints;
 pub(crate) mod event;
@@ -11,6 +12,7 @@ pub(crate) mod namespace;
 pub(crate) mod network_policy;
 pub(crate) mod node;
 pub(crate) mod pod;
+pub(crate) mod rbac;
 pub(crate) mod rules;
 pub(crate) mod secret;
 pub(crate) mod service;

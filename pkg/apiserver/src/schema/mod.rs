@@ -2,7 +2,7 @@
 
 pub(crate) mod rules;
 
-use k8s_openapi::api::{coordination, core, discovery, networking};
+use k8s_openapi::api::{apps, coordination, core, discovery, networking, rbac};
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value};
@@ -51,6 +51,11 @@ pub(crate) fn definitions() -> Map<String, Value> {
         add::<networking::v1::NetworkPolicy>,
         add::<networking::v1::Ingress>,
         add::<networking::v1::IngressClass>,
+        add::<apps::v1::DaemonSet>,
+        add::<rbac::v1::ClusterRole>,
+        add::<rbac::v1::Role>,
+        add::<rbac::v1::ClusterRoleBinding>,
+        add::<rbac::v1::RoleBinding>,
         add::<k8s_openapi::apimachinery::pkg::apis::meta::v1::DeleteOptions>,
         add::<k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta>,
         add::<k8s_openapi::apimachinery::pkg::apis::meta::v1::Status>,

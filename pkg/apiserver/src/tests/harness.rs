@@ -36,6 +36,7 @@ pub(super) fn config(directory: &Path) -> ServerConfig {
         service_cidrs: vec!["10.43.0.0/16".parse().unwrap()],
         node_prefix_v4: 24,
         node_prefix_v6: 64,
+        allocate_node_cidrs: true,
         node_ports: 30_000..=32_767,
         token_file: None,
         kubeconfig: Some(directory.join("kubeconfig")),

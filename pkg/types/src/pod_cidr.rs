@@ -3,8 +3,9 @@
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use warren_types::Family;
-use warren_types::cidr::overlap;
+
+use crate::Family;
+use crate::cidr::overlap;
 
 /// Why podCIDRs cannot be given.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -261,7 +262,7 @@ pub fn check_ranges(cluster: &[IpNet], service: &[IpNet], host_routes: &[IpNet])
             {
                 return Err(CidrError::SameFamily { flag, first: *other, second: *range });
             }
-            warren_types::PodCidrs::from_nets([*range]).map_err(|e| CidrError::Unusable {
+            crate::PodCidrs::from_nets([*range]).map_err(|e| CidrError::Unusable {
                 flag,
                 reason: e.to_string().replacen("podCIDR ", "", 1),
             })?;
