@@ -136,6 +136,12 @@ impl Runtime {
         Ok(Self { plugin, config: config.to_string(), prefix: prefix.into(), namespaces: Mutex::default() })
     }
 
+    /// The same, with containers, and their pods, that are named after `prefix`.
+    #[must_use]
+    pub fn named(self, prefix: &str) -> Self {
+        Self { prefix: prefix.to_owned(), ..self }
+    }
+
     /// The network namespace of the container `n`.
     ///
     /// # Errors

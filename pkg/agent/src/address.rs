@@ -57,7 +57,8 @@ fn sorted(mut ips: Vec<IpAddr>) -> Vec<IpAddr> {
     ips
 }
 
-/// Reads the machine and chooses. `api` are addresses of the API server, as far as they are known.
+/// Reads the machine and chooses. `api` are addresses of the API server, as far as they are known; `registered` those of
+/// the Node object where somebody else writes it: they tell where the API is reached by loopback, as on k3s.
 ///
 /// # Errors
 /// When the kernel cannot be asked.
@@ -65,6 +66,7 @@ pub async fn observe(
     netlink: &Netlink,
     given: &[IpAddr],
     api: &[IpAddr],
+    registered: &[IpAddr],
 ) -> Result<Vec<IpAddr>, warren_netlink::NetlinkError> {
     if !given.is_empty() {
         return Ok(choose(given, &[], &[]));
@@ -86,6 +88,7 @@ pub async fn observe(
             towards.extend(route.src.or(Some(*ip)));
         }
     }
+    towards.extend(registered);
     Ok(choose(&[], &towards, &all))
 }
 
@@ -138,6 +141,13 @@ mod tests {
             [ip("192.168.56.11"), ip("2001:db8::11")]
         );
         assert_eq!(choose(&[], &[], &machine()), [ip("10.0.2.15"), ip("2001:db8::11")]);
+    }
+
+    #[test]
+    fn an_api_on_loopback_tells_nothing_and_the_registered_address_counts_if_it_is_ours() {
+        let towards = |registered| choose(&[], &[ip("127.0.0.1"), ip(registered)], &machine());
+        assert_eq!(towards("192.168.56.11"), [ip("192.168.56.11"), ip("2001:db8::11")]);
+        assert_eq!(towards("192.168.56.99"), [ip("10.0.2.15"), ip("2001:db8::11")]);
     }
 
     #[test]

@@ -123,6 +123,7 @@ impl ApiAccess {
         let service = ServiceBuilder::new()
             .layer(config.base_uri_layer())
             .option_layer(config.auth_layer().map_err(refuse)?)
+            .layer(config.extra_headers_layer().map_err(refuse)?)
             .map_err(BoxError::from)
             .service(Noted { inner: http, status: status.clone() });
         status.set_api(&address);

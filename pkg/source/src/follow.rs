@@ -22,9 +22,13 @@ pub(crate) const CEILING_UNREACHABLE: Duration = Duration::from_secs(2);
 /// Longest wait while the API answers with errors.
 pub(crate) const CEILING_REFUSED: Duration = Duration::from_secs(30);
 
-/// How a watch is asked for.
-pub(crate) fn config() -> watcher::Config {
-    watcher::Config::default().timeout(WATCH_SECONDS).page_size(500)
+/// How a watch is asked for; of one object alone when it is named.
+pub(crate) fn config(only: Option<&str>) -> watcher::Config {
+    let config = watcher::Config::default().timeout(WATCH_SECONDS).page_size(500);
+    match only {
+        Some(name) => config.fields(&format!("metadata.name={name}")),
+        None => config,
+    }
 }
 
 /// What sees every raw object of a kind besides the table: the write-back side compares with it.
@@ -60,6 +64,8 @@ pub(crate) struct Follow<R: Record, O> {
     pub(crate) status: SourceStatus,
     /// The kind's group, when an API may do without it: one that does not serve it has no such objects.
     pub(crate) optional: Option<&'static str>,
+    /// The one object that is asked for; none: every one.
+    pub(crate) only: Option<&'static str>,
 }
 
 /// What has been heard and not yet committed.
@@ -93,7 +99,7 @@ impl<R: Record, O: Observer> Follow<R, O> {
 
     /// One life of a watcher: from a list until it cannot go on from where it was.
     async fn once(&mut self, stop: &CancellationToken, backoff: &mut Backoff) -> Result<(), SourceError> {
-        let mut events = watcher(self.api.clone(), config()).boxed();
+        let mut events = watcher(self.api.clone(), config(self.only)).boxed();
         let mut pending = Pending { list: None, changes: Vec::new() };
         loop {
             let mut next = tokio::select! {

@@ -41,7 +41,7 @@ impl Follows<'_> {
         (convert, key): Read<R>,
     ) -> Task {
         let (table, status) = (self.store.table(), self.status.clone());
-        let follow = Follow { kind, api, table, convert, key, observer, status, optional };
+        let follow = Follow { kind, api, table, convert, key, observer, status, optional, only: None };
         Box::pin(follow.run(self.stop.clone()))
     }
 
@@ -69,10 +69,15 @@ impl Follows<'_> {
         ]
     }
 
-    /// Follows the ConfigMap of the cluster's ranges.
+    /// Follows the ConfigMap of the cluster's ranges, and no other.
     pub(crate) fn cluster(&self) -> Task {
         let api = Api::namespaced_with(self.client.clone(), CONFIG_MAP_NAMESPACE, &resource::<ConfigMap>());
-        self.follow("ConfigMap", api, Nobody, None, CLUSTER)
+        let (table, status) = (self.store.table(), self.status.clone());
+        let (convert, key) = CLUSTER;
+        let (kind, only) = ("ConfigMap", Some(CONFIG_MAP_NAME));
+        let follow =
+            Follow { kind, api, table, convert, key, observer: Nobody, status, optional: None, only };
+        Box::pin(follow.run(self.stop.clone()))
     }
 }
 

@@ -3,14 +3,14 @@
 //! Job: follow Nodes, Pods, Services, EndpointSlices, Namespaces, NetworkPolicies, Ingresses, IngressClasses, the Secrets
 //! that ingress wants and the cluster's ConfigMap for ever, through any loss of the API; write this node's Node, Lease and
 //! (where the agent registers its Node) its Pods; write the addresses of load balancers and Ingresses, and Events of what is
-//! wrong with Services and Ingresses.
+//! wrong with Services and Ingresses; where it does not register Nodes, give podCIDRs to those that nobody gave any.
 //! Inputs: an API, reached by a kubeconfig or a service account; tables `local_node`, `attachments`, `wanted_secrets`,
 //! `load_balancer_addresses`, `ingress_addresses`, `service_faults` and `ingress_faults`.
 //! Outputs: tables `nodes`, `pods`, `services`, `endpoint_slices`, `namespaces`, `network_policies`, `ingresses`,
 //! `ingress_classes`, `secrets`, `cluster`; objects in the API; [`SourceStatus`].
 //! Owns: annotations under `warren.dev/` of its own Node; with registration the whole Node, its Lease, and the Pods of
 //! this node that carry `warren.dev/container-id`; `status.loadBalancer` of Services that Warren gives addresses to and of
-//! Ingresses that it serves; Events whose source is `warren` on this node.
+//! Ingresses that it serves; Events whose source is `warren` on this node; the Lease `kube-system/warren-pod-cidrs`.
 //! Ordering: a list replaces a table at once, when it is complete; nothing is deleted from the API before the first
 //! complete list and the first load of `attachments`. It does not know which kind of API it talks to.
 //! An API that does not serve NetworkPolicies, Ingresses or IngressClasses has none; one that stopped to serve them leaves
@@ -19,6 +19,7 @@
 //! retried with backoff; malformed object: the field is refused and named.
 
 mod addresses;
+mod allot;
 pub mod backoff;
 pub mod client;
 pub mod convert;
@@ -169,6 +170,9 @@ fn tasks_of(
         )));
         let pods = pods::Publisher::new(config, client.clone(), store.table(), own_pods, status.clone());
         tasks.push(Box::pin(pods.run(stop.clone())));
+    } else {
+        let allotter = allot::Allotter::new(config.node_name.clone(), client.clone(), store, status.clone());
+        tasks.push(Box::pin(allotter.run(stop.clone())));
     }
     tasks
 }

@@ -8,9 +8,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 use warren_netlink::NetlinkError;
-use warren_store::tables::ONLY;
+use warren_store::tables::{ONLY, node_key};
 use warren_store::{Durability, StoreError};
-use warren_types::{HealthCell, HealthState, LocalNode};
+use warren_types::{HealthCell, HealthState, LocalNode, Node};
 
 /// How often readiness is looked at, and how soon after a change of links the addresses are.
 const TICK: Duration = Duration::from_millis(250);
@@ -56,7 +56,9 @@ pub(super) async fn run(
         }
         if changes.has_changed().unwrap_or(true) || looked.is_none_or(|t| t.elapsed() >= RESYNC) {
             changes.mark_unchanged();
-            let found = address::observe(&shared.netlink, &shared.config.node_ips, &api).await?;
+            let found =
+                address::observe(&shared.netlink, &shared.config.node_ips, &api, &registered(&shared))
+                    .await?;
             if found.is_empty() {
                 let kept = table.get(ONLY).map(|row| row.internal_ips.clone()).unwrap_or_default();
                 if ips.is_empty() {
@@ -88,6 +90,12 @@ pub(super) async fn run(
             }
         }
     }
+}
+
+/// The addresses that the Node object has, where this agent does not write them itself.
+fn registered(shared: &Shared) -> Vec<IpAddr> {
+    let own = || shared.store.table::<Node>().get(&node_key(&shared.config.node_name));
+    (!shared.config.register_node).then(own).flatten().map(|n| n.internal_ips.clone()).unwrap_or_default()
 }
 
 async fn publish(
