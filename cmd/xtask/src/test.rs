@@ -1,9 +1,9 @@
 //! The tests, from unit to end to end.
 
 use crate::build::{release, static_cargo};
-use crate::needs;
 use crate::run::{cargo, root, run};
 use crate::vm;
+use crate::{dist, needs};
 use anyhow::{Context as _, Result};
 use std::process::Command;
 
@@ -17,6 +17,7 @@ pub(crate) fn all() -> Result<()> {
     )?;
     run("unit and property tests", cargo().args(["test", "--workspace", "--exclude", "warren-e2e"]))?;
     e2e(&[])?;
+    dist::verify()?;
     vm::run_tests()
 }
 
