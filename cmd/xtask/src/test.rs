@@ -28,7 +28,7 @@ pub(crate) fn e2e(args: &[String]) -> Result<()> {
     needs::for_tests()?;
     let binary = release()?;
     let mut tests = static_cargo("test")?;
-    tests.env("WARREN_BIN", binary).arg("--lib");
+    tests.env("WARREN_BUNDLE", dist::airgap_bundle(&binary)?).env("WARREN_BIN", binary).arg("--lib");
     for file in std::fs::read_dir(root().join("e2e/tests")).context("e2e/tests")? {
         if let Some(name) = file?.path().file_stem() {
             tests.arg("--test").arg(name);

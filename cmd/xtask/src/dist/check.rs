@@ -60,7 +60,8 @@ pub(super) fn installs(out: &Path, artifacts: &[Artifact]) -> Result<()> {
 }
 
 /// Directories of shell scripts that are handed out, or check what is.
-const SCRIPTS: [&str; 4] = ["packaging", "packaging/deb", "packaging/rpm", "cmd/xtask/src/dist/check"];
+const SCRIPTS: [&str; 5] =
+    ["packaging", "packaging/deb", "packaging/rpm", "vagrant/provision", "cmd/xtask/src/dist/check"];
 
 /// Fails on a script that `shellcheck` finds a fault in.
 fn lint() -> Result<()> {

@@ -116,6 +116,14 @@ pub(crate) fn verify() -> Result<()> {
     run(&DistArgs { out: None, only: Vec::new(), verify: true })
 }
 
+/// Makes the air-gap bundle of `binary` alone, for the end-to-end tests; returns its path.
+pub(crate) fn airgap_bundle(binary: &Path) -> Result<PathBuf> {
+    let out = target_dir().join("dist-e2e");
+    let artifacts = pack(binary, &[Kind::Airgap])?;
+    write(&out, &artifacts)?;
+    Ok(out.join(&named(&artifacts, ".tar.gz")?.name))
+}
+
 fn pack(binary: &Path, kinds: &[Kind]) -> Result<Vec<Artifact>> {
     eprintln!("==> pack");
     let release = Release::read(binary)?;
