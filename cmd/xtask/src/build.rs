@@ -1,7 +1,8 @@
 //! The release binary: static, for the machine's own architecture.
 
 use crate::run::{cargo, root, run};
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -13,15 +14,50 @@ pub(crate) fn host_triple() -> Result<String> {
     host.map(str::to_owned).context("rustc -vV printed no host line")
 }
 
+/// The packages of static release builds. Naming both each time makes cargo choose the same features of what both stand
+/// on, so that it is built once.
+pub(crate) fn static_packages() -> [&'static str; 4] {
+    ["--package", "warren", "--package", "warren-e2e"]
+}
+
 /// `cargo` set up for static release builds of the binary and of the end-to-end programs. Naming the target keeps the
-/// flag off build scripts; naming both packages each time makes cargo choose the same features of what both stand on, so
-/// that it is built once.
+/// flags off build scripts.
 pub(crate) fn static_cargo(verb: &str) -> Result<Command> {
     let mut command = cargo();
     command.arg(verb).args(["--release", "--target", &host_triple()?]);
-    command.args(["--package", "warren", "--package", "warren-e2e"]);
-    command.env("RUSTFLAGS", "-C target-feature=+crt-static");
+    command.args(static_packages());
+    command.env("RUSTFLAGS", static_flags()?);
     Ok(command)
+}
+
+/// Flags of static release builds: no libraries of the system, and neutral names in place of this machine's directories,
+/// which else were in the messages of panics. The registry's name differs with mirrors, so its directory is asked for.
+fn static_flags() -> Result<String> {
+    let metadata = cargo_metadata::MetadataCommand::new().current_dir(root()).exec()?;
+    let registries = metadata.packages.iter().filter(|p| p.source.is_some());
+    let registries = registries.filter_map(|p| p.manifest_path.parent()?.parent());
+    let mut names: BTreeMap<PathBuf, &str> = registries.map(|r| (r.into(), "/crates")).collect();
+    names.insert(target_dir(), "/target");
+    names.insert(root(), "/warren");
+    let mut flags = "-C target-feature=+crt-static".to_owned();
+    // Where one directory is in another the last flag wins: sorted, the longer path comes later.
+    for (place, name) in names {
+        let place = place.display().to_string();
+        ensure!(
+            !place.contains(char::is_whitespace),
+            "{place}: build in a directory without blanks in its path"
+        );
+        flags.push_str(&format!(" --remap-path-prefix={place}={name}"));
+    }
+    Ok(flags)
+}
+
+/// Cargo's own directory, with the sources of packages.
+pub(crate) fn cargo_home() -> Result<PathBuf> {
+    if let Some(home) = std::env::var_os("CARGO_HOME") {
+        return Ok(home.into());
+    }
+    std::env::home_dir().map(|home| home.join(".cargo")).context("neither CARGO_HOME nor HOME is set")
 }
 
 /// Where cargo puts what it builds.

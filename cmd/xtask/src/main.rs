@@ -1,8 +1,9 @@
-//! Developers' verbs: `cargo xtask check | build | test | e2e | vm | bench | lab`.
+//! Developers' verbs: `cargo xtask check | build | test | e2e | vm | bench | lab | dist`.
 
 mod bench;
 mod build;
 mod check;
+mod dist;
 mod edges;
 mod needs;
 mod run;
@@ -30,7 +31,7 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
-    /// Every test: unit, property, end to end in namespaces, and `vm`. Needs root.
+    /// Every test: unit, property, end to end in namespaces, `dist --verify`, and `vm`. Needs root.
     Test,
     /// The end-to-end tests only. Needs root.
     E2e {
@@ -42,6 +43,9 @@ enum Verb {
     Vm,
     /// fmt, clippy, docs, dependency edges.
     Check,
+    /// Builds the release binary and packs it: binary, .deb, .rpm, container image, air-gap bundle, list of components,
+    /// licences.
+    Dist(dist::DistArgs),
     /// A benchmark beside its peer, in one run. Needs root.
     Bench {
         /// What to measure.
@@ -63,6 +67,7 @@ fn main() -> ExitCode {
         Verb::E2e { args } => test::e2e(&args),
         Verb::Vm => vm::run_tests(),
         Verb::Check => check::all(),
+        Verb::Dist(args) => dist::run(&args),
         Verb::Bench { what, output, args } => bench::run(what, output, &args),
     };
     match result {

@@ -35,6 +35,17 @@ const MACHINE: &[(&str, &str)] = &[
     ("ping", "iputils-ping"),
 ];
 
+/// Programs that install, import and check packages.
+const PACKAGES: &[(&str, &str)] = &[
+    ("dpkg", "dpkg"),
+    ("rpm", "rpm"),
+    ("busybox", "busybox-static"),
+    ("containerd", "containerd"),
+    ("runc", "runc"),
+    ("unshare", "util-linux"),
+    ("shellcheck", "shellcheck"),
+];
+
 /// Programs the benchmark of the overlay uses.
 const OVERLAY_PEERS: &[(&str, &str)] = &[
     ("wireguard-go", "wireguard-go"),
@@ -87,7 +98,7 @@ pub(crate) fn root() -> Result<()> {
 
 /// Fails with one `apt-get` line for everything that is missing for all tests.
 pub(crate) fn for_all() -> Result<()> {
-    missing(&[PROGRAMS, MACHINE].concat())
+    missing(&[PROGRAMS, MACHINE, PACKAGES].concat())
 }
 
 /// As [`for_all`], for the tests on the machine itself.
@@ -98,6 +109,11 @@ pub(crate) fn for_tests() -> Result<()> {
 /// As [`for_all`], for the virtual machine.
 pub(crate) fn for_machine() -> Result<()> {
     missing(MACHINE)
+}
+
+/// As [`for_all`], for the checks of packages.
+pub(crate) fn for_packages() -> Result<()> {
+    missing(PACKAGES)
 }
 
 /// As [`for_all`], for the benchmark of the overlay.

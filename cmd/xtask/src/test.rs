@@ -1,9 +1,9 @@
 //! The tests, from unit to end to end.
 
 use crate::build::{release, static_cargo};
-use crate::needs;
 use crate::run::{cargo, root, run};
 use crate::vm;
+use crate::{dist, needs};
 use anyhow::{Context as _, Result};
 use std::process::Command;
 
@@ -17,6 +17,7 @@ pub(crate) fn all() -> Result<()> {
     )?;
     run("unit and property tests", cargo().args(["test", "--workspace", "--exclude", "warren-e2e"]))?;
     e2e(&[])?;
+    dist::verify()?;
     vm::run_tests()
 }
 
@@ -27,7 +28,7 @@ pub(crate) fn e2e(args: &[String]) -> Result<()> {
     needs::for_tests()?;
     let binary = release()?;
     let mut tests = static_cargo("test")?;
-    tests.env("WARREN_BIN", binary).arg("--lib");
+    tests.env("WARREN_BUNDLE", dist::airgap_bundle(&binary)?).env("WARREN_BIN", binary).arg("--lib");
     for file in std::fs::read_dir(root().join("e2e/tests")).context("e2e/tests")? {
         if let Some(name) = file?.path().file_stem() {
             tests.arg("--test").arg(name);
