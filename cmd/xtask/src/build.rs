@@ -33,7 +33,7 @@ pub(crate) fn static_cargo(verb: &str) -> Result<Command> {
 /// Flags of static release builds: no libraries of the system, and neutral names in place of this machine's directories,
 /// which else were in the messages of panics. The registry's name differs with mirrors, so its directory is asked for.
 fn static_flags() -> Result<String> {
-    let metadata = cargo_metadata::MetadataCommand::new().current_dir(root()).exec()?;
+    let metadata = metadata(&host_triple()?)?;
     let registries = metadata.packages.iter().filter(|p| p.source.is_some());
     let registries = registries.filter_map(|p| p.manifest_path.parent()?.parent());
     let mut names: BTreeMap<PathBuf, &str> = registries.map(|r| (r.into(), "/crates")).collect();
@@ -50,6 +50,14 @@ fn static_flags() -> Result<String> {
         flags.push_str(&format!(" --remap-path-prefix={place}={name}"));
     }
     Ok(flags)
+}
+
+/// What cargo knows of the packages that this workspace needs on `triple`. Cargo.lock stays as it is.
+pub(crate) fn metadata(triple: &str) -> Result<cargo_metadata::Metadata> {
+    let mut command = cargo_metadata::MetadataCommand::new();
+    command.current_dir(root());
+    command.other_options(["--locked", "--filter-platform", triple].map(str::to_owned));
+    command.exec().context("cargo metadata")
 }
 
 /// Cargo's own directory, with the sources of packages.

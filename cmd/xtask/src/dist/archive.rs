@@ -31,7 +31,7 @@ pub(super) fn checksums(artifacts: &[Artifact]) -> Artifact {
 
 /// A gzip stream (RFC 1952) without time or name.
 pub(super) fn gzip(bytes: &[u8]) -> Result<Vec<u8>> {
-    // 255: unknown system. The best level costs a multiple of the time for one part in a hundred.
+    // 255: unknown system.
     let mut encoder = GzBuilder::new().operating_system(255).write(Vec::new(), Compression::new(7));
     encoder.write_all(bytes)?;
     encoder.finish().context("gzip")

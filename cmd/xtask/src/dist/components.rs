@@ -2,7 +2,7 @@
 //! build, and what the toolchain adds. Build scripts, procedural macros and tests are not in the binary and not here.
 
 use super::release::output;
-use crate::build::static_packages;
+use crate::build::{metadata, static_packages};
 use crate::run::{cargo, root};
 use anyhow::{Context as _, Result, bail};
 use std::collections::{BTreeMap, BTreeSet};
@@ -54,9 +54,7 @@ const ROOTS: &str = "webpki-root-certs";
 
 /// Reads them for `triple`.
 pub(super) fn of_the_binary(triple: &str) -> Result<Components> {
-    let mut metadata = cargo_metadata::MetadataCommand::new();
-    metadata.current_dir(root()).other_options(["--locked".to_owned()]);
-    let metadata = metadata.exec()?;
+    let metadata = metadata(triple)?;
     let checksums = checksums(&fs::read_to_string(root().join("Cargo.lock")).context("Cargo.lock")?);
     let component = |id: &Id, uses: BTreeSet<Id>| -> Result<Component> {
         let same =

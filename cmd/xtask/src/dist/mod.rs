@@ -36,7 +36,7 @@ pub(crate) struct DistArgs {
     #[arg(long, value_enum, value_delimiter = ',', value_name = "KIND")]
     only: Vec<Kind>,
     /// Pack twice and compare, then install, import and remove what was made, in roots of their own. Needs root.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "only")]
     verify: bool,
 }
 
@@ -139,18 +139,22 @@ fn pack(binary: &Path, kinds: &[Kind]) -> Result<Vec<Artifact>> {
     Ok(made)
 }
 
-/// Writes the artifacts to `out`. Files of earlier runs would be in no list of checksums, and are removed.
+/// Writes the artifacts to `out`. Files of earlier runs would be in no list of checksums, and are removed; a directory
+/// with anything else in it is left as it is.
 fn write(out: &Path, artifacts: &[Artifact]) -> Result<()> {
     let shown = || out.display().to_string();
     fs::create_dir_all(out).with_context(shown)?;
-    for old in fs::read_dir(out).with_context(shown)? {
-        let old = old.with_context(shown)?;
+    let there = fs::read_dir(out).with_context(shown)?.collect::<Result<Vec<_>, _>>().with_context(shown)?;
+    for old in &there {
         let name = old.file_name().to_string_lossy().into_owned();
+        let ours = name.starts_with("warren-") || name.starts_with("warren_") || name == archive::CHECKSUMS;
         ensure!(
-            name.starts_with("warren") || name == archive::CHECKSUMS,
+            ours && old.file_type()?.is_file(),
             "{} holds {name}, which is none of ours; name an empty directory with --out",
             shown()
         );
+    }
+    for old in there {
         fs::remove_file(old.path()).with_context(|| old.path().display().to_string())?;
     }
     for artifact in artifacts {
@@ -176,5 +180,22 @@ fn named<'a>(artifacts: &'a [Artifact], suffix: &str) -> Result<&'a Artifact> {
     match (found.next(), found.next()) {
         (Some(one), None) => Ok(one),
         _ => bail!("there is not exactly one file *{suffix}; run it without --only"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_with_foreign_files_is_left_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let artifact = |name: &str| Artifact { name: name.into(), bytes: Vec::new(), mode: 0o644 };
+        write(dir.path(), &[artifact("warren-1"), artifact("SHA256SUMS")]).unwrap();
+        write(dir.path(), &[artifact("warren-2")]).unwrap();
+        assert!(!dir.path().join("warren-1").exists());
+        fs::write(dir.path().join("notes"), "").unwrap();
+        assert!(write(dir.path(), &[artifact("warren-3")]).is_err());
+        assert!(dir.path().join("warren-2").exists());
     }
 }

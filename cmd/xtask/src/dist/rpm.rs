@@ -5,7 +5,6 @@ use super::package::{self, DESCRIPTION, SUMMARY};
 use super::release::Release;
 use super::tree::{Entry, Tree};
 use anyhow::Result;
-use md5::{Digest as _, Md5};
 use std::collections::BTreeMap;
 
 /// The release of the package itself.
@@ -16,7 +15,6 @@ enum Value {
     Int16(Vec<u16>),
     Int32(Vec<u32>),
     Text(String),
-    Binary(Vec<u8>),
     Texts(Vec<String>),
     /// Texts in languages, of which there is one.
     Translated(String),
@@ -30,7 +28,6 @@ impl Value {
             Self::Int16(list) => (3, 2, list.len(), list.iter().flat_map(|n| n.to_be_bytes()).collect()),
             Self::Int32(list) => (4, 4, list.len(), list.iter().flat_map(|n| n.to_be_bytes()).collect()),
             Self::Text(text) => (6, 1, 1, ended(text)),
-            Self::Binary(bytes) => (7, 1, bytes.len(), bytes.clone()),
             Self::Texts(list) => (8, 1, list.len(), list.iter().flat_map(|text| ended(text)).collect()),
             Self::Translated(text) => (9, 1, 1, ended(text)),
         }
@@ -96,7 +93,6 @@ pub(super) fn make(release: &Release) -> Result<Vec<u8>> {
     let mut signature = Header::default();
     signature.text(273, sha256(&header));
     signature.words(1000, [u32::try_from(both.len())?]);
-    signature.0.insert(1004, Value::Binary(Md5::digest(&both).to_vec()));
     signature.words(1007, [u32::try_from(archive.len())?]);
     let mut out = lead(release)?;
     out.extend(signature.encode(62)?);
