@@ -10,7 +10,7 @@
 //! A reviewer asks: can an address be free of a rule for a moment? Are the boxes of a map disjoint? Does a change of one pod
 //! cost more than that pod?
 //!
-//! [`rules`] is the form of policies of all tiers, [`boxes`] cuts what they say into disjoint boxes, [`engine`] keeps all of it
+//! [`late`] keeps ended flows ended. [`rules`] is the form of policies of all tiers, [`boxes`] cuts what they say into disjoint boxes, [`engine`] keeps all of it
 //! and finds differences, [`decide`] tells people what the rows say.
 
 pub mod boxes;
@@ -26,6 +26,7 @@ pub mod held;
 mod index;
 pub mod items;
 mod known;
+mod late;
 mod locals;
 mod peers;
 pub mod rules;

@@ -9,7 +9,7 @@ use crate::decide::Flow;
 use crate::engine::{Committed, Engine, Settings, Subject, Unknown};
 use crate::error::PolicyError;
 use crate::gate::{Admission, GateError};
-use crate::{denials, held, ruleset};
+use crate::{denials, held, late, ruleset};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use warren_netlink::conntrack;
-use warren_netlink::nft::{Applied, Section};
+use warren_netlink::nft::{Applied, Change, Section};
 use warren_store::tables::attachment_key;
 use warren_store::{Update, Watch};
 use warren_types::{
@@ -368,13 +368,7 @@ impl Runner {
         found.flows.retain(|flow| {
             !own.contains(&flow.original.source.ip()) && !own.contains(&flow.reply.source.ip())
         });
-        let late = ruleset::end(&found.flows);
-        if !late.is_empty() {
-            // Without it answers may begin a flow anew; to leave the flow as it is would be worse.
-            if let Err(error) = self.deps.nft.change_section(late).await {
-                tracing::warn!(%error, "late answers of ended flows are not held back");
-            }
-        }
+        self.hold_back(late::hold(&found.flows)).await;
         let mut ended = 0;
         for flow in &found.flows {
             ended += u64::from(self.deps.conntrack.delete(flow).await?);
@@ -383,7 +377,23 @@ impl Runner {
             tracing::info!(ended, "connections that are no longer allowed");
             self.deps.status.count(|figures| figures.flows_ended += ended);
         }
+        // There is time until the others pass again.
+        self.hold_back(late::part(&found.flows, |flow| self.is_forbidden_elsewhere(flow))).await;
         Ok(())
+    }
+
+    async fn hold_back(&self, late: Change) {
+        if late.is_empty() {
+            return;
+        }
+        // Without it answers may begin a flow anew; to leave the flow as it is would be worse.
+        if let Err(error) = self.deps.nft.change_section(late).await {
+            tracing::warn!(%error, "late answers of ended flows are not held back");
+        }
+    }
+
+    fn is_forbidden_elsewhere(&self, flow: &Flow) -> bool {
+        self.deps.status.look(|engine| late::is_forbidden_elsewhere(engine, flow)).unwrap_or(true)
     }
 
     /// What is to be done every few seconds: counts what was denied, and logs what is new of it.
@@ -391,6 +401,9 @@ impl Runner {
         self.engine(Engine::forget_removed);
         if let Err(error) = self.log.look(&self.deps.nft, &self.deps.status).await {
             tracing::debug!(%error, "denied packets could not be read");
+        }
+        if let Err(error) = late::review(&self.deps.nft, |flow| self.is_forbidden_elsewhere(flow)).await {
+            tracing::debug!(%error, "ways of ended flows could not be looked through");
         }
     }
 }
