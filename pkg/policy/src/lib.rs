@@ -10,8 +10,9 @@
 //! A reviewer asks: can an address be free of a rule for a moment? Are the boxes of a map disjoint? Does a change of one pod
 //! cost more than that pod?
 //!
-//! [`late`] keeps ended flows ended. [`rules`] is the form of policies of all tiers, [`boxes`] cuts what they say into disjoint boxes, [`engine`] keeps all of it
-//! and finds differences, [`decide`] tells people what the rows say.
+//! [`rules`] is the form of policies of all tiers, [`boxes`] cuts what they say into disjoint boxes, [`engine`] keeps all of it
+//! and finds differences, [`decide`] tells people what the rows say. Private: `late` keeps ended flows ended, `keep` says what
+//! has to outlive the agent.
 
 pub mod boxes;
 mod classes;
@@ -25,6 +26,7 @@ pub mod gate;
 pub mod held;
 mod index;
 pub mod items;
+mod keep;
 mod known;
 mod late;
 mod locals;
@@ -37,10 +39,11 @@ mod view;
 
 pub use config::{Deps, PolicyConfig, Tables};
 pub use decide::{Flow, Judgement, RuleId, Side};
-pub use engine::{Committed, Engine, Held, Settings, Subject, Unknown};
+pub use engine::{Committed, Engine, Settings, Subject, Unknown};
 pub use error::PolicyError;
 pub use gate::{Gate, GateError};
 pub use items::{Item, Verdict};
+pub use keep::{Held, Kept};
 pub use rules::{Action, Direction, Policy, PolicyId, Tier};
 pub use runner::run;
 pub use status::{Figures, PolicyStatus};

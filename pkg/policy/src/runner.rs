@@ -287,11 +287,8 @@ impl Runner {
     /// Brings the kernel up to date; returns when to compare at the latest.
     async fn pass(&mut self, compare: Option<Why>, since: Instant) -> Result<Duration, PolicyError> {
         let Some(committed) = self.engine(Engine::commit) else { return Ok(RETRY) };
-        if committed.held_changed {
-            let (held, remembered) =
-                self.engine(|engine| (engine.held(), engine.remembered())).unwrap_or_default();
-            held::keep(&self.deps.tables, held, remembered).await?;
-        }
+        let kept = self.engine(Engine::take_kept).unwrap_or_default();
+        held::keep(&self.deps.tables, kept).await?;
         let mut all = compare.is_some();
         let outcome = match compare {
             None if committed.is_empty() => return Ok(COMPARE),

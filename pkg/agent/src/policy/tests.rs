@@ -1,5 +1,5 @@
 use super::*;
-use warren_policy::{Engine, Held, Settings, Subject, Unknown};
+use warren_policy::{Engine, Held, Kept, Settings, Subject, Unknown};
 use warren_store::Durability;
 use warren_types::{
     Endpoint, EndpointPort, EndpointSlice, Family, Labels, NamedPort, Namespace, NamespaceState,
@@ -248,9 +248,10 @@ async fn a_service_is_judged_at_each_endpoint() {
 #[tokio::test]
 async fn policies_are_listed_and_shown_in_words() {
     let mut engine = engine();
-    let held =
-        Held { policy: policy("left", "app=web", Vec::new()), subjects: ["web-eth0".to_owned()].into() };
-    engine.set_held([held]);
+    let left = policy("left", "app=web", Vec::new());
+    let subjects = ["web-eth0".to_owned()].into();
+    let held = Held { policy: left.clone(), subjects, undecided: false };
+    engine.set_kept(Kept { policies: vec![(left.key, Some(held))], ..Kept::default() });
     engine.commit();
     let d = desk(engine).await;
     let list = d.desk.list().unwrap();
