@@ -81,7 +81,10 @@ pub(crate) enum Life {
 
 #[derive(Debug, Clone)]
 pub(crate) struct Slot {
+    /// As it is judged by.
     pub(crate) policy: Arc<Policy>,
+    /// As it was written, when the kernel refuses it and it is judged by without what it allows.
+    pub(crate) refused: Option<Arc<Policy>>,
     pub(crate) row: Option<Arc<NetworkPolicy>>,
     pub(crate) life: Life,
 }
@@ -302,7 +305,13 @@ impl Engine {
         self.recent.remove(id);
         self.unkept.policies.insert(id.clone());
         self.set_held_slot(number, matches!(life, Life::Held(_)));
-        let before = self.slots.remove(&number);
+        let mut before = self.slots.remove(&number);
+        let is_written = |slot: &&mut Slot| slot.refused.as_ref() == Some(&policy) && slot.life == life;
+        if let Some(slot) = before.as_mut().filter(is_written) {
+            slot.row = row;
+            self.slots.extend(before.map(|slot| (number, slot)));
+            return;
+        }
         let subjects = |slot: &Slot| slot.policy.subjects.clone();
         if before.as_ref().map(subjects).as_ref() != Some(&policy.subjects) {
             if let Some(before) = &before {
@@ -313,7 +322,7 @@ impl Engine {
         if before.is_none_or(|before| before.policy != policy || before.life != life) {
             self.dirty_policies.insert(number);
         }
-        self.slots.insert(number, Slot { policy, row, life });
+        self.slots.insert(number, Slot { policy, refused: None, row, life });
     }
 
     fn take(&mut self, id: &PolicyId) {

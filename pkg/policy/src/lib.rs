@@ -6,7 +6,8 @@
 //! or as a whole; judgements with the names of policies and rules.
 //! Owns: nothing outside of itself. No I/O, no tokio, no clock.
 //! Failure modes: what is not known is denied: a pod whose row is not there yet (unless configured otherwise), a namespace
-//! without a row as a peer, an address that two pods claim. A policy that goes before its namespace's pods do stays.
+//! without a row as a peer, an address that two pods claim. A policy that goes before its namespace's pods do stays. When the
+//! kernel refuses elements, the policies to blame are found by halves: their pods are denied what they allow, until they change.
 //! A reviewer asks: can an address be free of a rule for a moment? Are the boxes of a map disjoint? Does a change of one pod
 //! cost more than that pod?
 //!
@@ -31,6 +32,7 @@ mod known;
 mod late;
 mod locals;
 mod peers;
+mod quarantine;
 pub mod rules;
 pub mod ruleset;
 mod runner;

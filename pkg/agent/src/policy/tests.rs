@@ -288,6 +288,22 @@ async fn policies_are_listed_and_shown_in_words() {
     assert_eq!(serde_json::from_str::<PolicyDetail>(&json).unwrap(), shown);
 }
 
+#[tokio::test]
+async fn a_policy_that_the_kernel_refuses_is_shown_as_such() {
+    let mut engine = engine();
+    let suspects = [PolicyId::of(&PolicyKey::parse("shop/web").unwrap())].into();
+    engine.quarantine(&suspects, &suspects);
+    engine.commit();
+    let d = desk(engine).await;
+    let list = render_list(&d.desk.list().unwrap(), false);
+    let web = "shop       web   1          1              -             0       refused by the kernel, allows nothing";
+    assert!(lines(&list).contains(&web), "{list}");
+    let text = render_show(&d.desk.show("shop", "web").unwrap(), false);
+    assert!(text.contains("refused  the kernel of this node refuses it"), "{text}");
+    assert!(text.contains("from pods role=client"), "its rules are shown as they were written: {text}");
+    assert_eq!(d.desk.report().unwrap().refused, 1);
+}
+
 #[test]
 fn denials_read_as_lines() {
     let denial = DenialView {

@@ -5,6 +5,7 @@ mod gate;
 mod keep;
 mod kernel;
 mod naive;
+mod quarantine;
 mod slices;
 mod world;
 
