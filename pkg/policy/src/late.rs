@@ -185,6 +185,10 @@ fn end(bytes: &[u8]) -> Option<SocketAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ruleset;
+    use nix::sched::{CloneFlags, unshare};
+    use std::sync::Arc;
+    use warren_netlink::nft::Section;
 
     #[test]
     fn a_way_is_read_as_it_was_written() {
@@ -195,5 +199,54 @@ mod tests {
             assert_eq!(tuple(&element(&way).key), Some(way));
         }
         assert_eq!(tuple(&[0; 7]), None);
+    }
+
+    fn flow(protocol: u8, client: &str, server: &str) -> Flow {
+        let (client, server) = (client.parse().unwrap(), server.parse().unwrap());
+        Flow {
+            protocol,
+            original: Tuple { source: client, destination: server },
+            reply: Tuple { source: server, destination: client },
+            mark: 0,
+            zone: 0,
+            reply_zone: 0,
+            id: 0,
+        }
+    }
+
+    #[test]
+    fn a_way_is_remembered_until_nothing_forbids_it_any_more() {
+        unshare(CloneFlags::CLONE_NEWNET).expect("this test needs root");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let nft = Nft::current().unwrap();
+            nft.ensure_section(Section::Policy, Arc::new(ruleset::ruleset(&[]))).await.unwrap();
+            let flows = [
+                flow(IPPROTO_UDP, "10.42.1.7:40001", "10.42.0.4:53"),
+                flow(IPPROTO_UDP, "10.42.1.8:40001", "10.42.0.4:53"),
+                flow(IPPROTO_UDP, "[fd42::1:7]:40001", "[fd42::4]:53"),
+                flow(IPPROTO_TCP, "10.42.1.7:40001", "10.42.0.4:53"),
+            ];
+            let gone: IpAddr = "10.42.1.8".parse().unwrap();
+            nft.change_section(part(&flows, |flow| flow.destination != gone)).await.unwrap();
+            let remembered = async || {
+                let mut ways = Vec::new();
+                for set in PARTED {
+                    ways.extend(nft.element_counts(set).await.unwrap().keys().filter_map(|key| tuple(key)));
+                }
+                ways
+            };
+            assert_eq!(remembered().await, [flows[0].reply, flows[2].reply]);
+            review(&nft, |_| true).await.unwrap();
+            assert_eq!(remembered().await.len(), 2);
+            let port = |flow: &Judged| assert_eq!((flow.protocol, flow.port), (IPPROTO_UDP, 40001));
+            review(&nft, |flow| {
+                port(flow);
+                flow.source.is_ipv4()
+            })
+            .await
+            .unwrap();
+            assert_eq!(remembered().await, [flows[0].reply]);
+        });
     }
 }
