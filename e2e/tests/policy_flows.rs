@@ -1,9 +1,10 @@
 //! Connections that are there when a policy forbids them: they end with the change, on one node and across nodes, and do not
-//! come back by answers that were on their way. What Kubernetes lets pass whatever policies say passes: ICMP errors of
+//! come back by answers that were on their way, nor by packets that begin nothing. What Kubernetes lets pass whatever policies say passes: ICMP errors of
 //! allowed flows, and the pod's own node. A policy outlives its object while its namespace ends.
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
+use socket2::{Domain, Protocol, Socket, Type};
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -209,7 +210,11 @@ struct Cluster {
 
 impl Cluster {
     fn up(test: &str) -> Result<Self> {
-        let lab = Lab::up(test, &["--nodes", "2", "--pods", "0"])?;
+        Self::up_with(test, &[])
+    }
+
+    fn up_with(test: &str, args: &[&str]) -> Result<Self> {
+        let lab = Lab::up(test, &[&["--nodes", "2", "--pods", "0"], args].concat())?;
         let objects = Objects::of(&lab.lab(&["kubeconfig"])?)?;
         Ok(Self { lab, objects })
     }
@@ -280,6 +285,85 @@ fn errors_of_allowed_flows_and_the_own_node_pass() -> Result<()> {
         })?;
         ensure!(refused == Err(ErrorKind::ConnectionRefused), "{at}: {refused:?} in place of a refusal");
     }
+    cluster.lab.done()
+}
+
+/// A packet for a raw socket: SCTP with one chunk (RFC 9260), or ICMP; `mark` is its source port or its identifier.
+fn sctp(mark: u16, chunk: &[u8]) -> Vec<u8> {
+    // An INIT goes without a verification tag, and only that.
+    let tag: u32 = if chunk[0] == 1 { 0 } else { 7 };
+    let ports = [mark.to_be_bytes(), PORT.to_be_bytes()].concat();
+    let mut packet = [&ports[..], &tag.to_be_bytes(), &[0; 4], chunk].concat();
+    let crc = !packet.iter().fold(u32::MAX, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ (0x82f6_3b78 & (crc & 1).wrapping_neg()))
+    });
+    packet[8..12].copy_from_slice(&crc.to_le_bytes());
+    packet
+}
+
+fn icmp(mark: u16, kind: u8) -> Vec<u8> {
+    let [high, low] = mark.to_be_bytes();
+    let sum = !(u16::from_be_bytes([kind, 0]) + mark);
+    let [sum_high, sum_low] = sum.to_be_bytes();
+    vec![kind, 0, sum_high, sum_low, high, low, 0, 0]
+}
+
+/// Sends packets of a protocol from one pod to another; tells the marks of those that arrive until the last does, which
+/// has to. `at`: where a packet has its mark.
+fn arriving(from: &Pod, to: &Pod, protocol: i32, at: usize, packets: Vec<Vec<u8>>) -> Result<Vec<u16>> {
+    let raw = move || Ok(Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(protocol)))?);
+    let mut ear = netns::run(&netns_of_pod(to)?, raw)?;
+    ear.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let mouth = netns::run(&netns_of_pod(from)?, raw)?;
+    let address = SocketAddr::new(to.ips[0], 0).into();
+    let mark_of = |packet: &[u8]| Some(u16::from_be_bytes(packet.get(at..at + 2)?.try_into().ok()?));
+    let last = packets.last().and_then(|packet| mark_of(packet)).context("no packets")?;
+    for packet in &packets {
+        mouth.send_to(packet, &address)?;
+    }
+    let mut arrived = Vec::new();
+    while arrived.last() != Some(&last) {
+        let mut buffer = [0; 256];
+        let length = ear.read(&mut buffer).with_context(|| format!("only {arrived:?} arrived"))?;
+        // Behind the header of IPv4, which has no options here.
+        arrived.extend(buffer[..length].get(20..).and_then(mark_of));
+    }
+    Ok(arrived)
+}
+
+#[test]
+fn packets_that_begin_nothing_leave_no_isolated_pod() -> Result<()> {
+    // The proxy has a rule of its own against what connection tracking cannot place.
+    let cluster = Cluster::up_with("policy-strays", &["--agent-arg=--proxy=off"])?;
+    let server = cluster.run("server", "node-1", "server", "default")?;
+    let near = cluster.run("near", "node-1", "client", "default")?;
+    let far = cluster.run("far", "node-2", "client", "default")?;
+    let init = [&[1, 0, 0, 20][..], &[0, 0, 0, 9], &[0, 1, 0, 0], &[0, 1, 0, 1], &[0, 0, 0, 1]].concat();
+    let heartbeat = [4, 0, 0, 8, 0, 1, 0, 4];
+    let data = [&[0, 3, 0, 17][..], &[0; 12], b"x\0\0\0"].concat();
+    let ask = |first: u16, from: &Pod, to: &Pod| -> Result<[Vec<u16>; 2]> {
+        let associations = vec![sctp(first, &heartbeat), sctp(first + 1, &data), sctp(first + 2, &init)];
+        let pings = vec![icmp(first, 0), icmp(first + 1, 8)];
+        Ok([arriving(from, to, 132, 0, associations)?, arriving(from, to, 1, 4, pings)?])
+    };
+    // Nobody is isolated: all pass.
+    let all = ask(100, &server, &near)?;
+    ensure!(all == [vec![100, 101, 102], vec![100, 101]], "only {all:?} arrived");
+    // What the server begins is allowed; its policy is about what is sent to it.
+    cluster.objects.apply(&deny("default", "server", "Ingress"))?;
+    let mut first = 200;
+    eventually(Duration::from_secs(10), || {
+        first += 10;
+        let arrived = ask(first, &server, &near)?;
+        ensure!(arrived == [vec![first + 2], vec![first + 1]], "{arrived:?} of {first} arrived");
+        Ok(())
+    })?;
+    for (first, to) in [(1000, &near), (1010, &far)] {
+        let arrived = ask(first, &server, to)?;
+        ensure!(arrived == [vec![first + 2], vec![first + 1]], "{arrived:?} arrived at {}", to.name);
+    }
+    let others = ask(1020, &near, &far)?;
+    ensure!(others == [vec![1020, 1021, 1022], vec![1020, 1021]], "only {others:?} of others arrived");
     cluster.lab.done()
 }
 

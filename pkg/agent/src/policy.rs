@@ -30,6 +30,8 @@ pub struct PolicyView {
     pub policies: u64,
     /// Those of them whose objects are gone, while pods of their namespaces are still there.
     pub held: u64,
+    /// Those that the kernel refuses: they isolate, and allow nothing.
+    pub refused: u64,
     /// Pods of this node that are isolated.
     pub isolated: u64,
     /// Pods of this node of which nothing is known yet.
@@ -68,6 +70,8 @@ pub struct PolicySummary {
     pub denied: u64,
     /// Whether its object is gone, and it stays for the pods that are there.
     pub held: bool,
+    /// Whether the kernel refuses it: it isolates, and allows nothing until it changes.
+    pub refused: bool,
 }
 
 /// A policy, as `warren policy show` has it.
@@ -195,6 +199,7 @@ impl PolicyDesk {
             loaded: counts.is_some(),
             policies: of(known.policies),
             held: of(known.held),
+            refused: of(known.refused),
             isolated: of(known.isolated),
             unknown: of(known.unknown),
             changes: figures.changes,
@@ -285,6 +290,7 @@ fn summary(engine: &Engine, id: &PolicyId, denied: &BTreeMap<PolicyId, u64>) -> 
         egress_rules: rules(Direction::Egress),
         denied: denied.get(id).copied().unwrap_or_default(),
         held: engine.is_held(id),
+        refused: engine.is_refused(id),
     })
 }
 

@@ -19,6 +19,7 @@ mod base;
 mod batch;
 pub mod build;
 pub mod expr;
+mod isolate;
 pub mod model;
 mod plan;
 mod ranges;
@@ -31,6 +32,7 @@ mod watch;
 pub(crate) mod wire;
 
 pub use base::{BaseRules, address_ranges, masquerade_rules};
+pub use isolate::Isolation;
 pub use section::{Change, Section};
 
 use crate::{NetNs, NetlinkError};

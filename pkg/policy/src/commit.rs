@@ -46,7 +46,7 @@ impl Engine {
             let now: BTreeSet<String> =
                 of_it.map(|(key, _)| key).filter(|key| going || before.contains(*key)).cloned().collect();
             if now != before || slot.life == Life::Removed {
-                self.held_changed |= matches!(slot.life, Life::Held(_));
+                self.unkept.policies.insert(slot.policy.id.clone());
                 self.dirty_policies.insert(number);
             }
             if now.is_empty() {
@@ -267,17 +267,17 @@ impl Engine {
                 self.departed.insert(name);
             } else {
                 self.namespaces.remove(&name);
+                self.unkept.namespaces.insert(name);
             }
         }
     }
 
-    fn committed(&mut self, changes: Changes) -> Committed {
+    fn committed(&self, changes: Changes) -> Committed {
         let mut counts: BTreeMap<Item, i32> = BTreeMap::new();
         for (item, came) in changes {
             *counts.entry(item).or_default() += if came { 1 } else { -1 };
         }
-        let mut out =
-            Committed { held_changed: std::mem::take(&mut self.held_changed), ..Committed::default() };
+        let mut out = Committed::default();
         for (item, count) in counts {
             match count.signum() {
                 1 => drop(out.add.insert(item)),

@@ -2,7 +2,7 @@
 
 use crate::engine::Unknown;
 use crate::gate::Gate;
-use crate::held::{HeldPolicy, RememberedPod};
+use crate::held::{HeldPolicy, RememberedNamespace, RememberedPod};
 use crate::status::PolicyStatus;
 use warren_netlink::Netlink;
 use warren_netlink::conntrack::Conntrack;
@@ -30,6 +30,7 @@ pub struct Tables {
     pub(crate) attachments: Table<Attachment>,
     pub(crate) held: Table<HeldPolicy>,
     pub(crate) remembered: Table<RememberedPod>,
+    pub(crate) remembered_namespaces: Table<RememberedNamespace>,
 }
 
 impl Tables {
@@ -43,6 +44,7 @@ impl Tables {
             attachments: store.table(),
             held: store.table(),
             remembered: store.table(),
+            remembered_namespaces: store.table(),
         }
     }
 }

@@ -7,6 +7,7 @@ use crate::classes::{self, ClassKey};
 use crate::decide::Flow;
 use crate::index::Index;
 use crate::items::{Item, Verdict};
+use crate::keep::Unkept;
 use crate::locals::{Classes, Local};
 use crate::peers::{Peers, next_number};
 use crate::rules::{Direction, Policy, PolicyId};
@@ -48,15 +49,6 @@ pub struct Subject {
     pub labels: Option<Labels>,
 }
 
-/// A policy whose object is gone before the pods of its namespace are.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Held {
-    /// The policy as it was.
-    pub policy: NetworkPolicy,
-    /// The attachments for which it stays in force.
-    pub subjects: BTreeSet<String>,
-}
-
 /// What a commit brought.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Committed {
@@ -66,8 +58,6 @@ pub struct Committed {
     pub remove: BTreeSet<Item>,
     /// Whether a flow that was allowed before may be forbidden now.
     pub tightened: bool,
-    /// Whether [`Engine::held`] or [`Engine::remembered`] may say something else than before.
-    pub held_changed: bool,
 }
 
 impl Committed {
@@ -91,7 +81,10 @@ pub(crate) enum Life {
 
 #[derive(Debug, Clone)]
 pub(crate) struct Slot {
+    /// As it is judged by.
     pub(crate) policy: Arc<Policy>,
+    /// As it was written, when the kernel refuses it and it is judged by without what it allows.
+    pub(crate) refused: Option<Arc<Policy>>,
     pub(crate) row: Option<Arc<NetworkPolicy>>,
     pub(crate) life: Life,
 }
@@ -164,7 +157,9 @@ pub struct Engine {
     pub(crate) gone_subjects: BTreeSet<String>,
     /// Namespaces without a row.
     pub(crate) departed: BTreeSet<Namespace>,
-    pub(crate) held_changed: bool,
+    /// How many attachments there are in a namespace.
+    pub(crate) inhabited: HashMap<Namespace, usize>,
+    pub(crate) unkept: Unkept,
 }
 
 impl Engine {
@@ -190,6 +185,7 @@ impl Engine {
         known.row = row;
         let going = known.is_going();
         self.dirty_namespaces.insert(name.clone());
+        self.unkept.namespaces.insert(name.clone());
         if going {
             self.revive(name);
         }
@@ -209,7 +205,7 @@ impl Engine {
     /// Forgets policies that were removed from namespaces that are still there. Until then they come back when their namespace
     /// turns out to be going: it is to be called every few seconds.
     pub fn forget_removed(&mut self) {
-        self.recent.clear();
+        self.unkept.policies.extend(std::mem::take(&mut self.recent).into_keys());
     }
 
     /// A pod is like this now, or gone. For a pod of this node the last row stays.
@@ -217,7 +213,7 @@ impl Engine {
         if self.pods.get(key) == row.as_ref() {
             return;
         }
-        self.held_changed |= self.is_remembered(key);
+        self.unkept.subjects.extend(self.by_pod.get(key).into_iter().flatten().cloned());
         if let Some(row) = &row {
             for subject in self.by_pod.get(key).into_iter().flatten() {
                 if let Some(local) = self.subjects.get_mut(subject).filter(|local| local.is_of(row)) {
@@ -229,14 +225,7 @@ impl Engine {
             Some(row) => self.pods.insert(key.clone(), row),
             None => self.pods.remove(key),
         };
-        self.held_changed |= self.is_remembered(key);
         self.dirty_pods.insert(key.clone());
-    }
-
-    /// Whether there is an attachment of a pod with that name whose last row is gone.
-    fn is_remembered(&self, key: &PodKey) -> bool {
-        let mut attached = self.by_pod.get(key).into_iter().flatten().filter_map(|of| self.subjects.get(of));
-        attached.any(|local| local.last.is_some() && local.last.as_ref() != self.pods.get(key))
     }
 
     /// An attachment is like this now, or gone.
@@ -247,8 +236,7 @@ impl Engine {
         }
         let mut last = None;
         if let Some(before) = self.subjects.remove(key) {
-            self.held_changed |=
-                before.last.is_some() && before.last.as_ref() != self.pods.get(&before.subject.pod);
+            self.inhabit(&before.subject.pod.namespace, false);
             for address in &before.subject.addresses {
                 self.classes.set_address(*address, key, false);
             }
@@ -269,12 +257,14 @@ impl Engine {
                 self.classes.set_address(*address, key, true);
             }
             self.by_pod.entry(local.subject.pod.clone()).or_default().insert(key.to_owned());
+            self.inhabit(&local.subject.pod.namespace, true);
             self.dirty_pods.insert(local.subject.pod.clone());
             self.subjects.insert(key.to_owned(), local);
         } else {
             self.gone_subjects.insert(key.to_owned());
         }
         self.dirty_subjects.insert(key.to_owned());
+        self.unkept.subjects.insert(key.to_owned());
     }
 
     /// A NetworkPolicy is like this now, or gone. While its namespace is being deleted it stays for the pods that are there.
@@ -297,7 +287,13 @@ impl Engine {
         }
     }
 
-    fn put(&mut self, id: &PolicyId, policy: Arc<Policy>, row: Option<Arc<NetworkPolicy>>, life: Life) {
+    pub(crate) fn put(
+        &mut self,
+        id: &PolicyId,
+        policy: Arc<Policy>,
+        row: Option<Arc<NetworkPolicy>>,
+        life: Life,
+    ) {
         let number = match self.slot_ids.get(id) {
             Some(number) => *number,
             None => {
@@ -307,8 +303,15 @@ impl Engine {
             }
         };
         self.recent.remove(id);
+        self.unkept.policies.insert(id.clone());
         self.set_held_slot(number, matches!(life, Life::Held(_)));
-        let before = self.slots.remove(&number);
+        let mut before = self.slots.remove(&number);
+        let is_written = |slot: &&mut Slot| slot.refused.as_ref() == Some(&policy) && slot.life == life;
+        if let Some(slot) = before.as_mut().filter(is_written) {
+            slot.row = row;
+            self.slots.extend(before.map(|slot| (number, slot)));
+            return;
+        }
         let subjects = |slot: &Slot| slot.policy.subjects.clone();
         if before.as_ref().map(subjects).as_ref() != Some(&policy.subjects) {
             if let Some(before) = &before {
@@ -319,7 +322,7 @@ impl Engine {
         if before.is_none_or(|before| before.policy != policy || before.life != life) {
             self.dirty_policies.insert(number);
         }
-        self.slots.insert(number, Slot { policy, row, life });
+        self.slots.insert(number, Slot { policy, refused: None, row, life });
     }
 
     fn take(&mut self, id: &PolicyId) {
@@ -330,53 +333,12 @@ impl Engine {
         }
     }
 
-    /// Policies of an earlier time that are still to be held; to be set before the first commit. Those whose object is there are
-    /// left out.
-    pub fn set_held(&mut self, held: impl IntoIterator<Item = Held>) {
-        for Held { policy, subjects } in held {
-            let id = PolicyId::of(&policy.key);
-            if !self.slot_ids.contains_key(&id) {
-                let rules = Arc::new(Policy::from(&policy));
-                self.put(&id, rules, Some(Arc::new(policy)), Life::Held(subjects));
-            }
-        }
-    }
-
-    /// The policies that stay in force without their objects.
-    #[must_use]
-    pub fn held(&self) -> Vec<Held> {
-        let held = self.held.iter().filter_map(|number| self.slots.get(number));
-        held.filter_map(|slot| match &slot.life {
-            Life::Held(subjects) => {
-                Some(Held { policy: slot.row.as_deref()?.clone(), subjects: subjects.clone() })
-            }
-            _ => None,
-        })
-        .collect()
-    }
-
-    /// The last rows of this node's pods whose row is gone, by attachment.
-    #[must_use]
-    pub fn remembered(&self) -> Vec<(String, Arc<Pod>)> {
-        let gone = |local: &Local| {
-            let last = local.last.as_ref()?;
-            (self.pods.get(&last.key) != Some(last)).then(|| last.clone())
-        };
-        self.subjects.iter().filter_map(|(key, local)| Some((key.clone(), gone(local)?))).collect()
-    }
-
-    /// Rows of an earlier time, for attachments whose pod has no row; to be set after those.
-    pub fn set_remembered(&mut self, rows: impl IntoIterator<Item = (String, Arc<Pod>)>) {
-        for (key, row) in rows {
-            if let Some(local) = self.subjects.get_mut(&key).filter(|l| l.last.is_none() && l.is_of(&row)) {
-                local.last = Some(row);
-                self.dirty_subjects.insert(key);
-            }
-        }
-    }
-
     pub(crate) fn set_held_slot(&mut self, number: u32, held: bool) {
-        self.held_changed |= if held { self.held.insert(number) } else { self.held.remove(&number) };
+        if held {
+            self.held.insert(number);
+        } else {
+            self.held.remove(&number);
+        }
     }
 
     /// The labels of a namespace, as far as they are known.
@@ -429,6 +391,7 @@ impl Engine {
             && self.recent.is_empty()
             && self.namespaces.is_empty()
             && self.departed.is_empty()
+            && self.inhabited.is_empty()
             && self.by_pod.is_empty()
             && self.selecting.is_idle()
             && self.classes.is_idle()

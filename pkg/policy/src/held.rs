@@ -1,14 +1,14 @@
-//! What stays in force after its object is gone, kept over restarts: policies, and the last rows of pods of this node.
+//! What is kept over restarts of what may be gone before its time, as rows of tables.
 
 use crate::config::Tables;
-use crate::engine::{Engine, Held};
+use crate::engine::Engine;
+use crate::keep::{Held, Kept};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use warren_store::{Change, Durability, Record, StoreError, Table};
-use warren_types::Pod;
+use warren_types::{NamespaceState, Pod};
 
-/// A policy whose object went before the pods of its namespace did. Table `held_policies`.
+/// A policy of a namespace with pods on this node, lest it goes before they do. Table `held_policies`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct HeldPolicy(Held);
@@ -34,30 +34,61 @@ impl Record for RememberedPod {
     }
 }
 
+/// The last row of a namespace that is gone while there are pods in it. Table `remembered_namespaces`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RememberedNamespace(NamespaceState);
+
+impl Record for RememberedNamespace {
+    const TABLE: &'static str = "remembered_namespaces";
+    fn key(&self) -> String {
+        self.0.name.to_string()
+    }
+}
+
 /// Tells the engine what an earlier run kept; to be called when it knows all else.
 pub(crate) fn restore(engine: &mut Engine, tables: &Tables) {
-    engine.set_held(tables.held.snapshot().rows.values().map(|row| row.0.clone()));
-    let remembered = tables.remembered.snapshot().rows;
-    engine.set_remembered(remembered.values().map(|row| (row.attachment.clone(), Arc::new(row.pod.clone()))));
+    let policies = tables.held.snapshot().rows;
+    let pods = tables.remembered.snapshot().rows;
+    let namespaces = tables.remembered_namespaces.snapshot().rows;
+    engine.set_kept(Kept {
+        policies: policies.values().map(|row| (row.0.policy.key.clone(), Some(row.0.clone()))).collect(),
+        pods: pods.values().map(|row| (row.attachment.clone(), Some(Arc::new(row.pod.clone())))).collect(),
+        namespaces: namespaces
+            .values()
+            .map(|row| (row.0.name.clone(), Some(Arc::new(row.0.clone()))))
+            .collect(),
+    });
 }
 
-/// Makes these the rows of the tables.
-pub(crate) async fn keep(
-    tables: &Tables,
-    held: Vec<Held>,
-    remembered: Vec<(String, Arc<Pod>)>,
-) -> Result<(), StoreError> {
-    replace(&tables.held, held.into_iter().map(HeldPolicy)).await?;
-    let rows = remembered
+/// Writes down what is to be kept.
+pub(crate) async fn keep(tables: &Tables, kept: Kept) -> Result<(), StoreError> {
+    let policies = kept.policies.into_iter().map(|(key, held)| (key.to_string(), held.map(HeldPolicy)));
+    write(&tables.held, policies).await?;
+    let pods = kept.pods.into_iter().map(|(attachment, pod)| {
+        let pod = pod.map(|pod| RememberedPod { attachment: attachment.clone(), pod: pod.as_ref().clone() });
+        (attachment, pod)
+    });
+    write(&tables.remembered, pods).await?;
+    let namespaces = kept
+        .namespaces
         .into_iter()
-        .map(|(attachment, pod)| RememberedPod { attachment, pod: pod.as_ref().clone() });
-    replace(&tables.remembered, rows).await
+        .map(|(name, row)| (name.to_string(), row.map(|row| RememberedNamespace(row.as_ref().clone()))));
+    write(&tables.remembered_namespaces, namespaces).await
 }
 
-async fn replace<R: Record>(table: &Table<R>, rows: impl Iterator<Item = R>) -> Result<(), StoreError> {
-    let before = table.snapshot().rows;
-    let mut changes: BTreeMap<String, Change<R>> =
-        before.keys().map(|key| (key.clone(), Change::Delete(key.clone()))).collect();
-    changes.extend(rows.map(|row| (row.key(), Change::Put(row))));
-    table.commit(changes.into_values().collect(), Durability::Cached).await.map(drop)
+async fn write<R: Record>(
+    table: &Table<R>,
+    rows: impl Iterator<Item = (String, Option<R>)>,
+) -> Result<(), StoreError> {
+    let change = |(key, row): (String, Option<R>)| match (table.get(&key), row) {
+        (None, None) => None,
+        (Some(_), None) => Some(Change::Delete(key)),
+        (before, Some(row)) => (before.as_deref() != Some(&row)).then_some(Change::Put(row)),
+    };
+    let changes: Vec<_> = rows.filter_map(change).collect();
+    if changes.is_empty() {
+        return Ok(());
+    }
+    table.commit(changes, Durability::Cached).await.map(drop)
 }

@@ -158,6 +158,19 @@ pub struct Policy {
 }
 
 impl Policy {
+    /// The same without what it allows: fail-closed, where it was asked.
+    #[must_use]
+    pub fn withdrawn(&self) -> Self {
+        let none = match self.id.tier {
+            Tier::NetworkPolicy => Vec::new(),
+            Tier::Admin | Tier::Baseline => {
+                vec![TierRule { action: Action::Deny, peers: Vec::new(), ports: Vec::new() }]
+            }
+        };
+        let without = |rules: &Option<Vec<TierRule>>| rules.as_ref().map(|_| none.clone());
+        Self { ingress: without(&self.ingress), egress: without(&self.egress), ..self.clone() }
+    }
+
     /// Its rules for a direction, when it speaks of it.
     #[must_use]
     pub fn rules(&self, direction: Direction) -> Option<&[TierRule]> {

@@ -4,15 +4,14 @@
 //! before that of sources, so that the real sender is. What a pod and its own node have to say to each other does not come
 //! by there, and always passes, as Kubernetes wants. Answers, and ICMP errors of what passed, belong to a connection and pass.
 //!
-//! A TCP packet that belongs to no connection and does not begin one is dropped when either end is isolated: after a
-//! connection was ended because it is no longer allowed, an answer on its way would else begin it anew from the other end.
-//! UDP packets do not say whether they begin something: for a moment, those that go the way of an ended flow's answers are dropped.
+//! A packet that belongs to no connection and does not begin one is dropped when either end is isolated: after a connection
+//! was ended because it is no longer allowed, an answer on its way would else begin it anew from the other end.
 
 use crate::items::{Item, Verdict as Judged};
+use crate::late;
 use crate::rules::Direction;
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
-use warren_netlink::conntrack::Flow;
+use std::net::IpAddr;
 use warren_netlink::nft::Change;
 use warren_netlink::nft::build::{base, equals, go, rule};
 use warren_netlink::nft::expr::{Comparison, Connection, Expr, Header, Meta, Register, SetChange, Verdict};
@@ -20,14 +19,8 @@ use warren_netlink::nft::model::{Chain, Element, FORWARD, Field, Rule, Ruleset, 
 
 /// `NF_IP_PRI_FILTER`.
 const PRIORITY_FILTER: i32 = 0;
-const IPPROTO_TCP: u8 = 6;
-const IPPROTO_UDP: u8 = 17;
 /// Protocols whose packets have ports where they are looked for: TCP, UDP, SCTP.
 const WITH_PORTS: [u8; 3] = [6, 17, 132];
-/// Offset of the flags in a TCP header; of these, FIN, SYN, RST and ACK, of which SYN alone begins a connection.
-const TCP_FLAGS: u32 = 13;
-const TCP_FLAGS_MASK: u8 = 0x17;
-const TCP_SYN: u8 = 0x02;
 /// In the state of a connection: `NF_CT_STATE_BIT(IP_CT_ESTABLISHED)` and `NF_CT_STATE_BIT(IP_CT_RELATED)`.
 const STATE_KNOWN: u32 = 0b110;
 /// Where the packet's mark is kept for a moment: the last word, which no key reaches.
@@ -37,33 +30,29 @@ const DENIED: u32 = 4_096;
 /// How long a kind is remembered, in ms.
 pub(crate) const DENIED_FOR: u64 = 60_000;
 
-/// How long answers of an ended UDP flow may be on their way, in ms: also a busy server has answered by then what it had received.
-const ENDED_FOR: u64 = 2_000;
-/// Ended UDP flows that are remembered, of one family.
-const ENDED: u32 = 65_536;
-
 /// Set: classes whose default is to deny; counts the packets.
 pub(crate) const CLOSED: &str = "pol_closed";
 const PEERS: &str = "pol_peers";
 const PORTED: &str = "pol_ported";
 const FORWARD_CHAIN: &str = "pol_forward";
-const STRAYS: &str = "pol_strays";
+pub(crate) const STRAYS: &str = "pol_strays";
 
 /// What one family's sets and chains are called.
-struct Names {
+pub(crate) struct Names {
     v4: bool,
     /// `NFPROTO_*`.
     number: u8,
     /// Where a header has its source and its destination.
-    source: u32,
-    destination: u32,
+    pub(crate) source: u32,
+    pub(crate) destination: u32,
     sending: &'static str,
     receiving: &'static str,
     oneself: &'static str,
     identities: &'static str,
     blocks: &'static str,
     denied: &'static str,
-    ended: &'static str,
+    pub(crate) ended: &'static str,
+    pub(crate) parted: &'static str,
     send: Way,
     receive: Way,
 }
@@ -74,7 +63,7 @@ struct Way {
     refuse: &'static str,
 }
 
-const V4: Names = Names {
+pub(crate) const V4: Names = Names {
     v4: true,
     number: 2,
     source: 12,
@@ -86,11 +75,12 @@ const V4: Names = Names {
     blocks: "pol_blocks4",
     denied: "pol_denied4",
     ended: "pol_ended4",
+    parted: "pol_parted4",
     send: Way { judge: "pol_egress4", refuse: "pol_refuse_egress4" },
     receive: Way { judge: "pol_ingress4", refuse: "pol_refuse_ingress4" },
 };
 
-const V6: Names = Names {
+pub(crate) const V6: Names = Names {
     v4: false,
     number: 10,
     source: 8,
@@ -102,6 +92,7 @@ const V6: Names = Names {
     blocks: "pol_blocks6",
     denied: "pol_denied6",
     ended: "pol_ended6",
+    parted: "pol_parted6",
     send: Way { judge: "pol_egress6", refuse: "pol_refuse_egress6" },
     receive: Way { judge: "pol_ingress6", refuse: "pol_refuse_ingress6" },
 };
@@ -109,22 +100,22 @@ const V6: Names = Names {
 /// The sets that packets fill with what was denied: source, destination, protocol, port, class.
 pub(crate) const DENIED_SETS: [&str; 2] = [V4.denied, V6.denied];
 /// The sets that are not items': nothing is said of their elements.
-const FLEETING: [&str; 4] = [V4.denied, V6.denied, V4.ended, V6.ended];
+const FLEETING: [&str; 6] = [V4.denied, V6.denied, V4.ended, V6.ended, V4.parted, V6.parted];
 
 impl Names {
-    fn of(address: IpAddr) -> &'static Self {
+    pub(crate) fn of(address: IpAddr) -> &'static Self {
         if address.is_ipv4() { &V4 } else { &V6 }
     }
 
-    fn address(&self) -> Field {
+    pub(crate) fn address(&self) -> Field {
         if self.v4 { Field::Ipv4 } else { Field::Ipv6 }
     }
 
-    fn length(&self) -> u8 {
+    pub(crate) fn length(&self) -> u8 {
         if self.v4 { 4 } else { 16 }
     }
 
-    fn load(&self, offset: u32, into: Register) -> Expr {
+    pub(crate) fn load(&self, offset: u32, into: Register) -> Expr {
         Expr::Payload { header: Header::Network, offset, length: self.length().into(), into }
     }
 
@@ -195,22 +186,6 @@ pub fn change<'i>(
     change
 }
 
-/// What keeps answers on their way from beginning flows anew that are about to be ended.
-#[must_use]
-pub(crate) fn end<'f>(flows: impl IntoIterator<Item = &'f Flow>) -> Change {
-    let mut change = Change::default();
-    for flow in flows.into_iter().filter(|flow| flow.protocol == IPPROTO_UDP) {
-        let set = Names::of(flow.reply.source.ip()).ended;
-        let end = |at: SocketAddr| [octets(at.ip()), padded(&at.port().to_be_bytes())].concat();
-        let element = Element::exact([end(flow.reply.source), end(flow.reply.destination)].concat());
-        let elements = change.add.entry(set.to_owned()).or_default();
-        if elements.len() < ENDED as usize {
-            elements.push(element);
-        }
-    }
-    change
-}
-
 fn sets() -> Vec<(&'static str, Set)> {
     let judged = |field: Field| {
         Set::of_range_tuples(&[Field::Number, field, Field::Protocol, Field::Port]).mapping_to_verdicts()
@@ -231,22 +206,19 @@ fn sets() -> Vec<(&'static str, Set)> {
             (names.oneself, Set::of_tuples(&[address, address])),
             (names.blocks, judged(address)),
             (names.denied, Set::of_tuples(&denied).counted().filled_by_packets(DENIED)),
-            (
-                names.ended,
-                Set::of_tuples(&[address, Field::Port, address, Field::Port]).lasting(ENDED_FOR, ENDED),
-            ),
         ]);
+        sets.extend(late::sets(names));
     }
     sets
 }
 
-fn padded(bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn padded(bytes: &[u8]) -> Vec<u8> {
     let mut padded = bytes.to_vec();
     padded.resize(bytes.len().next_multiple_of(4), 0);
     padded
 }
 
-fn octets(address: IpAddr) -> Vec<u8> {
+pub(crate) fn octets(address: IpAddr) -> Vec<u8> {
     match address {
         IpAddr::V4(v4) => v4.octets().to_vec(),
         IpAddr::V6(v6) => v6.octets().to_vec(),
@@ -301,18 +273,7 @@ fn element(item: &Item) -> (&'static str, Element) {
 }
 
 fn forward() -> Vec<Rule> {
-    let known = vec![
-        Expr::Connection { load: Connection::State, into: Register::FIRST },
-        Expr::Mask {
-            from: Register::FIRST,
-            into: Register::FIRST,
-            mask: STATE_KNOWN.to_ne_bytes().to_vec(),
-            toggle: vec![0; 4],
-        },
-        Expr::Compare { from: Register::FIRST, is: Comparison::NotEqual, value: vec![0; 4] },
-    ];
-    let mut rules = vec![rule([known, go(Verdict::Accept)])];
-    let family = |names: &Names| equals(Meta::Family, vec![names.number]);
+    let mut rules = vec![rule([in_state(STATE_KNOWN), go(Verdict::Accept)])];
     for names in [&V4, &V6] {
         let both = vec![
             names.load(names.source, Register::FIRST),
@@ -321,10 +282,7 @@ fn forward() -> Vec<Rule> {
         ];
         rules.push(rule([family(names), both, go(Verdict::Accept)]));
     }
-    rules.push(rule([begins_nothing(), go(Verdict::Jump(STRAYS.into()))]));
-    for names in [&V4, &V6] {
-        rules.push(rule([family(names), is_late(names), go(Verdict::Drop)]));
-    }
+    rules.extend(late::rules());
     for names in [&V4, &V6] {
         for direction in [Direction::Egress, Direction::Ingress] {
             let (pod, _, map) = names.ends(direction);
@@ -336,38 +294,20 @@ fn forward() -> Vec<Rule> {
     rules
 }
 
-/// Goes on for a TCP packet that does not begin a connection.
-fn begins_nothing() -> Vec<Expr> {
-    let mut exprs = equals(Meta::Protocol, vec![IPPROTO_TCP]);
-    exprs.extend([
-        Expr::Payload { header: Header::Transport, offset: TCP_FLAGS, length: 1, into: Register::FIRST },
-        Expr::Mask {
-            from: Register::FIRST,
-            into: Register::FIRST,
-            mask: vec![TCP_FLAGS_MASK],
-            toggle: vec![0],
-        },
-        Expr::Compare { from: Register::FIRST, is: Comparison::NotEqual, value: vec![TCP_SYN] },
-    ]);
-    exprs
+/// Goes on for packets of a family.
+pub(crate) fn family(names: &Names) -> Vec<Expr> {
+    equals(Meta::Family, vec![names.number])
 }
 
-/// Goes on for an answer of a UDP flow that was ended a moment ago.
-fn is_late(names: &Names) -> Vec<Expr> {
-    let port = |offset, into| Expr::Payload { header: Header::Transport, offset, length: 2, into };
-    let source = Register::FIRST;
-    let source_port = source.after(names.length());
-    let destination = source_port.after(2);
-    let destination_port = destination.after(names.length());
-    let mut exprs = equals(Meta::Protocol, vec![IPPROTO_UDP]);
-    exprs.extend([
-        names.load(names.source, source),
-        port(0, source_port),
-        names.load(names.destination, destination),
-        port(2, destination_port),
-        Expr::Lookup { set: names.ended.into(), from: Register::FIRST, inverted: false },
-    ]);
-    exprs
+/// Goes on when the state of the packet's connection is one of these.
+pub(crate) fn in_state(states: u32) -> Vec<Expr> {
+    let mask = states.to_ne_bytes().to_vec();
+    let (from, into) = (Register::FIRST, Register::FIRST);
+    vec![
+        Expr::Connection { load: Connection::State, into },
+        Expr::Mask { from, into, mask, toggle: vec![0; 4] },
+        Expr::Compare { from, is: Comparison::NotEqual, value: vec![0; 4] },
+    ]
 }
 
 /// Drops what comes from or goes to a pod that is isolated in any direction: the end that is not may have said it.
@@ -376,9 +316,8 @@ fn strays() -> Vec<Rule> {
     for names in [&V4, &V6] {
         for end in [names.source, names.destination] {
             for map in [names.sending, names.receiving] {
-                let family = equals(Meta::Family, vec![names.number]);
                 let about = format!("pods in {map}");
-                rules.push(rule([family, has(names, end, map), go(Verdict::Drop)]).about(&about));
+                rules.push(rule([family(names), has(names, end, map), go(Verdict::Drop)]).about(&about));
             }
         }
     }

@@ -9,15 +9,17 @@ use crate::decide::Flow;
 use crate::engine::{Committed, Engine, Settings, Subject, Unknown};
 use crate::error::PolicyError;
 use crate::gate::{Admission, GateError};
-use crate::{denials, held, ruleset};
+use crate::rules::PolicyId;
+use crate::{denials, held, late, ruleset};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use warren_netlink::NetlinkError;
 use warren_netlink::conntrack;
-use warren_netlink::nft::{Applied, Section};
+use warren_netlink::nft::{Applied, Change, Isolation, Section};
 use warren_store::tables::attachment_key;
 use warren_store::{Update, Watch};
 use warren_types::{
@@ -58,8 +60,15 @@ pub async fn run(
         attachments: tables.attachments.watch(),
     };
     let mut rules = deps.nft.changes().await?;
-    let mut runner =
-        Runner { config, deps, health, waiting: Vec::new(), failures: 0, log: denials::Log::default() };
+    let mut runner = Runner {
+        config,
+        deps,
+        health,
+        waiting: Vec::new(),
+        unproven: BTreeSet::new(),
+        failures: 0,
+        log: denials::Log::default(),
+    };
     tokio::select! {
         () = stop.cancelled() => return Ok(()),
         ready = runner.load(&mut follow) => ready?,
@@ -121,6 +130,8 @@ struct Runner {
     deps: Deps,
     health: HealthCell,
     waiting: Vec<Waiting>,
+    /// Policies with elements that the kernel has not taken yet.
+    unproven: BTreeSet<PolicyId>,
     failures: u32,
     log: denials::Log,
 }
@@ -287,11 +298,9 @@ impl Runner {
     /// Brings the kernel up to date; returns when to compare at the latest.
     async fn pass(&mut self, compare: Option<Why>, since: Instant) -> Result<Duration, PolicyError> {
         let Some(committed) = self.engine(Engine::commit) else { return Ok(RETRY) };
-        if committed.held_changed {
-            let (held, remembered) =
-                self.engine(|engine| (engine.held(), engine.remembered())).unwrap_or_default();
-            held::keep(&self.deps.tables, held, remembered).await?;
-        }
+        let kept = self.engine(Engine::take_kept).unwrap_or_default();
+        held::keep(&self.deps.tables, kept).await?;
+        self.unproven.extend(self.engine(|engine| engine.suspects(&committed)).unwrap_or_default());
         let mut all = compare.is_some();
         let outcome = match compare {
             None if committed.is_empty() => return Ok(COMPARE),
@@ -315,6 +324,7 @@ impl Runner {
             return Ok(RETRY);
         }
         self.failures = 0;
+        self.unproven.clear();
         if committed.tightened || all {
             self.end_flows().await?;
         }
@@ -332,19 +342,56 @@ impl Runner {
         Ok(())
     }
 
-    /// Compares the whole section.
+    /// Compares the whole section. When the kernel refuses it, the policies to blame are found.
     async fn compare(&self, why: Why) -> Result<(), PolicyError> {
-        let Some(items) = self.engine(|engine| engine.items()) else { return Ok(()) };
-        let applied =
-            self.deps.nft.ensure_section(Section::Policy, Arc::new(ruleset::ruleset(&items))).await?;
+        let applied = match self.ensure().await {
+            Err(error @ PolicyError::Kernel(NetlinkError::Kernel { .. })) if !self.unproven.is_empty() => {
+                self.isolate(error).await?
+            }
+            outcome => outcome?,
+        };
         self.deps.status.count(|figures| {
             figures.comparisons += 1;
             figures.repairs += u64::from(applied != Applied::Unchanged && why == Why::Others);
         });
         if applied != Applied::Unchanged {
-            tracing::info!(?applied, elements = items.len(), "rules of network policies are in place");
+            tracing::info!(?applied, "rules of network policies are in place");
         }
         Ok(())
+    }
+
+    /// Makes the section what the engine says.
+    async fn ensure(&self) -> Result<Applied, PolicyError> {
+        let Some(items) = self.engine(|engine| engine.items()) else { return Ok(Applied::Unchanged) };
+        Ok(self.deps.nft.ensure_section(Section::Policy, Arc::new(ruleset::ruleset(&items))).await?)
+    }
+
+    /// Takes what they allow from the policies that the kernel refuses, which are among those with new elements.
+    async fn isolate(&self, error: PolicyError) -> Result<Applied, PolicyError> {
+        let suspects = &self.unproven;
+        let take_from = |out: &BTreeSet<PolicyId>| {
+            self.engine(|engine| {
+                engine.quarantine(suspects, out);
+                engine.commit();
+            });
+        };
+        let mut search = Isolation::new(suspects);
+        loop {
+            take_from(search.attempt());
+            let accepted = self.ensure().await.is_ok();
+            if !search.tell(accepted) {
+                break;
+            }
+        }
+        let Some(guilty) = search.guilty() else {
+            take_from(&BTreeSet::new());
+            return Err(error);
+        };
+        for policy in &guilty {
+            tracing::error!(%policy, %error, "the kernel refuses a policy; it isolates, and allows nothing until it changes");
+        }
+        take_from(&guilty);
+        self.ensure().await
     }
 
     /// Ends connections that are no longer allowed. What the node itself has to do with its pods is not judged.
@@ -368,13 +415,7 @@ impl Runner {
         found.flows.retain(|flow| {
             !own.contains(&flow.original.source.ip()) && !own.contains(&flow.reply.source.ip())
         });
-        let late = ruleset::end(&found.flows);
-        if !late.is_empty() {
-            // Without it answers may begin a flow anew; to leave the flow as it is would be worse.
-            if let Err(error) = self.deps.nft.change_section(late).await {
-                tracing::warn!(%error, "late answers of ended flows are not held back");
-            }
-        }
+        self.hold_back(late::hold(&found.flows)).await;
         let mut ended = 0;
         for flow in &found.flows {
             ended += u64::from(self.deps.conntrack.delete(flow).await?);
@@ -383,7 +424,23 @@ impl Runner {
             tracing::info!(ended, "connections that are no longer allowed");
             self.deps.status.count(|figures| figures.flows_ended += ended);
         }
+        // There is time until the others pass again.
+        self.hold_back(late::part(&found.flows, |flow| self.is_forbidden_elsewhere(flow))).await;
         Ok(())
+    }
+
+    async fn hold_back(&self, late: Change) {
+        if late.is_empty() {
+            return;
+        }
+        // Without it answers may begin a flow anew; to leave the flow as it is would be worse.
+        if let Err(error) = self.deps.nft.change_section(late).await {
+            tracing::warn!(%error, "late answers of ended flows are not held back");
+        }
+    }
+
+    fn is_forbidden_elsewhere(&self, flow: &Flow) -> bool {
+        self.deps.status.look(|engine| late::is_forbidden_elsewhere(engine, flow)).unwrap_or(true)
     }
 
     /// What is to be done every few seconds: counts what was denied, and logs what is new of it.
@@ -391,6 +448,9 @@ impl Runner {
         self.engine(Engine::forget_removed);
         if let Err(error) = self.log.look(&self.deps.nft, &self.deps.status).await {
             tracing::debug!(%error, "denied packets could not be read");
+        }
+        if let Err(error) = late::review(&self.deps.nft, |flow| self.is_forbidden_elsewhere(flow)).await {
+            tracing::debug!(%error, "ways of ended flows could not be looked through");
         }
     }
 }

@@ -25,6 +25,8 @@ pub struct Counts {
     pub policies: usize,
     /// Those whose objects are gone.
     pub held: usize,
+    /// Those that the kernel refuses.
+    pub refused: usize,
     /// Attachments of this node that are isolated, in either direction.
     pub isolated: usize,
     /// Attachments of this node of whose pods nothing is known.
@@ -48,7 +50,15 @@ impl Engine {
     /// The policy of a name, as far as it is in force.
     #[must_use]
     pub fn policy(&self, id: &PolicyId) -> Option<&Arc<Policy>> {
-        Some(&self.slots.get(self.slot_ids.get(id)?)?.policy)
+        let slot = self.slots.get(self.slot_ids.get(id)?)?;
+        Some(slot.refused.as_ref().unwrap_or(&slot.policy))
+    }
+
+    /// Whether the kernel refuses a policy, of which nothing is allowed then.
+    #[must_use]
+    pub fn is_refused(&self, id: &PolicyId) -> bool {
+        let slot = self.slot_ids.get(id).and_then(|number| self.slots.get(number));
+        slot.is_some_and(|slot| slot.refused.is_some())
     }
 
     /// Whether a policy stays in force without its object.
@@ -90,6 +100,7 @@ impl Engine {
         Counts {
             policies: self.slot_ids.len(),
             held: self.held.len(),
+            refused: self.slots.values().filter(|slot| slot.refused.is_some()).count(),
             isolated: locals().filter(|local| local.keys.iter().any(Option::is_some)).count(),
             unknown: locals().filter(|local| local.pod().is_none()).count(),
         }

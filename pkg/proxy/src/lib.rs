@@ -22,7 +22,6 @@ mod error;
 pub mod explain;
 pub mod flows;
 mod host_ports;
-mod isolate;
 mod local;
 pub mod names;
 pub mod node;

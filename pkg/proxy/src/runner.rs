@@ -8,7 +8,6 @@ use crate::config::{Deps, ProxyConfig};
 use crate::engine::{Committed, Engine};
 use crate::error::ProxyError;
 use crate::flows::Served;
-use crate::isolate::Isolation;
 use crate::local::LocalServers;
 use crate::node::{NodeContext, Rows};
 use std::collections::BTreeSet;
@@ -17,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 use warren_netlink::NetlinkError;
-use warren_netlink::nft::{Applied, Section};
+use warren_netlink::nft::{Applied, Isolation, Section};
 use warren_store::tables::{ONLY, service_key};
 use warren_store::{Change, Durability, Update, Watch};
 use warren_types::{

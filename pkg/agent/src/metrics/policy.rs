@@ -7,10 +7,11 @@ use std::time::Duration;
 
 /// Registers them.
 pub(super) fn own(r: &mut Registry, view: &PolicyView) {
-    let PolicyView { policies, held, isolated, unknown, .. } = view;
+    let PolicyView { policies, held, refused, isolated, unknown, .. } = view;
     for (name, help, value) in [
         ("policy_policies", "NetworkPolicies in force", policies),
         ("policy_held", "NetworkPolicies that outlive their objects", held),
+        ("policy_refused", "NetworkPolicies that the kernel refuses, and that allow nothing", refused),
         ("policy_isolated_pods", "Pods of this node that a NetworkPolicy isolates", isolated),
         ("policy_unknown_pods", "Pods of this node of which nothing is known yet", unknown),
     ] {

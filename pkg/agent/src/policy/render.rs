@@ -28,7 +28,13 @@ pub fn render_list(all: &[PolicySummary], colour: bool) -> String {
                 rules(p.ingress_rules),
                 rules(p.egress_rules),
                 Cell::coloured(p.denied.to_string(), (p.denied > 0).then_some(CARE)),
-                Cell::coloured(if p.held { "deleted, held".into() } else { String::new() }, Some(CARE)),
+                match p {
+                    PolicySummary { refused: true, .. } => {
+                        Cell::coloured("refused by the kernel, allows nothing".into(), Some(BAD))
+                    }
+                    PolicySummary { held: true, .. } => Cell::coloured("deleted, held".into(), Some(CARE)),
+                    _ => "".into(),
+                },
             ]
         })
         .collect();
@@ -42,13 +48,20 @@ pub fn render_list(all: &[PolicySummary], colour: bool) -> String {
 pub fn render_show(policy: &PolicyDetail, colour: bool) -> String {
     let paint = Paint(colour);
     let mut out = String::new();
-    let PolicySummary { namespace, name, denied, held, .. } = &policy.summary;
+    let PolicySummary { namespace, name, denied, held, refused, .. } = &policy.summary;
     let _ = writeln!(out, "{}", paint.wrap(BOLD, &format!("NetworkPolicy {namespace}/{name}")));
     if *held {
         let _ = writeln!(
             out,
             "{}  its object is gone; it stays in force for the pods of its namespace that are still there",
             paint.wrap(CARE, "held")
+        );
+    }
+    if *refused {
+        let _ = writeln!(
+            out,
+            "{}  the kernel of this node refuses it (see the agent's log): it isolates, and allows nothing until it changes",
+            paint.wrap(BAD, "refused")
         );
     }
     let _ = writeln!(out, "selects {}", policy.selector);
@@ -186,7 +199,11 @@ pub(crate) fn lines(out: &mut String, paint: Paint, view: Option<&PolicyView>) {
     let _ = write!(out, "{title}  {policies} in force  isolated pods {isolated}  changes {last}");
     let _ =
         write!(out, "  repairs {repairs}  connections ended {flows_ended}  packets denied {denied_packets}");
-    for (n, what) in [(view.held, "held after their deletion"), (view.unknown, "pods not known yet")] {
+    for (n, what) in [
+        (view.held, "held after their deletion"),
+        (view.refused, "refused by the kernel (warren policy list)"),
+        (view.unknown, "pods not known yet"),
+    ] {
         if n > 0 {
             let _ = write!(out, "  {}", paint.wrap(CARE, &format!("{n} {what}")));
         }

@@ -1,5 +1,5 @@
 use super::*;
-use warren_policy::{Engine, Held, Settings, Subject, Unknown};
+use warren_policy::{Engine, Held, Kept, Settings, Subject, Unknown};
 use warren_store::Durability;
 use warren_types::{
     Endpoint, EndpointPort, EndpointSlice, Family, Labels, NamedPort, Namespace, NamespaceState,
@@ -248,9 +248,10 @@ async fn a_service_is_judged_at_each_endpoint() {
 #[tokio::test]
 async fn policies_are_listed_and_shown_in_words() {
     let mut engine = engine();
-    let held =
-        Held { policy: policy("left", "app=web", Vec::new()), subjects: ["web-eth0".to_owned()].into() };
-    engine.set_held([held]);
+    let left = policy("left", "app=web", Vec::new());
+    let subjects = ["web-eth0".to_owned()].into();
+    let held = Held { policy: left.clone(), subjects, undecided: false };
+    engine.set_kept(Kept { policies: vec![(left.key, Some(held))], ..Kept::default() });
     engine.commit();
     let d = desk(engine).await;
     let list = d.desk.list().unwrap();
@@ -285,6 +286,22 @@ async fn policies_are_listed_and_shown_in_words() {
     assert_eq!((report.policies, report.held, report.isolated), (2, 1, 1));
     let json = serde_json::to_string(&shown).unwrap();
     assert_eq!(serde_json::from_str::<PolicyDetail>(&json).unwrap(), shown);
+}
+
+#[tokio::test]
+async fn a_policy_that_the_kernel_refuses_is_shown_as_such() {
+    let mut engine = engine();
+    let suspects = [PolicyId::of(&PolicyKey::parse("shop/web").unwrap())].into();
+    engine.quarantine(&suspects, &suspects);
+    engine.commit();
+    let d = desk(engine).await;
+    let list = render_list(&d.desk.list().unwrap(), false);
+    let web = "shop       web   1          1              -             0       refused by the kernel, allows nothing";
+    assert!(lines(&list).contains(&web), "{list}");
+    let text = render_show(&d.desk.show("shop", "web").unwrap(), false);
+    assert!(text.contains("refused  the kernel of this node refuses it"), "{text}");
+    assert!(text.contains("from pods role=client"), "its rules are shown as they were written: {text}");
+    assert_eq!(d.desk.report().unwrap().refused, 1);
 }
 
 #[test]

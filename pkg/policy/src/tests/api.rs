@@ -3,8 +3,9 @@
 use super::kernel::Kernel;
 use super::world::{ip, namespace, node};
 use crate::decide::{Flow, RuleId, Side};
-use crate::engine::{Engine, Held, Settings, Subject, Unknown};
+use crate::engine::{Engine, Settings, Subject, Unknown};
 use crate::items::Item;
+use crate::keep::Held;
 use crate::rules::{Action, Direction, PodSelector, Policy, PolicyId, RulePeer, Scope, Tier, TierRule};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -368,11 +369,12 @@ fn a_pod_without_a_row_is_closed_or_open_as_configured() {
 #[test]
 fn a_pod_that_is_gone_is_judged_by_its_last_labels_and_not_by_another_of_its_name() {
     let mut cluster = Cluster::new(&[policy("x/p", is("pod", "a"), Some(vec![]), None)]);
+    let _ = cluster.engine.take_kept();
     cluster.engine.set_pod(&key("x/a"), None);
     cluster.commit();
     assert!(cluster.reach("x/a", 80).is_empty());
-    let remembered = cluster.engine.remembered();
-    assert_eq!(remembered, [("x/a".to_owned(), Arc::new(row("x/a")))]);
+    let kept = cluster.engine.take_kept();
+    assert_eq!(kept.pods, [("x/a".to_owned(), Some(Arc::new(row("x/a"))))]);
     let other = Pod { uid: "other".into(), labels: Labels::new(), ips: vec![ip("10.42.1.99")], ..row("x/a") };
     cluster.engine.set_pod(&key("x/a"), Some(Arc::new(other)));
     cluster.commit();
@@ -384,25 +386,26 @@ fn a_pod_that_is_gone_is_judged_by_its_last_labels_and_not_by_another_of_its_nam
         &PolicyKey::parse("x/p").unwrap(),
         Some(Arc::new(policy("x/p", is("pod", "a"), Some(vec![]), None))),
     );
-    again.set_remembered(remembered);
+    again.set_kept(kept);
     again.commit();
     assert!(again.class_of(address("x/a"), Direction::Ingress).is_some());
     cluster.engine.set_subject("x/a", None);
-    assert!(cluster.engine.commit().held_changed);
-    assert!(cluster.engine.remembered().is_empty());
+    cluster.commit();
+    assert_eq!(cluster.engine.take_kept().pods, [("x/a".to_owned(), None)]);
 }
 
 #[test]
 fn policies_stay_until_the_last_pod_of_a_namespace_that_is_being_deleted() {
     let deny = policy("x/deny", Selector::default(), Some(vec![]), Some(vec![]));
     let mut cluster = Cluster::new(std::slice::from_ref(&deny));
+    let _ = cluster.engine.take_kept();
     cluster.engine.set_policy(&deny.key, None);
     cluster.engine.set_namespace(&namespace("x"), Some(Arc::new(state("x", true))));
-    let committed = cluster.engine.commit();
-    assert!(committed.is_empty() && committed.held_changed, "the order within a commit does not count");
-    let held = cluster.engine.held();
+    assert!(cluster.engine.commit().is_empty(), "the order within a commit does not count");
+    let kept = cluster.engine.take_kept();
     let subjects = ["x/a", "x/b", "x/c"].map(str::to_owned).into();
-    assert_eq!(held, [Held { policy: deny.clone(), subjects }]);
+    let held = Held { policy: deny.clone(), subjects, undecided: false };
+    assert_eq!(kept.policies, [(deny.key.clone(), Some(held))]);
     for name in ["x/a", "x/b"] {
         cluster.engine.set_pod(&key(name), None);
     }
@@ -412,13 +415,13 @@ fn policies_stay_until_the_last_pod_of_a_namespace_that_is_being_deleted() {
     // A restart in the middle.
     let settings = Settings { unknown: Unknown::Closed, node: Some(node("here")) };
     let mut again = Engine::new(settings);
-    again.set_held(held);
     for name in &ALL[..3] {
         again.set_subject(name, Some(subject(name)));
         again.set_pod(&key(name), Some(Arc::new(row(name))));
     }
+    again.set_kept(kept);
     again.commit();
-    assert_eq!(again.held().len(), 1);
+    assert_eq!(again.counts().held, 1);
     assert!(again.class_of(address("x/a"), Direction::Ingress).is_some());
     // The namespace is made anew: its new pods have nothing to do with the old policy.
     cluster.engine.set_namespace(&namespace("x"), Some(Arc::new(state("x", false))));
@@ -432,7 +435,7 @@ fn policies_stay_until_the_last_pod_of_a_namespace_that_is_being_deleted() {
         cluster.engine.set_subject(name, None);
     }
     cluster.commit();
-    assert!(cluster.engine.held().is_empty());
+    assert_eq!(cluster.engine.counts().held, 0);
     assert_eq!(cluster.engine.policies().count(), 0);
 }
 
@@ -446,7 +449,7 @@ fn a_policy_whose_removal_is_seen_before_that_of_its_namespace_comes_back() {
     cluster.engine.set_namespace(&namespace("x"), Some(Arc::new(state("x", true))));
     assert!(cluster.commit());
     assert!(cluster.reach("x/a", 80).is_empty());
-    assert_eq!(cluster.engine.held().len(), 1);
+    assert_eq!(cluster.engine.counts().held, 1);
     // One that was removed long before is no part of it.
     let mut cluster = Cluster::new(std::slice::from_ref(&deny));
     cluster.engine.set_policy(&deny.key, None);
@@ -464,7 +467,7 @@ fn a_policy_that_is_removed_from_a_living_namespace_goes() {
     cluster.engine.set_policy(&deny.key, None);
     assert!(!cluster.commit());
     assert_eq!(cluster.reach("x/a", 80).len(), 8);
-    assert!(cluster.engine.held().is_empty());
+    assert_eq!(cluster.engine.counts().held, 0);
     // Gone and back within one commit is nothing at all.
     cluster.engine.set_policy(&deny.key, Some(Arc::new(deny.clone())));
     cluster.commit();

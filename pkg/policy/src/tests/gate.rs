@@ -4,6 +4,7 @@ use crate::{Deps, Gate, GateError, PolicyConfig, PolicyError, PolicyStatus, Tabl
 use nix::sched::{CloneFlags, unshare};
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::sync::Arc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use warren_netlink::Netlink;
@@ -13,20 +14,35 @@ use warren_store::{Durability, Store};
 use warren_types::*;
 
 /// A node with its gate.
-struct Node {
-    store: Store,
-    gate: Gate,
-    nft: Nft,
+pub(super) struct Node {
+    pub(super) store: Store,
+    pub(super) gate: Gate,
+    pub(super) nft: Nft,
+    pub(super) status: PolicyStatus,
     stop: CancellationToken,
-    _tasks: JoinSet<Result<(), PolicyError>>,
-    _dir: tempfile::TempDir,
+    tasks: JoinSet<Result<(), PolicyError>>,
+    dir: Arc<tempfile::TempDir>,
 }
 
 impl Node {
     fn start(unknown: Unknown) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let store = Store::open(dir.path()).expect("a store").store;
-        let (gate, stop) = (Gate::default(), CancellationToken::new());
+        Self::on(store, Arc::new(dir), unknown)
+    }
+
+    /// The runner ends, this happens behind its back, and another begins.
+    pub(super) async fn restart(mut self, meanwhile: impl AsyncFnOnce(&Store)) -> Self {
+        self.stop.cancel();
+        while let Some(ended) = self.tasks.join_next().await {
+            ended.expect("no panic").expect("no failure");
+        }
+        meanwhile(&self.store).await;
+        Self::on(self.store.clone(), self.dir.clone(), Unknown::Closed)
+    }
+
+    fn on(store: Store, dir: Arc<tempfile::TempDir>, unknown: Unknown) -> Self {
+        let (gate, stop, status) = (Gate::default(), CancellationToken::new(), PolicyStatus::default());
         let nft = Nft::current().expect("netlink");
         let deps = Deps {
             tables: Tables::of(&store),
@@ -34,7 +50,7 @@ impl Node {
             nft: nft.clone(),
             conntrack: Conntrack::current().expect("netlink"),
             gate: gate.clone(),
-            status: PolicyStatus::default(),
+            status: status.clone(),
         };
         let node_name = NodeName::new("here").expect("a name");
         let config = PolicyConfig { node_name, unknown, labels_from_attachments: false };
@@ -42,11 +58,11 @@ impl Node {
         let life = crate::run(config, deps, HealthCell::default(), ended);
         let mut tasks = JoinSet::new();
         tasks.spawn(life);
-        Self { store, gate, nft, _tasks: tasks, stop, _dir: dir }
+        Self { store, gate, nft, status, tasks, stop, dir }
     }
 
     /// The API has been heard: there is a policy that isolates everyone of the namespace `closed`.
-    async fn hear(&self) {
+    pub(super) async fn hear(&self) {
         let namespace = Namespace::new("closed").expect("a name");
         let state = NamespaceState { name: namespace.clone(), labels: Labels::new(), terminating: false };
         let policy = NetworkPolicy {
@@ -63,6 +79,10 @@ impl Node {
     }
 
     async fn attach(&self, id: &str, pod: Option<&str>) -> AttachmentKey {
+        self.attach_at(id, pod, 7).await
+    }
+
+    pub(super) async fn attach_at(&self, id: &str, pod: Option<&str>, last: u8) -> AttachmentKey {
         let container_id = ContainerId::new(id).expect("an id");
         let key = AttachmentKey { container_id, if_name: IfName::new("eth0").expect("a name") };
         let row = Attachment {
@@ -70,7 +90,7 @@ impl Node {
             pod: pod.and_then(PodKey::parse),
             pod_uid: Some("uid".into()),
             labels: BTreeMap::new(),
-            addresses: vec![[10, 42, 0, 7].into()],
+            addresses: vec![[10, 42, 0, last].into()],
             netns: "/none".into(),
             host_link: IfName::new("wrnp0").expect("a name"),
             phase: AttachmentPhase::Adding,
@@ -82,7 +102,7 @@ impl Node {
         key
     }
 
-    async fn see(&self, pod: &str) {
+    pub(super) async fn see(&self, pod: &str) {
         let row = Pod {
             key: PodKey::parse(pod).expect("a name"),
             uid: "uid".into(),
@@ -97,14 +117,24 @@ impl Node {
     }
 }
 
-fn on_a_node<F: Future<Output = ()>>(unknown: Unknown, test: impl FnOnce(Node) -> F) {
+impl Node {
+    /// The runner opens the gate when it has loaded.
+    pub(super) async fn lets_in(&self, key: &AttachmentKey) {
+        loop {
+            match self.gate.admit(key).await {
+                Err(GateError::NotReady(_)) => tokio::task::yield_now().await,
+                answer => return assert_eq!(answer, Ok(())),
+            }
+        }
+    }
+}
+
+pub(super) fn on_a_node<F: Future<Output = ()>>(unknown: Unknown, test: impl FnOnce(Node) -> F) {
     unshare(CloneFlags::CLONE_NEWNET).expect("this test needs root");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let node = Node::start(unknown);
-        let stop = node.stop.clone();
         test(node).await;
-        stop.cancel();
     });
 }
 
@@ -117,11 +147,7 @@ fn nobody_is_let_in_before_policies_are_known() {
         node.hear().await;
         let key = node.attach("a", Some("closed/a")).await;
         node.see("closed/a").await;
-        // The runner opens the gate when it has loaded.
-        while let Err(GateError::NotReady(_)) = node.gate.admit(&key).await {
-            tokio::task::yield_now().await;
-        }
-        assert_eq!(node.gate.admit(&key).await, Ok(()));
+        node.lets_in(&key).await;
         let isolated = node.nft.element_counts("pol_in4").await.expect("the map");
         assert!(isolated.contains_key([10, 42, 0, 7].as_slice()), "it is isolated when it is let in");
     });

@@ -2,16 +2,18 @@
 
 mod api;
 mod gate;
+mod keep;
 mod kernel;
 mod naive;
+mod quarantine;
 mod slices;
 mod world;
 
 use crate::decide::Flow;
-use crate::engine::Engine;
+use crate::engine::{Committed, Engine};
 use kernel::Kernel;
 use proptest::prelude::*;
-use world::{Event, World, event, flows, settings, tell, world};
+use world::{Disk, Event, World, event, flows, settings, tell, world};
 
 fn ports() -> impl Strategy<Value = Vec<(u8, u16)>> {
     let protocol = prop::sample::select(vec![6u8, 6, 6, 17, 132, 1]);
@@ -63,13 +65,29 @@ proptest! {
         let mut engine = Engine::new(settings);
         let mut kernel = Kernel::default();
         let mut allowed = vec![true; flows.len()];
+        let mut disk = Disk::default();
         for event in events.iter().chain([&Event::Commit]) {
-            world.apply(event);
             tell(&mut engine, event);
-            if !matches!(event, Event::Commit) {
-                continue;
+            let committed = match event {
+                Event::Commit | Event::Killed(_) => engine.commit(),
+                _ => Committed::default(),
+            };
+            world.apply(event);
+            match event {
+                Event::Commit => {}
+                Event::Killed(_) => {
+                    disk.write(engine.take_kept());
+                    engine = world.engine_after(&disk);
+                    // Everything is compared, and judged anew.
+                    kernel = Kernel::default();
+                    kernel.apply(&engine.commit());
+                    disk.write(engine.take_kept());
+                    allowed.fill(false);
+                    continue;
+                }
+                _ => continue,
             }
-            let committed = engine.commit();
+            disk.write(engine.take_kept());
             kernel.apply(&committed);
             let loaded = kernel.load();
             for (flow, before) in flows.iter().zip(&mut allowed) {
@@ -95,6 +113,8 @@ proptest! {
         }
         kernel.apply(&engine.commit());
         engine.forget_removed();
+        disk.write(engine.take_kept());
+        prop_assert!(disk.is_empty(), "{:?}", disk);
         prop_assert!(kernel.items.is_empty());
         prop_assert!(engine.is_idle(), "{:?}", engine);
     }

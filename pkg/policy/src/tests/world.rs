@@ -1,7 +1,8 @@
 //! Random clusters and what happens in them.
 
 use crate::decide::Flow;
-use crate::engine::{Engine, Held, Settings, Subject, Unknown};
+use crate::engine::{Engine, Settings, Subject, Unknown};
+use crate::keep::{Held, Kept};
 use crate::rules::{Action, Block, PodSelector, Policy, PolicyId, RulePeer, Scope, Tier, TierRule};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,6 +27,44 @@ pub(crate) struct World {
     pub(crate) subjects: BTreeMap<String, Subject>,
 }
 
+/// What was kept.
+#[derive(Debug, Default)]
+pub(crate) struct Disk {
+    policies: BTreeMap<PolicyKey, Held>,
+    pods: BTreeMap<String, Arc<Pod>>,
+    namespaces: BTreeMap<Namespace, Arc<NamespaceState>>,
+}
+
+fn write<K: Ord, V>(to: &mut BTreeMap<K, V>, rows: Vec<(K, Option<V>)>) {
+    for (key, row) in rows {
+        match row {
+            Some(row) => to.insert(key, row),
+            None => to.remove(&key),
+        };
+    }
+}
+
+fn read<K: Clone, V: Clone>(from: &BTreeMap<K, V>) -> Vec<(K, Option<V>)> {
+    from.iter().map(|(key, row)| (key.clone(), Some(row.clone()))).collect()
+}
+
+impl Disk {
+    pub(crate) fn write(&mut self, kept: Kept) {
+        write(&mut self.policies, kept.policies);
+        write(&mut self.pods, kept.pods);
+        write(&mut self.namespaces, kept.namespaces);
+    }
+
+    fn read(&self) -> Kept {
+        let (policies, pods) = (read(&self.policies), read(&self.pods));
+        Kept { policies, pods, namespaces: read(&self.namespaces) }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.policies.is_empty() && self.pods.is_empty() && self.namespaces.is_empty()
+    }
+}
+
 #[derive(Debug, Clone)]
 pub(crate) enum Event {
     Namespace(NamespaceState),
@@ -40,6 +79,8 @@ pub(crate) enum Event {
     NoSubject(String),
     Forget,
     Commit,
+    /// After a commit the engine is killed, before it hears that this policy went.
+    Killed(PolicyKey),
 }
 
 /// Whether a row is of a subject's pod, as far as uid and labels tell.
@@ -111,6 +152,14 @@ impl World {
             }
             Event::Forget => self.recent.clear(),
             Event::Commit => self.commit(),
+            Event::Killed(key) => {
+                self.commit();
+                // What has no pods here is not kept: to this node it had said nothing yet.
+                if !self.subjects_of(&key.namespace).is_empty() {
+                    self.apply(&Event::NoPolicy(key));
+                }
+                self.commit();
+            }
         }
         self.remember_rows();
     }
@@ -183,9 +232,32 @@ impl World {
         for (id, policy) in &self.tiers {
             engine.set_rules(id, Some(Arc::new(policy.clone())));
         }
-        let held = self.held.values().cloned();
-        engine.set_held(held.map(|(policy, subjects)| Held { policy, subjects }));
+        let held = self.held.iter().map(|(key, (policy, subjects))| {
+            let held = Held { policy: policy.clone(), subjects: subjects.clone(), undecided: false };
+            (key.clone(), Some(held))
+        });
+        engine.set_kept(Kept { policies: held.collect(), ..Kept::default() });
         engine
+    }
+
+    /// An engine that comes after one that was killed: of the past it knows what was kept.
+    pub(crate) fn engine_after(&self, kept: &Disk) -> Engine {
+        let mut engine = Engine::new(self.settings.clone());
+        for event in self.rows() {
+            tell(&mut engine, &event);
+        }
+        engine.set_kept(kept.read());
+        engine
+    }
+
+    /// All there is now.
+    fn rows(&self) -> Vec<Event> {
+        let namespaces = self.namespaces.values().cloned().map(Event::Namespace);
+        let pods = self.pods.values().cloned().map(Event::Pod);
+        let policies = self.policies.values().cloned().map(Event::Policy);
+        let tiers = self.tiers.values().cloned().map(Event::Tier);
+        let subjects = self.subjects.iter().map(|(key, of)| Event::Subject(key.clone(), of.clone()));
+        namespaces.chain(pods).chain(policies).chain(tiers).chain(subjects).collect()
     }
 }
 
@@ -203,7 +275,7 @@ pub(crate) fn tell(engine: &mut Engine, event: &Event) {
         Event::Subject(key, subject) => engine.set_subject(&key, Some(subject)),
         Event::NoSubject(key) => engine.set_subject(&key, None),
         Event::Forget => engine.forget_removed(),
-        Event::Commit => {}
+        Event::Commit | Event::Killed(_) => {}
     }
 }
 
@@ -462,5 +534,6 @@ pub(crate) fn event() -> impl Strategy<Value = Event> {
         1 => (0..LOCAL).prop_map(|number| Event::NoSubject(format!("c{number}/eth0"))),
         1 => Just(Event::Forget),
         6 => Just(Event::Commit),
+        2 => policy().prop_map(|row| Event::Killed(row.key)),
     ]
 }

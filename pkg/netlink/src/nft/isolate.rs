@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 /// A search by halves, driven from outside: [`Isolation::attempt`] says without whom to try, [`Isolation::tell`] what came of
 /// it, until there is nothing more to try.
-pub(crate) struct Isolation<K> {
+pub struct Isolation<K> {
     /// Who is left out now; in the end the guilty.
     out: BTreeSet<K>,
     /// Who is to be let in again, together.
@@ -22,7 +22,9 @@ enum Trying<K> {
 }
 
 impl<K: Ord + Clone> Isolation<K> {
-    pub(crate) fn new(suspects: &BTreeSet<K>) -> Self {
+    /// A search among these.
+    #[must_use]
+    pub fn new(suspects: &BTreeSet<K>) -> Self {
         Self {
             out: suspects.clone(),
             groups: halves(suspects.iter().cloned().collect()),
@@ -31,7 +33,7 @@ impl<K: Ord + Clone> Isolation<K> {
     }
 
     /// Who is to be left out at the next try, whose outcome [`Isolation::tell`] takes.
-    pub(crate) fn attempt(&mut self) -> &BTreeSet<K> {
+    pub fn attempt(&mut self) -> &BTreeSet<K> {
         if let Trying::Group(group) = &self.trying {
             group.iter().for_each(|suspect| {
                 self.out.remove(suspect);
@@ -41,7 +43,7 @@ impl<K: Ord + Clone> Isolation<K> {
     }
 
     /// What came of the attempt. False when there is no other.
-    pub(crate) fn tell(&mut self, accepted: bool) -> bool {
+    pub fn tell(&mut self, accepted: bool) -> bool {
         match std::mem::replace(&mut self.trying, Trying::Hopeless) {
             Trying::Nobody if !accepted => return false,
             Trying::Group(group) if !accepted => {
@@ -63,7 +65,8 @@ impl<K: Ord + Clone> Isolation<K> {
     }
 
     /// Those without whom all others are accepted; none when it is nobody's fault.
-    pub(crate) fn guilty(self) -> Option<BTreeSet<K>> {
+    #[must_use]
+    pub fn guilty(self) -> Option<BTreeSet<K>> {
         match self.trying {
             Trying::Hopeless => None,
             _ => Some(self.out),
