@@ -391,6 +391,9 @@ impl Changed {
             self.remove(place.0, element.clone());
         }
         for (place, element) in new.iter().filter(|(place, element)| old.get(*place) != Some(*element)) {
+            if ruleset::counts(place.0) && old.contains_key(place) {
+                self.change.counting.entry(place.0.to_owned()).or_default().insert(place.1.clone());
+            }
             self.add(place.0, element.clone());
         }
     }
