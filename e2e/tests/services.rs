@@ -113,6 +113,13 @@ fn external_addresses() -> Result<()> {
 }
 
 #[test]
+fn node_ports_on_named_addresses() -> Result<()> {
+    let named = format!("--agent-arg=--nodeport-addresses={}", services::NAMED_RANGES);
+    let scenarios: &[fn(&Battery) -> Result<()>] = &[services::node_port_on_named_addresses];
+    run("svc-named", &[&named], scenarios, &["node_port_on_named_addresses"])
+}
+
+#[test]
 fn addresses_of_a_pool() -> Result<()> {
     let pool = format!("--agent-arg=--loadbalancer-pool={}", services::POOL);
     run("svc-pool", &[&pool], &[services::pool_addresses_move], &["pool_addresses_move"])

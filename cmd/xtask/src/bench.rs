@@ -1,4 +1,4 @@
-//! Benchmarks: Warren and a named peer, in one run, on this machine.
+//! Benchmarks: Warren, and where there is one a named peer, in one run, on this machine.
 
 use crate::{build, needs};
 use anyhow::{Result, bail};
@@ -13,6 +13,8 @@ pub(crate) enum What {
     Cni,
     /// HTTP into the cluster: requests a second, processor time and latency, beside nginx and haproxy.
     Ingress,
+    /// What a whole agent holds with 100 and with 10,000 Services of two endpoints.
+    Memory,
     /// TCP, UDP and ping through the tunnel, beside wireguard-go.
     Overlay,
     /// Network policies: from a row to the kernel, memory, and what isolation costs a connection.
@@ -43,6 +45,7 @@ pub(crate) fn run(what: What, output: Output, args: &[String]) -> Result<()> {
         What::Cni => needs::for_cni_benchmark()?,
         What::Dns => needs::for_dns_benchmark()?,
         What::Ingress => needs::for_ingress_benchmark()?,
+        What::Memory => {}
         What::Overlay => needs::for_overlay_benchmark()?,
         What::Policy | What::Proxy => needs::for_proxy_benchmark()?,
     }
@@ -53,6 +56,7 @@ pub(crate) fn run(what: What, output: Output, args: &[String]) -> Result<()> {
     let name = match what {
         What::Api => "api",
         What::Cni => "cni",
+        What::Memory => "memory",
         What::Overlay => "overlay",
         // One server alone, without the rest of the agent.
         What::Dns => return example("dns", "warren-dns", output, args),

@@ -3,6 +3,8 @@
 //! Given with `--node-ip`, else the source address the kernel would use towards the API (not the default route's: a
 //! Vagrant machine's default route leads to a NAT that no other node can reach), else the first global address.
 
+use ipnet::IpNet;
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use warren_netlink::Netlink;
 use warren_types::{Family, marks};
@@ -52,35 +54,52 @@ pub fn choose(given: &[IpAddr], towards_api: &[IpAddr], all: &[LinkAddress]) -> 
     sorted(out)
 }
 
+/// The addresses of this machine, besides its `internal` ones, on which it serves ports because somebody named them: those in
+/// `ranges` and those among `named`. Sorted.
+#[must_use]
+pub fn served(
+    all: &[LinkAddress],
+    internal: &[IpAddr],
+    ranges: &[IpNet],
+    named: &BTreeSet<IpAddr>,
+) -> Vec<IpAddr> {
+    let wanted = |ip: &IpAddr| named.contains(ip) || ranges.iter().any(|range| range.contains(ip));
+    let fit = |ip: &IpAddr| warren_source::convert::usable(*ip) && !internal.contains(ip);
+    let own = all.iter().filter(|a| !a.link.starts_with(marks::LINK_PREFIX)).map(|a| a.ip);
+    own.filter(|ip| wanted(ip) && fit(ip)).collect::<BTreeSet<_>>().into_iter().collect()
+}
+
 fn sorted(mut ips: Vec<IpAddr>) -> Vec<IpAddr> {
     ips.sort_by_key(IpAddr::is_ipv6);
     ips
 }
 
-/// Reads the machine and chooses. `api` are addresses of the API server, as far as they are known; `registered` those of
-/// the Node object where somebody else writes it: they tell where the API is reached by loopback, as on k3s.
+/// Reads what the machine has, in the kernel's order.
 ///
 /// # Errors
 /// When the kernel cannot be asked.
+pub async fn list(netlink: &Netlink) -> Result<Vec<LinkAddress>, warren_netlink::NetlinkError> {
+    let links = netlink.list_links().await?;
+    let named = |(index, net): (u32, IpNet)| {
+        let link = links.iter().find(|l| l.index == index)?;
+        Some(LinkAddress { link: link.name.clone(), up: link.up, ip: net.addr() })
+    };
+    Ok(netlink.list_addresses(None).await?.into_iter().filter_map(named).collect())
+}
+
+/// Asks the kernel for the ways to the API, and chooses. `api` are addresses of the API server, as far as they are known;
+/// `all` is what the machine has; `registered` are the addresses of the Node object where somebody else writes it: they tell
+/// where the API is reached by loopback, as on k3s.
 pub async fn observe(
     netlink: &Netlink,
     given: &[IpAddr],
     api: &[IpAddr],
+    all: &[LinkAddress],
     registered: &[IpAddr],
-) -> Result<Vec<IpAddr>, warren_netlink::NetlinkError> {
+) -> Vec<IpAddr> {
     if !given.is_empty() {
-        return Ok(choose(given, &[], &[]));
+        return choose(given, &[], &[]);
     }
-    let links = netlink.list_links().await?;
-    let all: Vec<LinkAddress> = netlink
-        .list_addresses(None)
-        .await?
-        .into_iter()
-        .filter_map(|(index, net)| {
-            let link = links.iter().find(|l| l.index == index)?;
-            Some(LinkAddress { link: link.name.clone(), up: link.up, ip: net.addr() })
-        })
-        .collect();
     let mut towards = Vec::new();
     for ip in api {
         // A server on this machine is reached from its own address: that address is the answer then.
@@ -89,7 +108,7 @@ pub async fn observe(
         }
     }
     towards.extend(registered);
-    Ok(choose(&[], &towards, &all))
+    choose(&[], &towards, all)
 }
 
 /// The addresses behind the host part of a URL; none when the name cannot be resolved now.
@@ -165,6 +184,18 @@ mod tests {
             on("eth0", "fe80::1"),
         ];
         assert_eq!(choose(&[], &[ip("127.0.0.1"), ip("10.42.0.1")], &all), Vec::<IpAddr>::new());
+    }
+
+    #[test]
+    fn only_what_somebody_named_is_served_besides() {
+        let internal = [ip("192.168.56.11"), ip("2001:db8::11")];
+        let named = |texts: &[&str]| texts.iter().map(|text| ip(text)).collect();
+        let by_range = |range: &str| served(&machine(), &internal, &[range.parse().unwrap()], &named(&[]));
+        assert_eq!(served(&machine(), &internal, &[], &named(&[])), Vec::<IpAddr>::new());
+        assert_eq!(by_range("0.0.0.0/0"), [ip("10.0.2.15")], "neither loopback nor the pod network's");
+        assert_eq!(by_range("::/0"), Vec::<IpAddr>::new(), "nothing of one link");
+        let hosts = named(&["10.0.2.15", "192.168.56.11", "203.0.113.1", "127.0.0.1"]);
+        assert_eq!(served(&machine(), &internal, &[], &hosts), [ip("10.0.2.15")]);
     }
 
     #[tokio::test]

@@ -228,6 +228,7 @@ fn node(name: &str, words: &[&str]) -> Node {
             .filter_map(|w| w.strip_prefix("ip="))
             .map(|a| a.parse().unwrap())
             .collect(),
+        served_ips: Vec::new(),
         pod_cidrs: PodCidrs::default(),
         labels: std::collections::BTreeMap::new(),
         ready: true,

@@ -142,6 +142,7 @@ mod tests {
             held_ports: Vec::new(),
             ingress: Vec::new(),
             internal_ips: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
+            served_ips: Vec::new(),
             pod_cidrs: PodCidrs::parse(["10.99.0.0/24"]).unwrap(),
             labels: Labels::new(),
             ready: true,

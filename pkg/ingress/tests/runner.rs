@@ -202,6 +202,7 @@ fn node(name: &str, ip: &str) -> Node {
         held_ports: Vec::new(),
         ingress: vec![80],
         internal_ips: vec![ip.parse().unwrap()],
+        served_ips: Vec::new(),
         pod_cidrs: PodCidrs::parse(["10.42.0.0/24"]).unwrap(),
         labels: Labels::new(),
         ready: true,

@@ -349,7 +349,7 @@ fn accept_keys<'a>(
     out
 }
 
-/// The own addresses of each other node that can be reached through its tunnel.
+/// The addresses of each other node that can be reached through its tunnel: its own, and those on which it serves ports.
 fn accept_addresses<'a>(
     input: &OverlayInput<'_>,
     nodes: &BTreeMap<&'a NodeName, &'a Node>,
@@ -364,6 +364,19 @@ fn accept_addresses<'a>(
     for addr in &input.local.internal_ips {
         claims.entry(*addr).or_default().insert(&input.local.name);
     }
+    let unfit = |addr: IpAddr| {
+        if !ordinary(addr) {
+            Some("is not an address that another host can have")
+        } else if input.underlay.addresses.iter().any(|own| own.addr() == addr) {
+            Some("is an address of this host too; pods here reach this host by it")
+        } else if within(&input.cluster.cluster_cidrs, addr) || within(&input.cluster.service_cidrs, addr) {
+            Some("lies in a range of the cluster; choose another --cluster-cidr or --service-cidr")
+        } else if nodes.values().any(|n| n.pod_cidrs.contains(addr)) {
+            Some("lies in a podCIDR")
+        } else {
+            None
+        }
+    };
     let mut out: BTreeMap<&NodeName, BTreeSet<IpAddr>> = BTreeMap::new();
     for (name, node) in nodes.iter().filter(|(name, _)| ***name != input.local.name) {
         for addr in &node.internal_ips {
@@ -371,21 +384,8 @@ fn accept_addresses<'a>(
             let others: Vec<&str> = others.map(|n| n.as_str()).collect();
             let reason = if !others.is_empty() {
                 Some(format!("node {} claims it too; used for none of them", others.join(", ")))
-            } else if !ordinary(*addr) {
-                Some("is not an address that another host can have".to_owned())
-            } else if input.underlay.addresses.iter().any(|own| own.addr() == *addr) {
-                Some("is an address of this host too; pods here reach this host by it".to_owned())
-            } else if within(&input.cluster.cluster_cidrs, *addr)
-                || within(&input.cluster.service_cidrs, *addr)
-            {
-                Some(
-                    "lies in a range of the cluster; choose another --cluster-cidr or --service-cidr"
-                        .to_owned(),
-                )
-            } else if nodes.values().any(|n| n.pod_cidrs.contains(*addr)) {
-                Some("lies in a podCIDR".to_owned())
             } else {
-                None
+                unfit(*addr).map(str::to_owned)
             };
             match reason {
                 Some(reason) => {
@@ -395,6 +395,21 @@ fn accept_addresses<'a>(
                     out.entry(*name).or_default().insert(*addr);
                 }
             }
+        }
+    }
+    // Nobody's InternalIP can be taken away so. What several hosts have (10.0.2.15 of every Vagrant machine, the bridge of
+    // every Docker) is no fault, and has no one way to it.
+    let mut served: BTreeMap<IpAddr, BTreeSet<&NodeName>> = BTreeMap::new();
+    for (name, node) in nodes {
+        for addr in node.served_ips.iter().filter(|addr| !claims.contains_key(addr)) {
+            served.entry(*addr).or_default().insert(name);
+        }
+    }
+    for (addr, by) in served {
+        if let Some(name) = by.first().filter(|name| by.len() == 1 && ***name != input.local.name)
+            && unfit(addr).is_none()
+        {
+            out.entry(*name).or_default().insert(addr);
         }
     }
     out

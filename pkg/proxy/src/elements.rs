@@ -12,13 +12,57 @@ use warren_netlink::nft::model::{Element, Value};
 /// Where an element is: its set, and its key.
 pub type Place = (&'static str, Vec<u8>);
 
+/// An element that others may have too: what is in the set, whoever needs it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Shared {
+    /// The set.
+    pub set: SharedSet,
+    /// The address that it is made of.
+    pub address: IpAddr,
+}
+
+/// The sets of such elements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SharedSet {
+    /// Cluster addresses.
+    ClusterIps,
+    /// Other addresses of Services that are no node's.
+    VirtualIps,
+    /// Pods of this node that are endpoints.
+    Hairpin,
+}
+
+impl Shared {
+    /// The name of its set.
+    #[must_use]
+    pub fn set(&self) -> &'static str {
+        let names = Names::of(self.address);
+        match self.set {
+            SharedSet::ClusterIps => names.cluster_ips,
+            SharedSet::VirtualIps => names.virtual_ips,
+            SharedSet::Hairpin => names.hairpin,
+        }
+    }
+
+    /// The element.
+    #[must_use]
+    pub fn element(&self) -> Element {
+        let address = address_bytes(self.address);
+        Element::exact(match self.set {
+            SharedSet::ClusterIps | SharedSet::VirtualIps => address,
+            // A pod as its own client.
+            SharedSet::Hairpin => address.repeat(2),
+        })
+    }
+}
+
 /// The elements of one Service.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Elements {
     /// Those that only this Service has.
     pub own: BTreeMap<Place, Element>,
     /// Those that others may have too, with how often this one does.
-    pub shared: BTreeMap<Place, u32>,
+    pub shared: BTreeMap<Shared, u32>,
     /// The chains that pick its endpoints, with how many fronts use each.
     pub picks: BTreeMap<Pick, u32>,
 }
@@ -37,8 +81,9 @@ impl Elements {
     fn put(&mut self, set: &'static str, element: Element) {
         self.own.insert((set, element.key.clone()), element);
     }
-    fn share(&mut self, set: &'static str, key: Vec<u8>) {
-        *self.shared.entry((set, key)).or_default() += 1;
+    /// Notes that it needs one of those that others may have too.
+    pub(crate) fn share(&mut self, set: SharedSet, address: IpAddr) {
+        *self.shared.entry(Shared { set, address }).or_default() += 1;
     }
 }
 
@@ -58,9 +103,9 @@ fn add_front(front: &Front, node: &NodeContext, all: &mut Elements) {
         }
     }
     match front.origin {
-        Origin::ClusterIp => all.share(names.cluster_ips, address_bytes(front.key.address)),
+        Origin::ClusterIp => all.share(SharedSet::ClusterIps, front.key.address),
         Origin::ExternalIp | Origin::LoadBalancer if !node.node_addresses.contains(&front.key.address) => {
-            all.share(names.virtual_ips, address_bytes(front.key.address));
+            all.share(SharedSet::VirtualIps, front.key.address);
         }
         _ => {}
     }
@@ -96,13 +141,7 @@ fn add_route(front: &Front, route: &Route, inside: bool, names: &Names, key: &[u
         }
         all.put(ends, Element::exact(indexed).to(Value::Bytes(end)));
         if target.local_pod {
-            all.share(names.hairpin, hairpin(target.address));
+            all.share(SharedSet::Hairpin, target.address);
         }
     }
-}
-
-/// A pod as its own client.
-#[must_use]
-pub fn hairpin(pod: IpAddr) -> Vec<u8> {
-    [address_bytes(pod), address_bytes(pod)].concat()
 }

@@ -4,11 +4,12 @@
 //! before and what holds now; [`Engine::ruleset`] gives everything. Both come from the same per-Service compilation, so a
 //! history of changes ends where a compilation from scratch begins.
 
-use crate::elements::{self, Elements, Place};
+use crate::elements::{self, Elements, Place, Shared};
 use crate::names::Pick;
 use crate::node::NodeContext;
 use crate::plan::{self, Front, FrontKey, ServicePlan};
 use crate::{host_ports, ruleset};
+use std::borrow::Borrow;
 use std::collections::btree_map::Entry as MapEntry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -22,13 +23,13 @@ const READY_PICKS: u32 = 32;
 /// See the module.
 pub struct Engine {
     node: NodeContext,
-    services: BTreeMap<ServiceKey, Entry>,
-    slices: BTreeMap<SliceKey, Arc<EndpointSlice>>,
-    by_service: BTreeMap<ServiceKey, BTreeSet<SliceKey>>,
+    /// Those with a row, with slices, or still with elements.
+    services: BTreeMap<Arc<ServiceKey>, Entry>,
+    slices: BTreeSet<ByKey>,
     /// Who wants a front, the oldest first.
-    claims: BTreeMap<FrontKey, BTreeSet<(i64, ServiceKey)>>,
+    claims: BTreeMap<FrontKey, Vec<Claim>>,
     /// Elements that several have, counted.
-    shared: BTreeMap<Place, u32>,
+    shared: BTreeMap<Shared, u32>,
     /// Chains that fronts use, counted.
     picks: BTreeMap<Pick, u32>,
     /// Pods with host ports, by their keys in the table.
@@ -43,9 +44,54 @@ pub struct Engine {
 #[derive(Default)]
 struct Entry {
     row: Option<Arc<Service>>,
+    /// In the order of their keys.
+    slices: Vec<Arc<EndpointSlice>>,
     plan: ServicePlan,
     /// Fronts that an older Service has.
     refused: BTreeSet<FrontKey>,
+}
+
+impl Entry {
+    /// Whether there is nothing to keep it for.
+    fn is_empty(&self) -> bool {
+        self.row.is_none() && self.slices.is_empty() && self.plan == ServicePlan::default()
+    }
+}
+
+/// A Service that wants a front. The older is the lesser, then the first by name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Claim {
+    created: i64,
+    service: Arc<ServiceKey>,
+}
+
+/// A slice, found by its key.
+struct ByKey(Arc<EndpointSlice>);
+
+impl Borrow<SliceKey> for ByKey {
+    fn borrow(&self) -> &SliceKey {
+        &self.0.key
+    }
+}
+
+impl PartialEq for ByKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.key == other.0.key
+    }
+}
+
+impl Eq for ByKey {}
+
+impl PartialOrd for ByKey {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for ByKey {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.0.key.cmp(&other.0.key)
+    }
 }
 
 /// What a commit brought.
@@ -66,8 +112,7 @@ impl Engine {
         Self {
             node,
             services: BTreeMap::new(),
-            slices: BTreeMap::new(),
-            by_service: BTreeMap::new(),
+            slices: BTreeSet::new(),
             claims: BTreeMap::new(),
             shared: BTreeMap::new(),
             picks: BTreeMap::new(),
@@ -87,7 +132,7 @@ impl Engine {
 
     /// A Service is like this now, or gone.
     pub fn set_service(&mut self, key: &ServiceKey, row: Option<Arc<Service>>) {
-        let entry = self.services.entry(key.clone()).or_default();
+        let entry = self.entry(key);
         if entry.row != row {
             entry.row = row;
             self.quarantined.remove(key);
@@ -95,25 +140,32 @@ impl Engine {
         }
     }
 
+    fn entry(&mut self, key: &ServiceKey) -> &mut Entry {
+        let known = self.services.get_key_value(key).map(|(known, _)| Arc::clone(known));
+        self.services.entry(known.unwrap_or_else(|| Arc::new(key.clone()))).or_default()
+    }
+
     /// An EndpointSlice is like this now, or gone.
     pub fn set_slice(&mut self, key: &SliceKey, row: Option<Arc<EndpointSlice>>) {
         let before = match row.clone() {
-            Some(row) => self.slices.insert(key.clone(), row),
-            None => self.slices.remove(key),
+            Some(row) => self.slices.replace(ByKey(row)),
+            None => self.slices.take(key),
         };
+        let before = before.map(|ByKey(slice)| slice);
         if before == row {
             return;
         }
         for (slice, there) in [(before, false), (row, true)] {
             let Some(slice) = slice else { continue };
-            let of_service = self.by_service.entry(slice.service.clone()).or_default();
-            if there {
-                of_service.insert(key.clone());
-            } else {
-                of_service.remove(key);
-            }
-            if of_service.is_empty() {
-                self.by_service.remove(&slice.service);
+            let of_service = &mut self.entry(&slice.service).slices;
+            match of_service.binary_search_by(|other| other.key.cmp(key)) {
+                Ok(at) if !there => drop(of_service.remove(at)),
+                Err(at) if there => {
+                    // Most Services have one for each family.
+                    of_service.reserve_exact(1);
+                    of_service.insert(at, Arc::clone(&slice));
+                }
+                _ => {}
             }
             self.quarantined.remove(&slice.service);
             self.dirty.insert(slice.service.clone());
@@ -153,7 +205,7 @@ impl Engine {
     /// The slices that it knows, by their keys in the table.
     #[must_use]
     pub fn known_slices(&self) -> Vec<String> {
-        self.slices.keys().map(ToString::to_string).collect()
+        self.slices.iter().map(|ByKey(slice)| slice.key.to_string()).collect()
     }
 
     /// The attachments with host ports that it knows, by their keys in the table.
@@ -169,7 +221,7 @@ impl Engine {
             return false;
         }
         self.node = node;
-        self.dirty.extend(self.services.keys().cloned());
+        self.dirty.extend(self.services.keys().map(|key| ServiceKey::clone(key)));
         self.dirty_pods = true;
         true
     }
@@ -191,8 +243,8 @@ impl Engine {
             self.host_ports = new;
             done.flows = true;
         }
-        for (place, by) in std::mem::take(&mut changed.shared) {
-            changed.count(&mut self.shared, place, by);
+        for (element, by) in std::mem::take(&mut changed.shared) {
+            changed.count(&mut self.shared, element, by);
         }
         for (pick, by) in std::mem::take(&mut changed.picks) {
             let before = self.picks.get(&pick).copied().unwrap_or(0);
@@ -212,31 +264,35 @@ impl Engine {
     }
 
     /// Makes the plan of one Service anew. Whoever is concerned is noted with what was given for it before.
-    fn recompile(&mut self, key: &ServiceKey, affected: &mut BTreeMap<ServiceKey, Elements>) {
-        let slices: Vec<&EndpointSlice> = self
-            .by_service
-            .get(key)
-            .into_iter()
-            .flatten()
-            .filter_map(|slice| self.slices.get(slice))
-            .map(Arc::as_ref)
-            .collect();
-        let Some(entry) = self.services.get(key) else { return };
+    fn recompile(&mut self, key: &ServiceKey, affected: &mut BTreeMap<Arc<ServiceKey>, Elements>) {
+        let Some((key, entry)) = self.services.get_key_value(key) else { return };
+        let key = Arc::clone(key);
+        if entry.row.is_none() && entry.plan == ServicePlan::default() {
+            // Slices of a Service that is not there, or the last of them went.
+            if entry.is_empty() {
+                self.services.remove(&key);
+            }
+            return;
+        }
+        let slices: Vec<&EndpointSlice> = entry.slices.iter().map(Arc::as_ref).collect();
         let plan = match &entry.row {
-            Some(_) if self.quarantined.contains(key) => plan::quarantined(),
+            Some(_) if self.quarantined.contains(&*key) => plan::quarantined(),
             Some(row) => plan::compile(row, &slices, &self.node),
             None => ServicePlan::default(),
         };
         let created = entry.row.as_ref().map(|row| row.created);
         let before: BTreeSet<FrontKey> = entry.plan.fronts.iter().map(|front| front.key).collect();
         let after: BTreeSet<FrontKey> = plan.fronts.iter().map(|front| front.key).collect();
-        let mut concerned = BTreeSet::from([key.clone()]);
+        let mut concerned = BTreeSet::from([Arc::clone(&key)]);
         for front in before.union(&after) {
             let claimants = self.claims.entry(*front).or_default();
-            claimants.retain(|(_, claimant)| claimant != key);
-            concerned.extend(claimants.iter().map(|(_, claimant)| claimant.clone()));
+            claimants.retain(|claim| claim.service != key);
+            concerned.extend(claimants.iter().map(|claim| Arc::clone(&claim.service)));
             if let Some(created) = created.filter(|_| after.contains(front)) {
-                claimants.insert((created, key.clone()));
+                let claim = Claim { created, service: Arc::clone(&key) };
+                // Nearly every front is wanted once.
+                claimants.reserve_exact(1);
+                claimants.insert(claimants.partition_point(|other| *other < claim), claim);
             }
             if claimants.is_empty() {
                 self.claims.remove(front);
@@ -244,28 +300,24 @@ impl Engine {
         }
         for service in concerned {
             if let MapEntry::Vacant(slot) = affected.entry(service)
-                && let Some(entry) = self.services.get(slot.key())
+                && let Some(entry) = self.services.get(&**slot.key())
             {
                 slot.insert(elements::compile(&entry.plan, &entry.refused, &self.node));
             }
         }
-        if let Some(entry) = self.services.get_mut(key) {
+        if let Some(entry) = self.services.get_mut(&*key) {
             entry.plan = plan;
         }
     }
 
     /// Notes the difference between `old` and what is to be given for a Service now.
-    fn emit(&mut self, key: ServiceKey, old: Elements, changed: &mut Changed, done: &mut Committed) {
-        let Some(entry) = self.services.get_mut(&key) else { return };
-        entry.refused = entry
-            .plan
-            .fronts
-            .iter()
-            .map(|front| front.key)
-            .filter(|front| {
-                self.claims.get(front).and_then(BTreeSet::first).is_none_or(|(_, first)| *first != key)
-            })
-            .collect();
+    fn emit(&mut self, key: Arc<ServiceKey>, old: Elements, changed: &mut Changed, done: &mut Committed) {
+        let Some(entry) = self.services.get_mut(&*key) else { return };
+        let claims = &self.claims;
+        let first = |front: &FrontKey| claims.get(front).and_then(|all| all.first());
+        let fronts = entry.plan.fronts.iter().map(|front| front.key);
+        entry.refused =
+            fronts.filter(|front| first(front).is_none_or(|claim| claim.service != key)).collect();
         let new = elements::compile(&entry.plan, &entry.refused, &self.node);
         if old != new {
             let udp = |front: &Front| front.key.protocol == Protocol::Udp;
@@ -273,10 +325,10 @@ impl Engine {
             done.flows |= entry.plan.fronts.iter().any(udp) || old.own.keys().any(is_udp);
             changed.difference(&old, &new);
         }
-        if entry.row.is_none() && entry.plan.fronts.is_empty() {
-            self.services.remove(&key);
+        if entry.is_empty() {
+            self.services.remove(&*key);
         }
-        done.services.insert(key);
+        done.services.insert(ServiceKey::clone(&key));
     }
 
     /// Everything that the kernel should have.
@@ -296,8 +348,8 @@ impl Engine {
                 put(set, element);
             }
         }
-        for (set, key) in self.shared.keys() {
-            put(set, Element::exact(key.clone()));
+        for shared in self.shared.keys() {
+            put(shared.set(), shared.element());
         }
         for ((set, _), element) in &self.host_ports.own {
             put(set, element.clone());
@@ -319,14 +371,14 @@ impl Engine {
 
     /// The slices of a Service.
     pub fn slices_of(&self, key: &ServiceKey) -> impl Iterator<Item = &Arc<EndpointSlice>> {
-        self.by_service.get(key).into_iter().flatten().filter_map(|slice| self.slices.get(slice))
+        self.services.get(key).into_iter().flat_map(|entry| &entry.slices)
     }
 
     /// What has a front, and the front.
     #[must_use]
     pub fn front(&self, key: &FrontKey) -> Option<(&ServiceKey, &Front)> {
-        let (_, owner) = self.claims.get(key)?.first()?;
-        let front = self.services.get(owner)?.plan.fronts.iter().find(|front| front.key == *key)?;
+        let owner = &self.claims.get(key)?.first()?.service;
+        let front = self.services.get(&**owner)?.plan.fronts.iter().find(|front| front.key == *key)?;
         Some((owner, front))
     }
 
@@ -339,7 +391,7 @@ impl Engine {
     #[must_use]
     pub fn faults(&self, key: &ServiceKey) -> Vec<Fault> {
         let Some(entry) = self.services.get(key) else { return Vec::new() };
-        let owner = |front: &FrontKey| Some(&self.claims.get(front)?.first()?.1);
+        let owner = |front: &FrontKey| Some(&*self.claims.get(front)?.first()?.service);
         let taken = entry.refused.iter().filter_map(|front| Some(plan::taken(front, owner(front)?)));
         let all: BTreeSet<Fault> = entry.plan.faults.iter().cloned().chain(taken).collect();
         all.into_iter().collect()
@@ -366,7 +418,7 @@ fn is_udp((set, key): &Place) -> bool {
 #[derive(Default)]
 struct Changed {
     change: Change,
-    shared: BTreeMap<Place, i32>,
+    shared: BTreeMap<Shared, i32>,
     picks: BTreeMap<Pick, i32>,
 }
 
@@ -375,8 +427,8 @@ impl Changed {
         self.own(&old.own, &new.own);
         let signed = |count: &u32| i32::try_from(*count).unwrap_or(i32::MAX);
         for (counts, sign) in [(&old.shared, -1), (&new.shared, 1)] {
-            for (place, count) in counts {
-                *self.shared.entry(place.clone()).or_default() += sign * signed(count);
+            for (shared, count) in counts {
+                *self.shared.entry(*shared).or_default() += sign * signed(count);
             }
         }
         for (counts, sign) in [(&old.picks, -1), (&new.picks, 1)] {
@@ -391,24 +443,26 @@ impl Changed {
             self.remove(place.0, element.clone());
         }
         for (place, element) in new.iter().filter(|(place, element)| old.get(*place) != Some(*element)) {
+            if ruleset::counts(place.0) && old.contains_key(place) {
+                self.change.counting.entry(place.0.to_owned()).or_default().insert(place.1.clone());
+            }
             self.add(place.0, element.clone());
         }
     }
 
-    fn count(&mut self, counts: &mut BTreeMap<Place, u32>, place: Place, by: i32) {
-        let before = counts.get(&place).copied().unwrap_or(0);
+    fn count(&mut self, counts: &mut BTreeMap<Shared, u32>, shared: Shared, by: i32) {
+        let before = counts.get(&shared).copied().unwrap_or(0);
         let after = before.saturating_add_signed(by);
-        let element = Element::exact(place.1.clone());
         match (before, after) {
             (0, 0) => {}
-            (0, _) => self.add(place.0, element),
-            (_, 0) => self.remove(place.0, element),
+            (0, _) => self.add(shared.set(), shared.element()),
+            (_, 0) => self.remove(shared.set(), shared.element()),
             _ => {}
         }
         if after == 0 {
-            counts.remove(&place);
+            counts.remove(&shared);
         } else {
-            counts.insert(place, after);
+            counts.insert(shared, after);
         }
     }
 

@@ -24,7 +24,8 @@ pub struct Served {
 /// What flows for one front may be.
 #[derive(Debug, Clone)]
 struct Serving {
-    endpoints: Arc<BTreeSet<SocketAddr>>,
+    /// Sorted.
+    endpoints: Arc<[SocketAddr]>,
     /// Sources that may connect; none is everyone.
     sources: Option<Arc<[IpNet]>>,
 }
@@ -33,7 +34,7 @@ impl Serving {
     fn allows(&self, flow: &Flow) -> bool {
         let client = flow.original.source.ip();
         let admits = |ranges: &Arc<[IpNet]>| ranges.iter().any(|range| range.contains(&client));
-        self.endpoints.contains(&flow.reply.source) && self.sources.as_ref().is_none_or(admits)
+        self.endpoints.binary_search(&flow.reply.source).is_ok() && self.sources.as_ref().is_none_or(admits)
     }
 }
 
@@ -49,7 +50,8 @@ impl Served {
                     None => anywhere.entry(port.host_port).or_default().extend(ends),
                     Some(address) => {
                         let key = FrontKey { address, protocol: Protocol::Udp, port: port.host_port };
-                        fronts.insert(key, Serving { endpoints: Arc::new(ends.collect()), sources: None });
+                        let endpoints = ends.collect::<BTreeSet<_>>().into_iter().collect();
+                        fronts.insert(key, Serving { endpoints, sources: None });
                     }
                 }
             }
@@ -90,7 +92,7 @@ mod tests {
 
     fn served(sources: Option<&[&str]>) -> Served {
         let key = FrontKey { address: "198.51.100.77".parse().unwrap(), protocol: Protocol::Udp, port: 80 };
-        let endpoints = Arc::new(BTreeSet::from([ENDPOINT.parse().unwrap()]));
+        let endpoints = Arc::from([ENDPOINT.parse().unwrap()]);
         let sources = sources.map(|all| all.iter().map(|range| range.parse().unwrap()).collect());
         Served { fronts: [(key, Serving { endpoints, sources })].into(), anywhere: BTreeMap::new() }
     }

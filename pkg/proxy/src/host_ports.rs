@@ -1,6 +1,6 @@
 //! Ports of this node that lead to one of its pods (`hostPort`).
 
-use crate::elements::{Elements, hairpin};
+use crate::elements::{Elements, SharedSet};
 use crate::names::{Names, end_bytes, front_bytes, port_bytes};
 use crate::node::NodeContext;
 use crate::plan::FrontKey;
@@ -26,7 +26,7 @@ pub(crate) fn compile<'a>(pods: impl IntoIterator<Item = &'a Attachment>, node: 
                 };
                 let end = Value::Bytes(end_bytes(*address, port.container_port));
                 all.own.entry((set, key.clone())).or_insert_with(|| Element::exact(key).to(end));
-                *all.shared.entry((names.hairpin, hairpin(*address))).or_default() += 1;
+                all.share(SharedSet::Hairpin, *address);
             }
         }
     }

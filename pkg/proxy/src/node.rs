@@ -186,6 +186,7 @@ mod tests {
             held_ports: vec![HeldPort { protocol: Protocol::Tcp, port: 80, holder: "nginx (pid 7)".into() }],
             ingress: Vec::new(),
             internal_ips: vec![address],
+            served_ips: Vec::new(),
             ready: true,
             message: String::new(),
         };

@@ -96,8 +96,9 @@ pub struct Front {
     pub affinity: Option<u32>,
     /// Sources that may connect; none is everyone.
     pub sources: Option<Arc<[IpNet]>>,
-    /// All endpoints that serve, chosen or not: flows to them may live on.
-    pub serving: Arc<BTreeSet<SocketAddr>>,
+    /// All endpoints that serve, chosen or not, sorted: flows to them may live on. Of UDP alone; others' flows end by
+    /// themselves.
+    pub serving: Arc<[SocketAddr]>,
 }
 
 /// What a load balancer in front of the cluster may ask about a Service.
@@ -131,7 +132,7 @@ pub(crate) struct Candidate<'a> {
 struct Choice {
     cluster: Arc<[Target]>,
     local: Arc<[Target]>,
-    serving: Arc<BTreeSet<SocketAddr>>,
+    serving: Arc<[SocketAddr]>,
 }
 
 /// Compiles one Service.
@@ -318,12 +319,15 @@ fn choose(
 ) -> Choice {
     let candidates = candidates(port, family, slices, node, faults);
     let serves = |c: &Candidate<'_>| c.endpoint.ready || (c.endpoint.serving && c.endpoint.terminating);
-    let serving = candidates.iter().filter(|(_, c)| serves(c)).map(|(at, _)| *at).collect();
+    let serving = match port.protocol {
+        Protocol::Udp => candidates.iter().filter(|(_, c)| serves(c)).map(|(at, _)| *at).collect(),
+        Protocol::Tcp | Protocol::Sctp => Arc::default(),
+    };
     let all: Vec<&Candidate<'_>> = candidates.values().collect();
     let here: Vec<&Candidate<'_>> = all.iter().copied().filter(|c| c.on_this_node).collect();
     let near = near(&all, node);
     let cluster = if near.is_empty() { usable(&all) } else { near };
-    Choice { cluster: cluster.into(), local: usable(&here).into(), serving: Arc::new(serving) }
+    Choice { cluster: cluster.into(), local: usable(&here).into(), serving }
 }
 
 /// Those that are ready; when there is none, those that still serve while they terminate (KEP-1669).

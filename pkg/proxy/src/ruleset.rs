@@ -104,6 +104,11 @@ fn sets(names: &Names, node: &NodeContext, all: &mut Ruleset) {
     }
 }
 
+/// Whether the elements of a set count connections: a front that leads elsewhere goes on from what it counted.
+pub(crate) fn counts(set: &str) -> bool {
+    [&V4, &V6].iter().any(|names| [names.fronts, names.inside_fronts].contains(&set))
+}
+
 const W: [Register; 16] = {
     let mut words = [Register::FIRST; 16];
     let mut index = 0;

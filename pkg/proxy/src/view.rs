@@ -36,7 +36,7 @@ pub struct ServiceSummary {
     pub ready: usize,
     /// All endpoints.
     pub endpoints: usize,
-    /// New connections since its endpoints last changed in number; none when nothing is counted.
+    /// New connections since it has its fronts; none when nothing is counted.
     pub hits: Option<u64>,
     /// How many things are wrong with it.
     pub faults: usize,
@@ -119,7 +119,7 @@ pub struct FrontView {
     pub endpoints: usize,
     /// As `endpoints`, for packets from pods and from the node, where that differs.
     pub endpoints_inside: Option<usize>,
-    /// New connections since its endpoints last changed in number; none when the kernel could not be asked.
+    /// New connections since the Service has it; none when the kernel could not be asked.
     pub hits: Option<u64>,
 }
 

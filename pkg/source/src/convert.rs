@@ -12,6 +12,7 @@ use warren_types::cluster::{CONFIG_MAP_KEY, CONFIG_MAP_NAME};
 use warren_types::ingress::ANNOTATION_INGRESS;
 use warren_types::node::{
     ANNOTATION_ENDPOINTS, ANNOTATION_NODE_ID, ANNOTATION_OBSERVED, ANNOTATION_PUBLIC_KEY,
+    ANNOTATION_SERVED_ADDRESSES,
 };
 use warren_types::service::{ANNOTATION_HELD_PORTS, LABEL_HEADLESS, LABEL_PROXY_NAME};
 use warren_types::{
@@ -213,6 +214,8 @@ pub fn node(meta: &ObjectMeta, data: &Value) -> Converted<Node> {
     let observed = annotation(ANNOTATION_OBSERVED).map(|v| observed(&mut door, v)).unwrap_or_default();
     let held_ports = annotation(ANNOTATION_HELD_PORTS).map(|v| held_ports(&mut door, v)).unwrap_or_default();
     let ingress = annotation(ANNOTATION_INGRESS).map(|v| ports(&mut door, v)).unwrap_or_default();
+    let served_ips =
+        annotation(ANNOTATION_SERVED_ADDRESSES).map(|v| addresses(&mut door, v)).unwrap_or_default();
     let pod_cidrs = pod_cidrs(&mut door, data);
     let mut internal_ips = Vec::new();
     for address in list(data, "/status/addresses").iter().filter(|a| text(a, "/type") == Some("InternalIP")) {
@@ -236,6 +239,7 @@ pub fn node(meta: &ObjectMeta, data: &Value) -> Converted<Node> {
         held_ports,
         ingress,
         internal_ips,
+        served_ips,
         pod_cidrs,
         labels: meta.labels.clone().unwrap_or_default(),
         ready,
@@ -311,6 +315,17 @@ fn ports(door: &mut Door, value: &str) -> Vec<u16> {
         }
     }
     out.sort_unstable();
+    out.dedup();
+    out
+}
+
+/// The addresses of [`ANNOTATION_SERVED_ADDRESSES`].
+fn addresses(door: &mut Door, value: &str) -> Vec<IpAddr> {
+    let mut out: Vec<IpAddr> = parts(value)
+        .take(MAX_ADDRESSES)
+        .filter_map(|part| ip(door, ANNOTATION_SERVED_ADDRESSES, part))
+        .collect();
+    out.sort();
     out.dedup();
     out
 }

@@ -16,6 +16,7 @@ use warren_store::{Store, Table};
 use warren_types::ingress::ANNOTATION_INGRESS;
 use warren_types::node::{
     ANNOTATION_ENDPOINTS, ANNOTATION_NODE_ID, ANNOTATION_OBSERVED, ANNOTATION_PUBLIC_KEY,
+    ANNOTATION_SERVED_ADDRESSES,
 };
 use warren_types::service::ANNOTATION_HELD_PORTS;
 use warren_types::{HeldPort, LocalNode, Node, NodeName, PeerEndpoint, PublicKey};
@@ -77,8 +78,13 @@ pub(crate) fn plan(
     let shown = |key| observed.is_some_and(|o| o.metadata.annotations.iter().any(|a| a.contains_key(key)));
     let held = held(&local.held_ports);
     let ingress = local.ingress.iter().map(u16::to_string).collect::<Vec<_>>().join(",");
-    let told =
-        [(ANNOTATION_OBSERVED, hidden), (ANNOTATION_HELD_PORTS, &held), (ANNOTATION_INGRESS, &ingress)];
+    let served = local.served_ips.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    let told = [
+        (ANNOTATION_OBSERVED, hidden),
+        (ANNOTATION_HELD_PORTS, &held),
+        (ANNOTATION_INGRESS, &ingress),
+        (ANNOTATION_SERVED_ADDRESSES, &served),
+    ];
     for (key, value) in told {
         if !value.is_empty() {
             annotations[key] = value.into();
@@ -327,6 +333,7 @@ mod tests {
             held_ports: Vec::new(),
             ingress: Vec::new(),
             internal_ips: vec!["192.0.2.1".parse().unwrap()],
+            served_ips: Vec::new(),
             ready: true,
             message: String::new(),
         }
@@ -421,6 +428,25 @@ mod tests {
     }
 
     #[test]
+    fn addresses_that_serve_are_told_read_back_and_taken_back() {
+        let mut serving = local();
+        serving.served_ips = vec!["192.0.2.77".parse().unwrap(), "2001:db8::77".parse().unwrap()];
+        let mut told = applied(&plan(&serving, "", None, true, "t"));
+        let row = crate::convert::node(&told.metadata, &told.data);
+        assert_eq!((row.refused, row.row.unwrap().served_ips), (vec![], serving.served_ips.clone()));
+        assert!(plan(&serving, "", Some(&told), true, "t").is_empty());
+        let back = plan(&local(), "", Some(&told), true, "t").metadata.unwrap();
+        assert_eq!(back, json!({"metadata": {"annotations": {"warren.dev/served-addresses": null}}}));
+        let hostile = "127.0.0.1,192.0.2.77,x,::,192.0.2.77".to_owned();
+        told.metadata.annotations.as_mut().unwrap().insert(ANNOTATION_SERVED_ADDRESSES.into(), hostile);
+        let row = crate::convert::node(&told.metadata, &told.data);
+        assert_eq!(
+            (row.refused.len(), row.row.unwrap().served_ips),
+            (3, vec!["192.0.2.77".parse().unwrap()])
+        );
+    }
+
+    #[test]
     fn only_endpoints_that_are_not_published_are_told() {
         let node = |name: &str, key: u8| Node {
             name: NodeName::new(name).unwrap(),
@@ -432,6 +458,7 @@ mod tests {
             held_ports: Vec::new(),
             ingress: Vec::new(),
             internal_ips: vec![],
+            served_ips: Vec::new(),
             pod_cidrs: Default::default(),
             labels: BTreeMap::new(),
             ready: true,

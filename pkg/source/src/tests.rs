@@ -91,6 +91,7 @@ fn local() -> LocalNode {
         held_ports: Vec::new(),
         ingress: Vec::new(),
         internal_ips: vec!["192.0.2.1".parse().unwrap()],
+        served_ips: Vec::new(),
         ready: true,
         message: String::new(),
     }

@@ -11,7 +11,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use crate::codec::{Content, Write};
+use crate::codec::{Batch, Content, Write};
 use crate::disk::{self, DiskFile, sync_dir};
 
 const NAME: &str = "journal";
@@ -22,6 +22,9 @@ const HEADER: usize = 12;
 const GROWTH: u64 = if cfg!(test) { 16 * 1024 } else { 4 * 1024 * 1024 };
 /// or by this many times what it began with, whichever is more.
 const GROWTH_FACTOR: u64 = 3;
+
+/// Engine writes in one frame of what it begins with.
+const STEP: usize = 256;
 
 /// An open journal.
 pub(crate) struct Journal {
@@ -97,23 +100,31 @@ impl Journal {
     /// Which of the two journals now has the name decides whether the one before may still be written to.
     pub(crate) fn begin(dir: &Path, content: &Content) -> Result<Self, BeginError> {
         let path = dir.join(NAME_NEW);
-        let (batch, _) = content.difference(&Content::default());
-        let frame = frame(&batch.writes);
         let written = (|| {
-            let mut file = DiskFile::create(&path)?;
-            file.write_all(&frame)?;
-            file.sync()?;
+            let mut journal = Self { file: DiskFile::create(&path)?, len: 0, limit: 0 };
+            // In steps: as one frame the content would be in memory twice more.
+            let mut batch = Batch::default();
+            for (base, (revision, _, payload)) in content.records() {
+                batch.put(&base, None, revision, payload);
+                if batch.writes.len() >= STEP {
+                    journal.append(&std::mem::take(&mut batch.writes))?;
+                }
+            }
+            let digest = batch.digest;
+            batch.seal(content.revision, digest);
+            journal.append(&batch.writes)?;
+            journal.file.sync()?;
             disk::rename(&path, &dir.join(NAME))?;
-            Ok(file)
+            Ok(journal)
         })();
-        let file = written.map_err(|e| {
+        let mut journal = written.map_err(|e| {
             // It may be what fills the disk.
             let _ = disk::remove(&path);
             BeginError::Kept(e)
         })?;
         sync_dir(dir).map_err(BeginError::Replaced)?;
-        let len = frame.len() as u64;
-        Ok(Self { file, len, limit: len + GROWTH.max(len * GROWTH_FACTOR) })
+        journal.limit = journal.len + GROWTH.max(journal.len * GROWTH_FACTOR);
+        Ok(journal)
     }
 
     /// Removes the journal in `dir`.
@@ -214,11 +225,31 @@ fn field<'a>(body: &mut &'a [u8]) -> Option<&'a [u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::codec::{RawRow, RawTable};
     use proptest::prelude::*;
 
     fn writes() -> impl Strategy<Value = Vec<Write>> {
         let bytes = || prop::collection::vec(any::<u8>(), 0..30);
         prop::collection::vec((bytes(), prop::option::of(bytes())), 0..6)
+    }
+
+    #[test]
+    fn what_it_begins_with_comes_back_from_many_frames() {
+        let row = |n: usize| RawRow { revision: n as u64, fragments: 1, payload: vec![7; n] };
+        let rows = (0..3 * STEP).map(|n| (format!("row-{n}"), row(n))).collect();
+        let table = RawTable { loaded: Some((1, 1)), rows };
+        let content =
+            Content { revision: 9999, tables: [("t".to_owned(), table)].into(), ..Content::default() };
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Journal::begin(dir.path(), &content).unwrap();
+        let found = Journal::read(dir.path()).unwrap().unwrap();
+        assert_eq!((found.content.revision, &found.content.tables), (9999, &content.tables));
+        assert_eq!(found.len, journal.len());
+        let bytes = fs::read(dir.path().join(NAME)).unwrap();
+        assert!(next_frame(&bytes).is_some_and(|(_, rest)| !rest.is_empty()), "one frame holds it all");
+        // Without its last frame it is no journal.
+        fs::write(dir.path().join(NAME), &bytes[..bytes.len() - 1]).unwrap();
+        assert!(Journal::read(dir.path()).is_err());
     }
 
     proptest! {

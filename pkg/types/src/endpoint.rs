@@ -9,6 +9,7 @@ use std::net::IpAddr;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndpointPort {
     /// The name of the Service's port that it stands for; may be empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub name: String,
     /// The protocol.
     pub protocol: Protocol,
@@ -22,22 +23,31 @@ pub struct Endpoint {
     /// The first of its `addresses`; the others are to be the same endpoint's and are not used.
     pub address: IpAddr,
     /// `conditions.ready`; absent is true.
+    #[serde(default, skip_serializing_if = "crate::is_default")]
     pub ready: bool,
     /// `conditions.serving`; absent is `ready`.
+    #[serde(default, skip_serializing_if = "crate::is_default")]
     pub serving: bool,
     /// `conditions.terminating`; absent is false.
+    #[serde(default, skip_serializing_if = "crate::is_default")]
     pub terminating: bool,
     /// `hostname`, for DNS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hostname: Option<String>,
     /// `nodeName`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<NodeName>,
     /// `zone`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zone: Option<String>,
     /// `hints.forZones`.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub for_zones: BTreeSet<String>,
     /// `hints.forNodes`.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub for_nodes: BTreeSet<NodeName>,
     /// `targetRef`, when it is a Pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<PodKey>,
 }
 
@@ -61,6 +71,7 @@ impl Endpoint {
 }
 
 /// Some of a Service's endpoints, from an EndpointSlice object. Table `endpoint_slices`, written by `source`.
+/// What it does not say is not stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndpointSlice {
     /// Namespace and name.
@@ -70,9 +81,12 @@ pub struct EndpointSlice {
     /// `addressType`: IPv4 or IPv6.
     pub family: Family,
     /// The ports, which all endpoints have.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<EndpointPort>,
     /// The endpoints.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub endpoints: Vec<Endpoint>,
     /// Whether another proxy, or none, takes care of it.
+    #[serde(default, skip_serializing_if = "crate::is_default")]
     pub foreign_proxy: bool,
 }

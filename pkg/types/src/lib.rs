@@ -49,3 +49,8 @@ pub use service::{
     Affinity, Fault, LoadBalancerAddresses, Protocol, Service, ServiceFaults, ServiceKind, ServicePort,
     TrafficPolicy,
 };
+
+/// Whether a field of a stored row says nothing, so that it is left out.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}

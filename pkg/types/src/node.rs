@@ -15,6 +15,10 @@ pub const ANNOTATION_OBSERVED: &str = "warren.dev/observed";
 /// Annotation on a Node: the node's random identity.
 pub const ANNOTATION_NODE_ID: &str = "warren.dev/node-id";
 
+/// Annotation on a Node: comma-separated addresses of it, none of its InternalIPs, on which it serves ports because somebody
+/// named them: by `hostIP` of a pod, or in `--nodeport-addresses`.
+pub const ANNOTATION_SERVED_ADDRESSES: &str = "warren.dev/served-addresses";
+
 /// A port of a node that a listener of the host holds, so that the node serves no load balancer on it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct HeldPort {
@@ -52,6 +56,9 @@ pub struct Node {
     pub ingress: Vec<u16>,
     /// `status.addresses` of type InternalIP.
     pub internal_ips: Vec<IpAddr>,
+    /// Annotation [`ANNOTATION_SERVED_ADDRESSES`]. Sorted.
+    #[serde(default)]
+    pub served_ips: Vec<IpAddr>,
     /// `spec.podCIDRs`.
     pub pod_cidrs: PodCidrs,
     /// `metadata.labels`.
@@ -79,6 +86,9 @@ pub struct LocalNode {
     pub ingress: Vec<u16>,
     /// This node's own addresses (InternalIP).
     pub internal_ips: Vec<IpAddr>,
+    /// Its other addresses on which it serves ports because somebody named them. Sorted.
+    #[serde(default)]
+    pub served_ips: Vec<IpAddr>,
     /// Whether the agent can attach pods; becomes the Ready condition where the agent registers its Node.
     pub ready: bool,
     /// Why not, in one line; empty when ready.

@@ -108,69 +108,92 @@ pub struct Affinity {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServicePort {
     /// Its name; may be empty when it is the only one. Slices name the same port by it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub name: String,
     /// The protocol.
     pub protocol: Protocol,
     /// The port on the Service's addresses, 1 to 65535.
     pub port: u16,
     /// The port on nodes, when there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_port: Option<u16>,
     /// `targetPort` as it was written, for people; endpoints' ports come from slices.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub target: String,
     /// `appProtocol`, when given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub app_protocol: Option<String>,
 }
 
-/// A Service, from its object. Table `services`, written by `source`.
+/// A Service, from its object. Table `services`, written by `source`. What it does not say is not stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Service {
     /// Namespace and name.
     pub key: ServiceKey,
     /// `metadata.uid`, as opaque text.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub uid: String,
     /// `metadata.creationTimestamp` in seconds since 1970; only ever compared with another's, to find the older.
     pub created: i64,
     /// `metadata.labels`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
     /// `spec.type`.
     pub kind: ServiceKind,
     /// Whether it has a selector: then Warren's or Kubernetes' controller makes its slices.
     pub selector: bool,
     /// `spec.clusterIPs`; empty for headless and ExternalName.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub cluster_ips: Vec<IpAddr>,
     /// `spec.externalIPs`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub external_ips: Vec<IpAddr>,
     /// `spec.externalName`, for ExternalName.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub external_name: Option<String>,
     /// `status.loadBalancer.ingress`: addresses, without those of `ipMode: Proxy`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub load_balancer_ips: Vec<IpAddr>,
     /// `spec.loadBalancerClass`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub load_balancer_class: Option<String>,
     /// `spec.loadBalancerSourceRanges`; empty is everyone. Where ranges were given and none could be read, they are the
     /// unspecified addresses alone: nobody.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub source_ranges: Vec<IpNet>,
     /// Addresses that were asked for: [`ANNOTATION_ADDRESSES`] or MetalLB's annotation of the same meaning, or
     /// `spec.loadBalancerIP`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub requested_addresses: Vec<IpAddr>,
     /// [`ANNOTATION_SHARING_KEY`], or MetalLB's annotation of the same meaning.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sharing_key: Option<String>,
     /// `spec.ipFamilies`, as families of addresses that it has or wants.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub families: Vec<crate::Family>,
     /// `spec.ports`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<ServicePort>,
     /// `spec.sessionAffinity`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub affinity: Option<Affinity>,
     /// `spec.internalTrafficPolicy`.
+    #[serde(default, skip_serializing_if = "crate::is_default")]
     pub internal_policy: TrafficPolicy,
     /// `spec.externalTrafficPolicy`.
+    #[serde(default, skip_serializing_if = "crate::is_default")]
     pub external_policy: TrafficPolicy,
     /// `spec.healthCheckNodePort`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health_check_node_port: Option<u16>,
     /// `spec.trafficDistribution`, as opaque text for people: what it brings about is in the slices' hints.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traffic_distribution: Option<String>,
     /// `spec.publishNotReadyAddresses`.
+    #[serde(default, skip_serializing_if = "crate::is_default")]
     pub publish_not_ready: bool,
     /// Whether another proxy, or none, takes care of it ([`LABEL_PROXY_NAME`], [`LABEL_HEADLESS`]).
+    #[serde(default, skip_serializing_if = "crate::is_default")]
     pub foreign_proxy: bool,
 }
 
@@ -266,4 +289,45 @@ pub struct LoadBalancerAddresses {
     pub addresses: Vec<IpAddr>,
     /// Why it has fewer than it wants. Sorted.
     pub faults: Vec<Fault>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Endpoint, EndpointSlice, Family, SliceKey};
+    use std::collections::BTreeSet;
+
+    /// What is stored of a row, and the row that it gives back.
+    fn stored<R: Serialize + serde::de::DeserializeOwned>(row: &R) -> (serde_json::Value, R) {
+        let value = serde_json::to_value(row).unwrap();
+        (value.clone(), serde_json::from_value(value).unwrap())
+    }
+
+    #[test]
+    fn what_a_row_does_not_say_is_not_stored_and_comes_back() {
+        let key = ServiceKey::parse("default/web").unwrap();
+        let plain = Service::new(key.clone());
+        let (value, back) = stored(&plain);
+        assert_eq!(back, plain);
+        let keys: BTreeSet<&str> = value.as_object().unwrap().keys().map(String::as_str).collect();
+        assert_eq!(keys, ["created", "key", "kind", "selector"].into());
+        let said = Service {
+            source_ranges: vec!["0.0.0.0/32".parse().unwrap()],
+            internal_policy: TrafficPolicy::Local,
+            affinity: Some(Affinity { seconds: 0 }),
+            ports: vec![ServicePort { node_port: Some(30080), ..ServicePort::new(Protocol::Udp, 53) }],
+            ..plain
+        };
+        assert_eq!(stored(&said).1, said);
+        let address = "10.42.0.5".parse().unwrap();
+        let slice = EndpointSlice {
+            key: SliceKey::parse("default/web-1").unwrap(),
+            service: key,
+            family: Family::V4,
+            ports: Vec::new(),
+            endpoints: vec![Endpoint::ready(address), Endpoint { ready: false, ..Endpoint::ready(address) }],
+            foreign_proxy: false,
+        };
+        assert_eq!(stored(&slice).1, slice);
+    }
 }

@@ -1,7 +1,8 @@
-//! Benchmarks beside a named peer, in one run on one machine: `cargo xtask bench api|cni|overlay [--output json]`.
+//! Benchmarks, beside a named peer where there is one, in one run on one machine: `cargo xtask bench api|cni|memory|overlay [--output json]`.
 
 mod api;
 mod cni;
+mod memory;
 mod overlay;
 
 use std::process::{Child, ExitCode};
@@ -22,8 +23,9 @@ fn main() -> ExitCode {
     let result = match words.as_slice() {
         ["api", output @ ..] => api::run(*output == ["json"]),
         ["cni", output @ ..] => cni::run(*output == ["json"]),
+        ["memory", output @ ..] => memory::run(*output == ["json"]),
         ["overlay", output @ ..] => overlay::run(*output == ["json"]),
-        _ => Err(anyhow::anyhow!("name a benchmark: api, cni or overlay, then table or json")),
+        _ => Err(anyhow::anyhow!("name a benchmark: api, cni, memory or overlay, then table or json")),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -44,11 +44,11 @@ pub fn host_ports(b: &Battery) -> Result<()> {
             b.udp(from, SocketAddr::new(*there, 5053)).reaches(&["outside"])?;
         }
     }
-    // Not from other nodes and their pods: the answers would take the tunnel, which carries no address that a node does not
-    // publish (docs/services.md says so).
-    for from in ["outside", "n1a", "node-1"] {
-        b.tcp(from, (second, 5081).into()).reaches(&["mapped"])?;
-        b.tcp(from, (second, 5080).into()).reaches(&["mapped"])?;
+    // An address that is none of the node's InternalIPs, and that a pod names: other nodes send their pods' packets to it
+    // through the tunnel, so that these keep their addresses.
+    for from in ["outside", "n1a", "node-1", "n2a", "n3b", "node-2"] {
+        b.tcp(from, (second, 5081).into()).seen_as_itself()?.reaches(&["mapped"])?;
+        b.tcp(from, (second, 5080).into()).seen_as_itself()?.reaches(&["mapped"])?;
     }
     // The pod reaches itself by its host port.
     b.tcp("mapped", (b.address("node-1", false)?, 5080).into()).reaches(&["mapped"])?;

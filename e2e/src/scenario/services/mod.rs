@@ -32,7 +32,10 @@ pub use hostile::{hostile_slices, limits};
 pub use lifecycle::{foreign_labels, not_ready_addresses, readiness, terminating_endpoints};
 pub use load_balancer::{load_balancer_addresses, load_balancer_on_nodes, source_ranges};
 pub use local::{external_local, health_check_port, internal_local};
-pub use node_port::{node_port, node_port_on_loopback, node_port_on_primary_addresses};
+pub use node_port::{
+    NAMED_RANGES, node_port, node_port_on_loopback, node_port_on_named_addresses,
+    node_port_on_primary_addresses,
+};
 pub use pool::{POOL, held_ports_are_refused, pool_addresses_move};
 pub use repair::{foreign_changes_are_repaired, foreign_tables_are_left_alone};
 pub use rolling::{Agents, Rolled, Rolling, Through, rolling};

@@ -3,6 +3,7 @@
 use super::both;
 use crate::battery::{Battery, FAMILIES, FLEET, NODES};
 use anyhow::{Context as _, Result, ensure};
+use ipnet::IpNet;
 use serde_json::json;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -32,6 +33,41 @@ pub fn node_port(b: &Battery) -> Result<()> {
     scope.delete("Service", "web")?;
     b.tcp("outside", at).is_refused()?;
     b.tcp("node-3", at).is_refused()?;
+    Ok(())
+}
+
+/// The range that [`node_port_on_named_addresses`] is about, in both families: none of the nodes' InternalIPs is in it.
+pub const NAMED_RANGES: &str = "192.168.57.64/28,fd57:1ab::700/120";
+
+/// With `--nodeport-addresses`, ports are on the addresses in these ranges, also where these are no InternalIPs, for other
+/// nodes and their pods as well. Pods' packets to them go through the tunnel, so they keep their addresses.
+///
+/// # Errors
+/// When it is not so.
+pub fn node_port_on_named_addresses(b: &Battery) -> Result<()> {
+    if !b.is_warren("node ports on named addresses") {
+        return Ok(());
+    }
+    let scope = b.scope("named")?;
+    let spread = scope.service("web", json!({"type": "NodePort"}))?;
+    scope.members("web", &["n1a", "n2a"])?;
+    let near = scope.service("near", json!({"type": "NodePort"}))?;
+    scope.members("near", &["n2b"])?;
+    let named = ["192.168.57.77/24", "fd57:1ab::777/64"].map(|text| text.parse::<IpNet>());
+    for net in named.clone() {
+        b.exec("node-2", &["ip", "address", "add", &net?.to_string(), "dev", "eth0", "nodad"])?;
+    }
+    for (v6, net) in FAMILIES.into_iter().zip(named) {
+        let address = net?.addr();
+        let primary = b.address("node-2", v6)?;
+        for from in ["outside", "n1a", "n2a", "n3b", "node-1", "node-2", "node-3"] {
+            b.tcp(from, (address, spread.node_port(0)?).into()).reaches(&["n1a", "n2a"])?;
+            b.udp(from, (address, spread.node_port(1)?).into()).reaches(&["n1a", "n2a"])?;
+            let kept = b.tcp(from, (address, near.node_port(0)?).into()).seen_as_itself()?;
+            kept.reaches(&["n2b"])?;
+            b.tcp(from, (primary, spread.node_port(0)?).into()).is_refused()?;
+        }
+    }
     Ok(())
 }
 

@@ -60,6 +60,7 @@ fn node(name: &str, ip: &str, cidr: &str) -> Node {
         held_ports: Vec::new(),
         ingress: Vec::new(),
         internal_ips: vec![ip.parse().unwrap()],
+        served_ips: Vec::new(),
         pod_cidrs: PodCidrs::parse([cidr]).unwrap(),
         labels: Labels::new(),
         ready: true,

@@ -1,7 +1,7 @@
 //! This node as it presents itself: table `local_node`.
 
 use super::Shared;
-use crate::address;
+use crate::address::{self, LinkAddress};
 use crate::config::ApiChoice;
 use crate::identity::public_key;
 use std::net::{IpAddr, SocketAddr};
@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use warren_netlink::NetlinkError;
 use warren_store::tables::{ONLY, node_key};
 use warren_store::{Durability, StoreError};
-use warren_types::{HealthCell, HealthState, LocalNode, Node};
+use warren_types::{Attachment, AttachmentPhase, HealthCell, HealthState, LocalNode, Node};
 
 /// How often readiness is looked at, and how soon after a change of links the addresses are.
 const TICK: Duration = Duration::from_millis(250);
@@ -41,6 +41,7 @@ pub(super) async fn run(
     let mut resolved: Option<Instant> = None;
     let mut looked: Option<Instant> = None;
     let mut ips: Vec<IpAddr> = Vec::new();
+    let mut machine: Vec<LinkAddress> = Vec::new();
     loop {
         if access.has_changed().unwrap_or(false) {
             access.mark_unchanged();
@@ -56,9 +57,9 @@ pub(super) async fn run(
         }
         if changes.has_changed().unwrap_or(true) || looked.is_none_or(|t| t.elapsed() >= RESYNC) {
             changes.mark_unchanged();
-            let found =
-                address::observe(&shared.netlink, &shared.config.node_ips, &api, &registered(&shared))
-                    .await?;
+            machine = address::list(&shared.netlink).await?;
+            let given = &shared.config.node_ips;
+            let found = address::observe(&shared.netlink, given, &api, &machine, &registered(&shared)).await;
             if found.is_empty() {
                 let kept = table.get(ONLY).map(|row| row.internal_ips.clone()).unwrap_or_default();
                 if ips.is_empty() {
@@ -76,7 +77,7 @@ pub(super) async fn run(
             }
             looked = Some(Instant::now());
         }
-        publish(&shared, &table, &ips).await?;
+        publish(&shared, &table, &ips, served(&shared, &machine, &ips)).await?;
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
             () = tokio::time::sleep(TICK) => {}
@@ -98,10 +99,23 @@ fn registered(shared: &Shared) -> Vec<IpAddr> {
     (!shared.config.register_node).then(own).flatten().map(|n| n.internal_ips.clone()).unwrap_or_default()
 }
 
+/// The addresses besides `ips` on which this node serves ports.
+fn served(shared: &Shared, machine: &[LinkAddress], ips: &[IpAddr]) -> Vec<IpAddr> {
+    let services = &shared.config.services;
+    if !services.proxy {
+        return Vec::new();
+    }
+    let pods = shared.store.table::<Attachment>().snapshot().rows;
+    let here = pods.values().filter(|pod| pod.phase != AttachmentPhase::Deleting);
+    let named = here.flat_map(|pod| &pod.host_ports).filter_map(|port| port.host_ip).collect();
+    address::served(machine, ips, &services.node_port_addresses, &named)
+}
+
 async fn publish(
     shared: &Shared,
     table: &warren_store::Table<LocalNode>,
     ips: &[IpAddr],
+    served_ips: Vec<IpAddr>,
 ) -> Result<(), StoreError> {
     let missing = shared.board.missing();
     let row = LocalNode {
@@ -112,6 +126,7 @@ async fn publish(
         held_ports: super::loadbalancer::published(&shared.held_ports.borrow()),
         ingress: shared.ingress_ports.borrow().clone(),
         internal_ips: ips.to_vec(),
+        served_ips,
         ready: missing.is_empty() && !ips.is_empty(),
         message: if ips.is_empty() {
             "no address that others could reach".into()

@@ -28,6 +28,7 @@ fn node(number: u8) -> Node {
         ingress: Vec::new(),
         observed: BTreeMap::new(),
         internal_ips: vec![ip(&format!("192.0.2.{number}")), ip(&format!("2001:db8::{number}"))],
+        served_ips: Vec::new(),
         pod_cidrs: PodCidrs::default(),
         labels: BTreeMap::new(),
         ready: true,

@@ -324,6 +324,7 @@ fn row(number: u8) -> Node {
         held_ports: vec![],
         ingress: Vec::new(),
         internal_ips: addresses(number),
+        served_ips: Vec::new(),
         pod_cidrs: PodCidrs::default(),
         labels: BTreeMap::new(),
         ready: true,
@@ -339,6 +340,7 @@ fn local(number: u8) -> LocalNode {
         held_ports: vec![],
         ingress: Vec::new(),
         internal_ips: addresses(number),
+        served_ips: Vec::new(),
         ready: true,
         message: String::new(),
     }

@@ -1,6 +1,6 @@
 //! Changes that the kernel makes at once, or not at all.
 
-use super::model::{Chain, Element, Rule, Ruleset, Set};
+use super::model::{Chain, Counted, Counts, Element, Rule, Ruleset, Set};
 use super::wire::{Writer, message};
 
 const CREATE: u16 = 0x400;
@@ -76,10 +76,7 @@ impl Batch {
             w.text(1, table);
             w.text(2, name);
             w.u32(3, OBJECT_COUNTER);
-            w.nest(4, |w| {
-                w.u64(1, 0);
-                w.u64(2, 0);
-            });
+            w.nest(4, |w| Counted::default().encode(w));
         });
     }
 
@@ -92,7 +89,17 @@ impl Batch {
 
     /// Adds elements; those that are there already are left alone.
     pub(super) fn add_elements<'a>(&mut self, set: &str, elements: impl IntoIterator<Item = &'a Element>) {
-        self.change_elements((message::NEW_ELEMENTS, CREATE), set, elements);
+        self.add_counting_elements(set, elements, &Counts::new());
+    }
+
+    /// As [`Batch::add_elements`]; elements with these keys go on from what they counted.
+    pub(super) fn add_counting_elements<'a>(
+        &mut self,
+        set: &str,
+        elements: impl IntoIterator<Item = &'a Element>,
+        counts: &Counts,
+    ) {
+        self.change_elements((message::NEW_ELEMENTS, CREATE), set, elements, counts);
     }
 
     fn change_elements<'a>(
@@ -100,6 +107,7 @@ impl Batch {
         (message, flags): (u8, u16),
         set: &str,
         elements: impl IntoIterator<Item = &'a Element>,
+        counts: &Counts,
     ) {
         let mut elements = elements.into_iter().peekable();
         while elements.peek().is_some() {
@@ -110,7 +118,7 @@ impl Batch {
                 w.nest(3, |w| {
                     let start = w.len();
                     while let Some(element) = elements.next_if(|_| w.len() - start < ELEMENT_BYTES) {
-                        element.encode(w);
+                        element.encode(counts.get(&element.key).copied(), w);
                     }
                 });
             });
@@ -124,7 +132,7 @@ impl Batch {
 
     /// Deletes elements, which must be there.
     pub(super) fn delete_elements<'a>(&mut self, set: &str, elements: impl IntoIterator<Item = &'a Element>) {
-        self.change_elements((message::DEL_ELEMENTS, 0), set, elements);
+        self.change_elements((message::DEL_ELEMENTS, 0), set, elements, &Counts::new());
     }
 
     /// Deletes all elements.

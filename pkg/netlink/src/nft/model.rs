@@ -122,6 +122,29 @@ pub struct Element {
     pub value: Option<Value>,
 }
 
+/// What an element, or a counter that has a name, has counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Counted {
+    pub(super) packets: u64,
+    pub(super) bytes: u64,
+}
+
+impl Counted {
+    /// The data of the expression, and of the object.
+    pub(super) fn encode(self, w: &mut Writer) {
+        w.u64(1, self.bytes);
+        w.u64(2, self.packets);
+    }
+
+    pub(super) fn decode(data: &[u8]) -> Self {
+        let number = |kind| wire::find_u64(data, kind).unwrap_or(0);
+        Self { bytes: number(1), packets: number(2) }
+    }
+}
+
+/// What elements of a set have counted, by key.
+pub(super) type Counts = BTreeMap<Vec<u8>, Counted>;
+
 /// What a key of a map leads to.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Value {
@@ -235,6 +258,11 @@ impl Set {
         self.flags & (SET_INTERVAL | SET_CONCATENATION) == SET_INTERVAL
     }
 
+    /// Whether each element counts packets.
+    pub(super) fn counts(&self) -> bool {
+        self.counted
+    }
+
     /// Whether its elements go by themselves.
     pub(super) fn forgets(&self) -> bool {
         self.flags & SET_TIMEOUT != 0
@@ -278,10 +306,7 @@ impl Set {
         if self.counted {
             w.nest(17, |w| {
                 w.text(1, COUNTER);
-                w.nest(2, |w| {
-                    w.u64(1, 0);
-                    w.u64(2, 0);
-                });
+                w.nest(2, |w| Counted::default().encode(w));
             });
         }
     }
@@ -397,7 +422,8 @@ impl Element {
         Self { value: Some(value), ..self }
     }
 
-    pub(super) fn encode(&self, w: &mut Writer) {
+    /// An element that is to go on from what it has counted says so.
+    pub(super) fn encode(&self, counted: Option<Counted>, w: &mut Writer) {
         w.nest(1, |w| {
             w.nest(1, |w| w.bytes(1, &self.key));
             match &self.value {
@@ -411,11 +437,17 @@ impl Element {
             if self.end {
                 w.u32(3, 1);
             }
+            if let Some(counted) = counted {
+                w.nest(7, |w| {
+                    w.text(1, COUNTER);
+                    w.nest(2, |w| counted.encode(w));
+                });
+            }
         });
     }
 
-    /// The elements in one message of a dump, each with the packets it counted.
-    pub(super) fn decode(attributes: &[u8]) -> impl Iterator<Item = (Self, u64)> {
+    /// The elements in one message, each with what it counted.
+    pub(super) fn decode(attributes: &[u8]) -> impl Iterator<Item = (Self, Counted)> {
         let list = wire::find(attributes, 3).unwrap_or_default();
         wire::attributes(list).filter_map(|(_, element)| {
             let key = wire::find(wire::find(element, 1)?, 1)?.to_vec();
@@ -429,8 +461,8 @@ impl Element {
             let expression = wire::find(element, 7).or_else(|| wire::find(wire::find(element, 11)?, 1));
             let counted = expression
                 .filter(|e| wire::find_text(e, 1).as_deref() == Some(COUNTER))
-                .and_then(|e| wire::find_u64(wire::find(e, 2)?, 2));
-            Some((Self { key, end, last, value }, counted.unwrap_or(0)))
+                .and_then(|e| wire::find(e, 2).map(Counted::decode));
+            Some((Self { key, end, last, value }, counted.unwrap_or_default()))
         })
     }
 }

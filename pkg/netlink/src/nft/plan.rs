@@ -1,12 +1,15 @@
 //! The way from what a table has to what it should have: a pure function.
 
 use super::batch::Batch;
-use super::model::{Element, Ruleset};
+use super::model::{Counts, Element, Ruleset};
 use super::{Applied, TABLE};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The elements of sets that others than the plan fill.
 pub(super) type Kept = BTreeMap<String, BTreeSet<Element>>;
+
+/// What elements of counted sets have counted, by set. One that is replaced goes on from there.
+pub(super) type CountsBySet = BTreeMap<String, Counts>;
 
 /// Transactions, in order.
 pub(super) struct Plan {
@@ -18,7 +21,7 @@ pub(super) struct Plan {
 }
 
 /// Compares, within one section. `desired` says which sets' elements matter; the others stay as they are.
-pub(super) fn plan(desired: &Ruleset, observed: Option<&Ruleset>, kept: &Kept) -> Plan {
+pub(super) fn plan(desired: &Ruleset, observed: Option<&Ruleset>, kept: &Kept, counts: &CountsBySet) -> Plan {
     let (mut main, mut sweep) = (Batch::new(TABLE), Batch::new(TABLE));
     let Some(observed) = observed else {
         main.add_table();
@@ -55,8 +58,10 @@ pub(super) fn plan(desired: &Ruleset, observed: Option<&Ruleset>, kept: &Kept) -
             main.add_rules(chain, rules);
         }
     }
+    let none = Counts::new();
     for (set, elements) in &desired.elements {
-        fill(set, desired, elements, observed.elements.get(set), &mut main);
+        let counts = counts.get(set).unwrap_or(&none);
+        fill(set, desired, elements, (observed.elements.get(set), counts), &mut main);
     }
     for chain in observed.chains.keys().filter(|chain| !desired.chains.contains_key(*chain)) {
         main.flush_chain(chain);
@@ -104,7 +109,7 @@ fn fill(
     set: &str,
     desired: &Ruleset,
     wanted: &BTreeSet<Element>,
-    have: Option<&BTreeSet<Element>>,
+    (have, counts): (Option<&BTreeSet<Element>>, &Counts),
     batch: &mut Batch,
 ) {
     let none = BTreeSet::new();
@@ -118,6 +123,6 @@ fn fill(
         batch.add_elements(set, wanted);
     } else {
         batch.delete_elements(set, have.difference(wanted));
-        batch.add_elements(set, wanted.difference(have));
+        batch.add_counting_elements(set, wanted.difference(have), counts);
     }
 }

@@ -1,6 +1,6 @@
 //! Reading a table back from the kernel: that table only, whatever else is in the ruleset.
 
-use super::model::{Chain, Element, Rule, Ruleset, Set};
+use super::model::{Chain, Counted, Counts, Element, Rule, Ruleset, Set};
 use super::socket::{Connection, Failure};
 use super::wire::{self, Writer, message};
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,12 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 /// How often a reading that the ruleset's changes spoil is begun again. A reading takes less than a millisecond.
 const ATTEMPTS: usize = 64;
 const OBJECT_COUNTER: u32 = 1;
-
-/// What a counter has counted.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Counted {
-    pub(super) packets: u64,
-}
+/// So many elements are asked for one by one; for more, the set is listed.
+const ONE_BY_ONE: usize = 64;
 
 /// The number of the ruleset's state; every commit in the namespace moves it on.
 pub(super) fn generation(connection: &mut Connection) -> Result<u32, Failure> {
@@ -56,12 +52,12 @@ pub(super) fn elements(
     counted_elements(connection, table, set).map(|found| found.into_keys().collect())
 }
 
-/// The elements of a set, each with the packets it counted.
+/// The elements of a set, each with what it counted.
 pub(super) fn counted_elements(
     connection: &mut Connection,
     table: &str,
     set: &str,
-) -> Result<BTreeMap<Element, u64>, Failure> {
+) -> Result<BTreeMap<Element, Counted>, Failure> {
     for _ in 0..ATTEMPTS {
         let mut request = Writer::default();
         request.text(1, table);
@@ -75,6 +71,32 @@ pub(super) fn counted_elements(
         }
     }
     Err(Failure::Stale)
+}
+
+/// What elements of a set with these keys have counted; a key that is not there is left out. Few are asked for one by one.
+pub(super) fn counts(
+    connection: &mut Connection,
+    table: &str,
+    set: &str,
+    keys: &BTreeSet<Vec<u8>>,
+) -> Result<Counts, Failure> {
+    if keys.len() > ONE_BY_ONE {
+        let all = counted_elements(connection, table, set)?.into_iter();
+        return Ok(all.map(|(e, counted)| (e.key, counted)).filter(|(key, _)| keys.contains(key)).collect());
+    }
+    let mut found = Counts::new();
+    for key in keys {
+        let mut request = Writer::default();
+        request.text(1, table);
+        request.text(2, set);
+        request.nest(3, |w| Element::exact(key.clone()).encode(None, w));
+        match connection.get(message::GET_ELEMENTS, request) {
+            Ok(answer) => found.extend(Element::decode(&answer).map(|(e, counted)| (e.key, counted))),
+            Err(failure) if failure.is_not_found() => {}
+            Err(failure) => return Err(failure),
+        }
+    }
+    Ok(found)
 }
 
 /// The counters of the table by name.
@@ -91,8 +113,7 @@ pub(super) fn counters(
             return;
         }
         let Some(name) = wire::find_text(attributes, 2) else { return };
-        let packets = wire::find(attributes, 4).and_then(|data| wire::find_u64(data, 2)).unwrap_or(0);
-        found.insert(name, Counted { packets });
+        found.insert(name, wire::find(attributes, 4).map(Counted::decode).unwrap_or_default());
     })?;
     Ok(found)
 }

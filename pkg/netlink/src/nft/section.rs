@@ -4,13 +4,13 @@
 //! to another's objects, so that each can be made anew while the others stay.
 
 use super::batch::Batch;
-use super::model::{Element, Rule, Ruleset};
-use super::plan::{self, Kept, Plan};
+use super::model::{Counts, Element, Rule, Ruleset, Set};
+use super::plan::{self, CountsBySet, Kept, Plan};
 use super::socket::{Connection, Failure};
 use super::{ATTEMPTS, Applied, Nft, TABLE, TABLE_NAME, reader};
 use crate::NetlinkError;
 use nix::libc;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// A part of the table.
@@ -56,6 +56,9 @@ pub struct Change {
     pub remove: BTreeMap<String, Vec<Element>>,
     /// Elements to add, by set. An element of the same key must not be there, unless it is being removed.
     pub add: BTreeMap<String, Vec<Element>>,
+    /// Keys, by set, of elements that are removed and added, and go on from what they have counted. What a packet counts
+    /// between the reading and the change is lost.
+    pub counting: BTreeMap<String, BTreeSet<Vec<u8>>>,
 }
 
 impl Change {
@@ -105,6 +108,12 @@ impl Nft {
     pub async fn change_section(&self, change: Change) -> Result<(), NetlinkError> {
         const OP: &str = "change";
         self.run(OP, move |connection| {
+            let mut counts = CountsBySet::new();
+            for (set, keys) in &change.counting {
+                let counted = reader::counts(connection, TABLE, set, keys);
+                counts.insert(set.clone(), counted.map_err(|f| super::named(f, OP, &Batch::new(TABLE)))?);
+            }
+            let none = Counts::new();
             let mut batch = Batch::new(TABLE);
             for (name, rules) in &change.chains {
                 batch.ensure_chain(name);
@@ -115,7 +124,7 @@ impl Nft {
                 batch.delete_elements(set, elements);
             }
             for (set, elements) in &change.add {
-                batch.add_elements(set, elements);
+                batch.add_counting_elements(set, elements, counts.get(set).unwrap_or(&none));
             }
             connection.commit(&batch, None).map_err(|failure| super::named(failure, OP, &batch))
         })
@@ -130,7 +139,7 @@ impl Nft {
         const OP: &str = "count hits of";
         self.run(OP, move |connection| {
             reader::counted_elements(connection, TABLE, set)
-                .map(|found| found.into_iter().map(|(element, packets)| (element.key, packets)).collect())
+                .map(|found| found.into_iter().map(|(element, n)| (element.key, n.packets)).collect())
                 .map_err(|failure| super::named(failure, OP, &Batch::new(TABLE)))
         })
         .await
@@ -169,7 +178,7 @@ fn observe(
 /// Whether there is nothing to do.
 fn is_as(desired: &Ruleset, observed: Option<&Ruleset>) -> bool {
     observed.is_some_and(|observed| {
-        plan::plan(desired, Some(observed), &Kept::new()).applied == Applied::Unchanged
+        plan::plan(desired, Some(observed), &Kept::new(), &CountsBySet::new()).applied == Applied::Unchanged
     })
 }
 
@@ -208,6 +217,26 @@ fn begin_anew(connection: &mut Connection, desired: &Ruleset) -> Result<(), Netl
     connection.commit(&batch, None).map_err(|failure| failure.named("ensure", TABLE_NAME, Some(&batch)))
 }
 
+/// What was counted in sets some of whose elements are to be replaced.
+fn counts(
+    connection: &mut Connection,
+    desired: &Ruleset,
+    observed: Option<&Ruleset>,
+) -> Result<CountsBySet, Failure> {
+    let mut all = CountsBySet::new();
+    for (name, have) in observed.into_iter().flat_map(|observed| &observed.elements) {
+        let counted = desired.sets.get(name).is_some_and(Set::counts);
+        let Some(wanted) = desired.elements.get(name).filter(|_| counted) else { continue };
+        let gone: BTreeSet<&Vec<u8>> = have.difference(wanted).map(|element| &element.key).collect();
+        let new = wanted.difference(have).map(|element| &element.key);
+        let replaced: BTreeSet<Vec<u8>> = new.filter(|key| gone.contains(key)).cloned().collect();
+        if !replaced.is_empty() {
+            all.insert(name.clone(), reader::counts(connection, TABLE, name, &replaced)?);
+        }
+    }
+    Ok(all)
+}
+
 /// Reads the section, and what brings it to what is desired.
 fn prepare(connection: &mut Connection, section: Section, desired: &Ruleset) -> Result<(u32, Plan), Failure> {
     let (generation, observed) = observe(connection, section, desired)?;
@@ -219,5 +248,6 @@ fn prepare(connection: &mut Connection, section: Section, desired: &Ruleset) -> 
     }) {
         kept.insert(name.clone(), reader::elements(connection, TABLE, name)?);
     }
-    Ok((generation, plan::plan(desired, observed.as_ref(), &kept)))
+    let counts = counts(connection, desired, observed.as_ref())?;
+    Ok((generation, plan::plan(desired, observed.as_ref(), &kept, &counts)))
 }

@@ -25,6 +25,7 @@ fn node(text: &str, key: u8, cidrs: &[&str], address: &str) -> Node {
         held_ports: Vec::new(),
         ingress: Vec::new(),
         internal_ips: vec![ip(address)],
+        served_ips: Vec::new(),
         pod_cidrs: PodCidrs::parse(cidrs).unwrap(),
         labels: BTreeMap::new(),
         ready: true,
@@ -40,6 +41,7 @@ fn local() -> LocalNode {
         held_ports: Vec::new(),
         ingress: Vec::new(),
         internal_ips: vec![ip("192.0.2.1")],
+        served_ips: Vec::new(),
         ready: true,
         message: String::new(),
     }
@@ -119,6 +121,38 @@ fn a_peer_gets_routes_for_its_pods_and_for_itself() {
     assert_eq!(rules, ["8700: from 10.42.1.0/24 lookup 8700", "8700: from fd00:42:0:1::/64 lookup 8700"]);
     assert_eq!(out.addresses, BTreeSet::from([net("10.42.1.1/32"), net("fd00:42:0:1::1/128")]));
     assert_eq!(out.mtu, 1440);
+}
+
+#[test]
+fn a_served_address_goes_through_the_tunnel_unless_somebody_else_has_it_too() {
+    let serving = |name: &str, key: u8, served: &[&str]| Node {
+        served_ips: served.iter().map(|text| ip(text)).collect(),
+        ..node(name, key, &[&format!("10.42.{key}.0/24")], &format!("192.0.2.{key}"))
+    };
+    let mut underlay = lan();
+    underlay.addresses.push(net("198.51.100.9/24"));
+    let nodes = [
+        own(),
+        // Its own; one that the next node serves too; another node's InternalIP; this host's; a pod's; a Service's.
+        serving(
+            "b",
+            2,
+            &["198.51.100.2", "10.0.2.15", "192.0.2.3", "198.51.100.9", "10.42.3.7", "10.43.0.7"],
+        ),
+        serving("c", 3, &["10.0.2.15"]),
+    ];
+    let out = run(&nodes, &underlay, &cluster());
+    assert_eq!(out.quarantined, [], "what several hosts have is no fault");
+    let allowed = |key: u8| &out.peers[&PublicKey([key; 32])].allowed_ips;
+    assert_eq!(
+        *allowed(2),
+        BTreeSet::from([net("10.42.2.0/24"), net("192.0.2.2/32"), net("198.51.100.2/32")])
+    );
+    assert_eq!(*allowed(3), BTreeSet::from([net("10.42.3.0/24"), net("192.0.2.3/32")]));
+    let to = net("198.51.100.2/32");
+    let way = out.routes.iter().find(|route| route.dst == to).unwrap();
+    assert_eq!(way.to_string(), "198.51.100.2/32 dev wrn-wg table 8700");
+    assert!(out.guards.iter().any(|guard| guard.dst == to && guard.table == ROUTE_TABLE_NODES));
 }
 
 #[test]
@@ -259,7 +293,8 @@ fn any_node() -> impl Strategy<Value = Node> {
             cidrs.push(format!("fd00:42:0:{sixth:x}::/64"));
         }
         let cidrs: Vec<&str> = cidrs.iter().map(String::as_str).collect();
-        node(&format!("n{n}"), key, &cidrs, &format!("192.0.2.{host}"))
+        let served_ips = vec![ip(&format!("192.0.2.{}", host + n % 3)), ip(&format!("10.42.{third}.9"))];
+        Node { served_ips, ..node(&format!("n{n}"), key, &cidrs, &format!("192.0.2.{host}")) }
     })
 }
 

@@ -257,6 +257,7 @@ impl Lan {
             held_ports: Vec::new(),
             ingress: Vec::new(),
             internal_ips: vec![node.address],
+            served_ips: Vec::new(),
             ready: true,
             message: String::new(),
         };
@@ -275,6 +276,7 @@ impl Lan {
             held_ports: Vec::new(),
             ingress: Vec::new(),
             internal_ips: vec![node.address],
+            served_ips: Vec::new(),
             pod_cidrs: node.cidrs,
             labels: Default::default(),
             ready: true,

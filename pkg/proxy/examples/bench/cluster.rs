@@ -92,6 +92,7 @@ impl Cluster {
                 held_ports: Vec::new(),
                 ingress: Vec::new(),
                 internal_ips: vec![address],
+                served_ips: Vec::new(),
                 pod_cidrs: cidrs,
                 labels: BTreeMap::new(),
                 ready: true,
@@ -110,6 +111,7 @@ impl Cluster {
                 held_ports: Vec::new(),
                 ingress: Vec::new(),
                 internal_ips: vec![address],
+                served_ips: Vec::new(),
                 ready: true,
                 message: String::new(),
             };

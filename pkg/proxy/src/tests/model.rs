@@ -6,7 +6,7 @@ use super::world::{self, Event, World, destinations, event, ip, node, world};
 use crate::engine::Engine;
 use proptest::collection::vec;
 use proptest::prelude::*;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use warren_netlink::nft::Change;
@@ -58,6 +58,11 @@ impl Kernel {
         for (name, rules) in &change.chains {
             self.0.chains.insert(name.clone(), Chain::default());
             self.0.rules.insert(name.clone(), rules.clone());
+        }
+        for (set, keys) in &change.counting {
+            let has =
+                |all: &BTreeMap<String, Vec<Element>>, key: &Vec<u8>| all[set].iter().any(|e| e.key == *key);
+            assert!(keys.iter().all(|key| has(&change.remove, key) && has(&change.add, key)), "{set}");
         }
         for (set, elements) in &change.remove {
             for element in elements {
@@ -216,4 +221,27 @@ fn a_service_that_the_kernel_refuses_is_left_out_until_it_changes() {
     engine.set_service(&row.key, Some(changed));
     engine.commit();
     assert_eq!(engine.ruleset(), served);
+}
+
+#[test]
+fn a_front_goes_on_counting_while_it_is_the_same_services() {
+    let mut engine = engine_of(&World::default());
+    let (row, slice) = world::plain();
+    engine.set_service(&row.key, Some(row.clone()));
+    engine.set_slice(&slice.key, Some(slice.clone()));
+    assert_eq!(engine.commit().change.counting, BTreeMap::new(), "nothing was counted yet");
+    let mut more = (*slice).clone();
+    more.endpoints.push(warren_types::Endpoint::ready(ip("10.42.2.5")));
+    engine.set_slice(&slice.key, Some(more.into()));
+    let front = [&[10, 43, 0, 10][..], &[6, 0, 0, 0, 0, 80, 0, 0]].concat();
+    let counting = BTreeMap::from([("svc_fronts4".to_owned(), BTreeSet::from([front]))]);
+    assert_eq!(engine.commit().change.counting, counting, "two endpoints instead of one");
+    engine.set_slice(&slice.key, None);
+    assert_eq!(engine.commit().change.counting, counting, "none any more");
+    // The same address and port, for somebody else.
+    let key = world::service_key(1);
+    engine.set_service(&row.key, None);
+    engine.set_service(&key, Some(Arc::new(warren_types::Service { key: key.clone(), ..(*row).clone() })));
+    let change = engine.commit().change;
+    assert_eq!(change.counting, BTreeMap::new());
 }

@@ -194,7 +194,7 @@ proptest! {
             .into_iter()
             .map(|(key, end, last, value)| Element { key, end, last, value })
             .collect();
-        let bytes = written(|w| w.nest(3, |w| elements.iter().for_each(|e| e.encode(w))));
+        let bytes = written(|w| w.nest(3, |w| elements.iter().for_each(|e| e.encode(None, w))));
         prop_assert_eq!(Element::decode(&bytes).map(|(e, _)| e).collect::<Vec<_>>(), elements);
     }
 

@@ -1,10 +1,11 @@
 //! Two sections in one table.
 
 use super::support::{in_fresh, nft, nft_script, rules};
+use crate::NetlinkError;
 use crate::nft::expr::{Expr, Register, Verdict};
 use crate::nft::model::{Chain, Element, Field, Rule, Ruleset, Set, Value};
 use crate::nft::{Applied, Change, Nft, Section};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 const MAP: &str = "svc_map";
@@ -79,7 +80,8 @@ fn a_change_is_made_as_a_whole_and_only_from_what_is_there() {
         handle.ensure_section(Section::Services, Arc::new(services(&[(80, "svc_a")]))).await?;
         let chains = BTreeMap::from([("svc_b".to_owned(), drops())]);
         // The same key leads elsewhere, to a chain that comes with it.
-        let change = Change { chains, remove: one(to(80, "svc_a")), add: one(to(80, "svc_b")) };
+        let (remove, add) = (one(to(80, "svc_a")), one(to(80, "svc_b")));
+        let change = Change { chains, remove, add, ..Change::default() };
         handle.change_section(change).await?;
         let mut wanted = services(&[(80, "svc_b")]);
         wanted.chains.insert("svc_a".into(), Chain::default());
@@ -92,6 +94,51 @@ fn a_change_is_made_as_a_whole_and_only_from_what_is_there() {
         assert!(handle.section_matches(Section::Services, Arc::new(wanted)).await?);
         let counts = handle.element_counts(MAP).await?;
         assert_eq!(counts, BTreeMap::from([(80u16.to_be_bytes().to_vec(), 0)]));
+        Ok(())
+    });
+}
+
+#[test]
+fn an_element_that_is_replaced_goes_on_counting() {
+    in_fresh(async |handle| {
+        let ports = [(80, "svc_a"), (81, "svc_b")];
+        handle.ensure_section(Section::Services, Arc::new(services(&ports))).await?;
+        let count = |port: u16, to: &str, packets: u32| {
+            nft_script(&format!(
+                "delete element inet warren {MAP} {{ {port} }}
+                 add element inet warren {MAP} {{ {port} counter packets {packets} bytes 99 : goto {to} }}"
+            ));
+        };
+        count(80, "svc_a", 7);
+        let counted = async |port: u16| -> Result<u64, NetlinkError> {
+            Ok(handle.element_counts(MAP).await?.get(&port.to_be_bytes()[..]).copied().unwrap_or_default())
+        };
+        assert_eq!(counted(80).await?, 7);
+        // By a small change, for those that it names.
+        let counting = BTreeMap::from([(MAP.to_owned(), BTreeSet::from([80u16.to_be_bytes().to_vec()]))]);
+        let (remove, add) = (one(to(80, "svc_a")), one(to(80, "svc_b")));
+        let change = Change { remove, add, counting: counting.clone(), ..Change::default() };
+        handle.change_section(change).await?;
+        assert_eq!(counted(80).await?, 7);
+        assert!(nft("list map inet warren svc_map").contains("packets 7 bytes 99"));
+        // By a comparison, for all whose keys stay.
+        handle.ensure_section(Section::Services, Arc::new(services(&ports))).await?;
+        assert_eq!(counted(80).await?, 7);
+        // Not for one that is new, though it has the key of another.
+        let change = Change { remove: one(to(80, "svc_a")), add: one(to(80, "svc_b")), ..Change::default() };
+        handle.change_section(change).await?;
+        assert_eq!(counted(80).await?, 0);
+        // What is not there does not stop the reading; the change fails for it.
+        handle.change_section(Change { remove: one(to(80, "svc_b")), ..Change::default() }).await?;
+        let missing = Change { remove: one(to(80, "svc_b")), counting, ..Change::default() };
+        handle.change_section(missing).await.unwrap_err();
+        // Many at once.
+        let many: Vec<(u16, &str)> = (1000..1200).map(|port| (port, "svc_a")).collect();
+        handle.ensure_section(Section::Services, Arc::new(services(&many))).await?;
+        count(1100, "svc_a", 3);
+        let others: Vec<(u16, &str)> = (1000..1200).map(|port| (port, "svc_b")).collect();
+        handle.ensure_section(Section::Services, Arc::new(services(&others))).await?;
+        assert_eq!(counted(1100).await?, 3);
         Ok(())
     });
 }
