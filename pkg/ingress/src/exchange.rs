@@ -57,7 +57,13 @@ pub(crate) async fn serve(
         Some(found) => decide::decide(&live, found, request, client, length).await,
     };
     let progress = Progress::default();
-    let asked = worker.shared.observer.as_ref().map(|_| request.target.clone());
+    // What was asked for, when that is not what is sent on.
+    let asked = match &decision {
+        Decision::Forward { forward, .. } if forward.path.is_some() && worker.shared.observer.is_some() => {
+            Some(request.target.clone())
+        }
+        _ => None,
+    };
     let outcome = match decision {
         Decision::Answer(answer) => refuse(request, source, front, answer, &progress).await,
         Decision::Forward { route, forward, depth, admission } => {
@@ -92,13 +98,13 @@ pub(crate) async fn serve(
     if let Some((_, state)) = found {
         state.answers[usize::from(status / 100).min(5)].fetch_add(1, Relaxed);
     }
-    if let (Some(observer), Some(target)) = (&worker.shared.observer, &asked) {
+    if let Some(observer) = &worker.shared.observer {
         observer.done(&Record {
             client: client.address,
             method: &request.method,
             protocol: observe::protocol(request.version),
             host: &request.host,
-            target,
+            target: asked.as_ref().unwrap_or(&request.target),
             route: found.map(|(matched, _)| &*matched.route.name),
             endpoint: progress.endpoint.get().copied(),
             status,

@@ -124,6 +124,11 @@ impl Fields {
 
     /// Adds a header; the caller has seen to it that name and value are valid.
     pub(crate) fn push(&mut self, name: &[u8], value: &[u8]) {
+        self.push_with(name, |bytes| bytes.extend_from_slice(value));
+    }
+
+    /// Adds a header whose value is written where it stays. What is there already is not the writer's.
+    pub(crate) fn push_with(&mut self, name: &[u8], write: impl FnOnce(&mut Vec<u8>)) {
         if self.list.capacity() == 0 {
             // What most heads need, at once rather than in five steps.
             self.list.reserve(FEW);
@@ -132,7 +137,7 @@ impl Fields {
         let begin = self.bytes.len();
         self.bytes.extend_from_slice(name);
         let middle = self.bytes.len();
-        self.bytes.extend_from_slice(value);
+        write(&mut self.bytes);
         let known = Known::of(name);
         self.list.push(Field { known, name: (begin, middle), value: (middle, self.bytes.len()) });
     }

@@ -8,14 +8,17 @@ use crate::h1::body::Decoder;
 use crate::h1::head::{self, Framing, Request, Response, Version};
 use crate::h1::io::{Body, Reader, Stream, Writer, write_fields};
 use crate::message::{Sink, Source, header_map, take_headers};
+use crate::patience::within;
 use crate::route::{ProxyHeader, Timeouts};
 use crate::state::lock;
+use crate::text;
 use crate::worker::Worker;
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
 use http::{Method, Uri, uri};
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 use tokio::io::AsyncWriteExt;
@@ -211,7 +214,7 @@ pub(crate) fn write_request(
         Framing::Length(length) => {
             let says = length > 0 || matches!(request.method, Method::POST | Method::PUT | Method::PATCH);
             if says {
-                buffer.extend_from_slice(format!("content-length: {length}\r\n").as_bytes());
+                text::content_length(buffer, length);
             }
         }
         Framing::Chunked | Framing::Close => buffer.extend_from_slice(b"transfer-encoding: chunked\r\n"),
@@ -261,8 +264,9 @@ impl<'a> Answering<'a> {
         let bounds = &worker.shared.bounds;
         match self {
             Self::H1 { reader, decoder, method } => loop {
-                let end = match timeout(timeouts.read, reader.head(bounds.head_bytes)).await {
-                    Err(_) => return Err(Unanswered { broken: Broken::Slow, silent: false }),
+                let head = within(timeouts.read, pin!(reader.head(bounds.head_bytes))).await;
+                let end = match head {
+                    Err(slow) => return Err(Unanswered { broken: slow, silent: false }),
                     Ok(Ok(Some(end))) => end,
                     Ok(Ok(None)) => return Err(Unanswered { broken: Broken::Closed, silent: true }),
                     Ok(Err(broken)) => {
