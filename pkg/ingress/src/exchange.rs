@@ -17,6 +17,7 @@ use bytes::Bytes;
 use h2::SendStream;
 use http::StatusCode;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -77,17 +78,21 @@ pub(crate) async fn serve(
             decide::prepare(request, peer, client, forward, route, depth);
             let exchange =
                 Exchange { worker, live: &live, peer, client, route, forward, framing, progress: &progress };
-            let work = exchange.run(request, source, front, backend, stuck, upgrade);
-            let outcome = match forward.timeouts.request {
-                None => work.await,
-                Some(most) => match timeout(most, work).await {
-                    Ok(outcome) => outcome,
-                    Err(_) if front.has_begun() => Err(Broken::Slow),
-                    Err(_) => {
-                        let answer = Answer::new(StatusCode::GATEWAY_TIMEOUT);
-                        refuse(request, source, front, answer, &progress).await
-                    }
-                },
+            let outcome = {
+                // In one place for both: what is moved is there twice.
+                let work = pin!(exchange.run(request, source, front, backend, stuck, upgrade));
+                match forward.timeouts.request {
+                    None => Ok(work.await),
+                    Some(most) => timeout(most, work).await,
+                }
+            };
+            let outcome = match outcome {
+                Ok(outcome) => outcome,
+                Err(_) if front.has_begun() => Err(Broken::Slow),
+                Err(_) => {
+                    let answer = Answer::new(StatusCode::GATEWAY_TIMEOUT);
+                    refuse(request, source, front, answer, &progress).await
+                }
             };
             drop(admission);
             outcome

@@ -2,9 +2,9 @@
 
 use crate::decide::Answer;
 use crate::error::Broken;
-use crate::fields::Fields;
+use crate::fields::{Fields, Known};
 use crate::h1::head::{Framing, Response, Version};
-use crate::h1::io::{Writer, write_fields};
+use crate::h1::io::Writer;
 use crate::message::{Sink, header_map};
 use crate::text;
 use crate::websocket;
@@ -91,7 +91,7 @@ impl Front<'_> {
                     Framing::Chunked => buffer.extend_from_slice(b"transfer-encoding: chunked\r\n"),
                     // An empty body of HTTP/2 may say no length.
                     Framing::Length(length)
-                        if !bodiless && response.fields.get("content-length").is_none() =>
+                        if !bodiless && response.fields.values(Known::ContentLength).next().is_none() =>
                     {
                         text::content_length(buffer, length);
                     }
@@ -102,7 +102,7 @@ impl Front<'_> {
                     (false, Version::V10) => buffer.extend_from_slice(b"connection: keep-alive\r\n"),
                     _ => {}
                 }
-                write_fields(buffer, &response.fields);
+                response.fields.write(buffer);
                 Ok(Sink::H1 { writer: front.writer, framing, patience: front.patience })
             }
             Self::H2(front) => {
@@ -195,7 +195,7 @@ impl H1Front<'_> {
         let protocol = fields.get("upgrade").unwrap_or_default().to_vec();
         kept.remove_hop_by_hop();
         kept.push(b"upgrade", &protocol);
-        write_fields(buffer, &kept);
+        kept.write(buffer);
         Ok(timeout(self.patience, self.writer.flush()).await.map_err(|_| Broken::Slow)??)
     }
 }

@@ -40,12 +40,18 @@ pub(crate) fn content_length(out: &mut Vec<u8>, length: u64) {
 pub(crate) fn address(out: &mut Vec<u8>, address: IpAddr) {
     match address {
         IpAddr::V4(address) => {
-            let [a, b, c, d] = address.octets();
-            number(out, a.into());
-            for octet in [b, c, d] {
-                out.push(b'.');
-                number(out, octet.into());
+            let (mut text, mut at) = ([b'.'; 16], 0);
+            for octet in address.octets() {
+                for (least, digit) in [(100, octet / 100), (10, octet / 10 % 10), (0, octet % 10)] {
+                    if octet >= least {
+                        text[at] = b'0' + digit;
+                        at += 1;
+                    }
+                }
+                // The point is there.
+                at += 1;
             }
+            out.extend_from_slice(&text[..at - 1]);
         }
         IpAddr::V6(address) => {
             // Writing to memory does not fail.

@@ -6,7 +6,8 @@ use crate::fields::{Fields, Known};
 use crate::front_h2::SEND_BUFFER;
 use crate::h1::body::Decoder;
 use crate::h1::head::{self, Framing, Request, Response, Version};
-use crate::h1::io::{Body, Reader, Stream, Writer, write_fields};
+use crate::h1::io::{Body, Reader, Stream, Writer};
+use crate::hash::QuickMap;
 use crate::message::{Sink, Source, header_map, take_headers};
 use crate::patience::within;
 use crate::route::{ProxyHeader, Timeouts};
@@ -16,7 +17,6 @@ use crate::worker::Worker;
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
 use http::{Method, Uri, uri};
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
@@ -45,8 +45,8 @@ pub(crate) struct Connection {
 /// Idle connections of a thread.
 #[derive(Default)]
 pub(crate) struct Pool {
-    idle: Mutex<HashMap<SocketAddr, Vec<(Connection, Instant)>>>,
-    shared: Mutex<HashMap<SocketAddr, Vec<SharedConnection>>>,
+    idle: Mutex<QuickMap<SocketAddr, Vec<(Connection, Instant)>>>,
+    shared: Mutex<QuickMap<SocketAddr, Vec<SharedConnection>>>,
 }
 
 /// A connection of HTTP/2 to an endpoint.
@@ -226,7 +226,7 @@ pub(crate) fn write_request(
     } else if request.fields.values(Known::Te).next().is_some() {
         buffer.extend_from_slice(b"connection: te\r\n");
     }
-    write_fields(buffer, &request.fields);
+    request.fields.write(buffer);
 }
 
 /// A request as HTTP/2 has it; nothing when its target cannot be said there.

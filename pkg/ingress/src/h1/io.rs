@@ -225,20 +225,9 @@ impl Writer {
         if framing == Framing::Chunked {
             let buffer = self.buffer();
             buffer.extend_from_slice(b"0\r\n");
-            write_fields(buffer, trailers);
+            trailers.write(buffer);
         }
     }
-}
-
-/// Header lines, and the empty one.
-pub(crate) fn write_fields(buffer: &mut Vec<u8>, fields: &Fields) {
-    for (_, name, value) in fields.iter() {
-        buffer.extend_from_slice(name);
-        buffer.extend_from_slice(b": ");
-        buffer.extend_from_slice(value);
-        buffer.extend_from_slice(b"\r\n");
-    }
-    buffer.extend_from_slice(b"\r\n");
 }
 
 /// A body on its way in.
