@@ -1,20 +1,19 @@
 //! The access log: one line for each request, written by a thread of its own.
 //!
-//! Lines are formatted where requests are served, and handed over by a queue of bounded length. When the writer is behind,
-//! lines are dropped and counted: a slow disk, or a reader that does not read, holds no request up.
+//! Lines are formatted where requests are served, and gather there in memory of bounded size until that thread takes them.
+//! When it is behind, lines are dropped and counted: a slow disk, or a reader that does not read, holds no request up.
 
+mod gathered;
 mod line;
 mod writer;
 
 use crate::observe::{Observer, Record};
+use gathered::Gathered;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
-
-/// Lines that wait at most. Each is bounded too, so that their memory is.
-const QUEUE: usize = 4_096;
+use tokio::sync::oneshot;
 
 /// How lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,13 +33,6 @@ pub struct AccessLogConfig {
     pub file: Option<PathBuf>,
 }
 
-/// What the writer is handed.
-enum Message {
-    Line(String),
-    /// Everything before is to be written; then it ends, and drops this.
-    End(oneshot::Sender<()>),
-}
-
 /// Lines that were dropped. Clones share the count.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Dropped(Arc<AtomicU64>);
@@ -57,21 +49,34 @@ impl Dropped {
 
 /// An access log that is written.
 pub struct AccessLog {
-    format: Format,
-    lines: mpsc::Sender<Message>,
+    lines: Arc<Gathered>,
     dropped: Dropped,
+    /// Ends with the writer.
+    written: Mutex<Option<oneshot::Receiver<()>>>,
 }
 
 impl AccessLog {
     /// Starts its writer. A file that cannot be opened is tried again; its lines are dropped meanwhile.
     pub fn start(config: &AccessLogConfig) -> std::io::Result<Self> {
-        let (lines, queue) = mpsc::channel(QUEUE);
-        let dropped = Dropped::default();
-        let writer = writer::Writer::new(config.file.clone(), dropped.clone());
+        let (writing, written) = oneshot::channel();
+        let log = Self::new(config.format, written);
+        let writer = writer::Writer::new(config.file.clone(), log.dropped.clone());
         let thread = std::thread::Builder::new().name("access-log".into());
-        // It ends with `lines`, or before by `end`; it is not joined since whoever reads standard output may never read.
-        thread.spawn(move || writer.run(queue)).map(drop)?;
-        Ok(Self { format: config.format, lines, dropped })
+        let lines = log.lines.clone();
+        // It is told to end when the log is dropped, or before; it is not joined since whoever reads standard output may never
+        // read.
+        let thread = thread.spawn(move || {
+            writer.run(&lines);
+            drop(writing);
+        })?;
+        log.lines.written_by(thread.thread());
+        Ok(log)
+    }
+
+    fn new(format: Format, written: oneshot::Receiver<()>) -> Self {
+        let dropped = Dropped::default();
+        let lines = Arc::new(Gathered::new(format, dropped.clone()));
+        Self { lines, dropped, written: Mutex::new(Some(written)) }
     }
 
     /// The count of lines that were dropped.
@@ -81,33 +86,32 @@ impl AccessLog {
 
     /// Waits until everything is written, but not for longer than this. What comes later is dropped.
     pub(crate) async fn end(&self, patience: Duration) {
-        let (ending, ended) = oneshot::channel();
-        let written = async {
-            if self.lines.send(Message::End(ending)).await.is_ok() {
-                let _ = ended.await;
-            }
-        };
-        if tokio::time::timeout(patience, written).await.is_err() {
+        self.lines.end();
+        let written = crate::state::lock(&self.written).take();
+        if let Some(written) = written
+            && tokio::time::timeout(patience, written).await.is_err()
+        {
             tracing::warn!("the access log could not be written to its end; its last lines are lost");
         }
     }
 }
 
+impl Drop for AccessLog {
+    fn drop(&mut self) {
+        self.lines.end();
+    }
+}
+
 impl Observer for AccessLog {
     fn done(&self, record: &Record<'_>) {
-        // Nothing is formatted that could not be handed over.
-        match self.lines.try_reserve() {
-            Ok(place) => {
-                place.send(Message::Line(line::format(self.format, record, std::time::SystemTime::now())));
-            }
-            Err(_) => self.dropped.add(1),
-        }
+        self.lines.add(record);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use gathered::{Lines, MOST};
     use http::Method;
 
     fn record(target: &[u8]) -> Record<'_> {
@@ -125,6 +129,11 @@ mod tests {
         }
     }
 
+    fn paths(text: &str) -> Vec<String> {
+        let path = |line| serde_json::from_str::<serde_json::Value>(line).unwrap()["path"].to_string();
+        text.lines().map(path).collect()
+    }
+
     #[tokio::test]
     async fn lines_are_in_the_file_when_it_has_ended() {
         let dir = tempfile::tempdir().unwrap();
@@ -136,32 +145,86 @@ mod tests {
         }
         log.end(Duration::from_secs(10)).await;
         let text = std::fs::read_to_string(&file).unwrap();
-        let paths: Vec<String> = text
-            .lines()
-            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["path"].to_string())
-            .collect();
-        assert_eq!(paths, (0..100).map(|n| format!("\"/{n}\"")).collect::<Vec<_>>());
+        assert_eq!(paths(&text), (0..100).map(|n| format!("\"/{n}\"")).collect::<Vec<_>>());
         log.done(&record(b"/late"));
         assert_eq!(log.dropped().get(), 1, "nobody writes any more");
     }
 
+    #[tokio::test]
+    async fn no_line_of_any_thread_is_lost_however_they_meet_the_writer() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("access.log");
+        let log =
+            AccessLog::start(&AccessLogConfig { format: Format::Json, file: Some(file.clone()) }).unwrap();
+        std::thread::scope(|threads| {
+            // More threads than places, so that some share one.
+            for thread in 0..20 {
+                let log = &log;
+                threads.spawn(move || {
+                    for n in 0..200 {
+                        log.done(&record(format!("/{thread}/{n}").as_bytes()));
+                        if n % 50 == 0 {
+                            std::thread::park_timeout(Duration::from_millis(7));
+                        }
+                    }
+                });
+            }
+        });
+        log.end(Duration::from_secs(10)).await;
+        let mut found = paths(&std::fs::read_to_string(&file).unwrap());
+        let mut made: Vec<String> =
+            (0..20).flat_map(|thread| (0..200).map(move |n| format!("\"/{thread}/{n}\""))).collect();
+        found.sort_unstable();
+        made.sort_unstable();
+        assert!(found == made && log.dropped().get() == 0, "{} of {} lines", found.len(), made.len());
+    }
+
+    #[tokio::test]
+    async fn lines_are_written_while_it_goes_on_and_when_it_is_dropped() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("access.log");
+        let log =
+            AccessLog::start(&AccessLogConfig { format: Format::Json, file: Some(file.clone()) }).unwrap();
+        let count = || std::fs::read_to_string(&file).map_or(0, |text| text.lines().count());
+        let until = |wanted: usize| async move {
+            let begun = std::time::Instant::now();
+            while count() != wanted {
+                assert!(begun.elapsed() < Duration::from_secs(10), "{} lines, not {wanted}", count());
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        for n in 1..4 {
+            log.done(&record(b"/"));
+            until(n).await;
+        }
+        log.done(&record(b"/"));
+        drop(log);
+        until(4).await;
+    }
+
     #[test]
     fn a_writer_that_is_behind_costs_lines_and_no_time() {
-        let (lines, mut queue) = mpsc::channel(2);
-        let log = AccessLog { format: Format::Common, lines, dropped: Dropped::default() };
-        for _ in 0..5 {
+        let log = AccessLog::new(Format::Common, oneshot::channel().1);
+        let mut lines = 0;
+        while log.dropped().get() < 3 {
             log.done(&record(b"/"));
+            lines += 1;
         }
-        assert_eq!(log.dropped().get(), 3);
-        assert!(matches!(queue.try_recv(), Ok(Message::Line(_))));
+        let (mut taken, mut bytes) = (0, 0);
+        log.lines.take(false, &mut Lines::default(), |lines| {
+            taken += lines.count;
+            bytes += lines.bytes.len();
+        });
+        assert_eq!(taken, lines - 3);
+        assert!((MOST..MOST + 200).contains(&bytes), "{bytes}");
         log.done(&record(b"/"));
         assert_eq!(log.dropped().get(), 3, "there is place again");
     }
 
     #[tokio::test]
     async fn a_writer_that_hangs_is_not_waited_for() {
-        let (lines, _queue) = mpsc::channel(1);
-        let log = AccessLog { format: Format::Common, lines, dropped: Dropped::default() };
+        let (_writing, written) = oneshot::channel();
+        let log = AccessLog::new(Format::Common, written);
         log.done(&record(b"/"));
         log.end(Duration::from_millis(20)).await;
     }

@@ -7,6 +7,7 @@ use crate::route::{
     Action, Backend, Forward, HeaderEdits, Matched, PathEdit, Redirect, RequestLine, Route, Scheme, Sticky,
 };
 use crate::state::{Admission, Exceeded, Live, RouteState};
+use crate::text;
 use crate::websocket;
 use http::{Method, StatusCode};
 use ipnet::IpNet;
@@ -287,12 +288,12 @@ pub(crate) fn prepare(
     // Whether trailers may come back is asked of each neighbour anew, and gRPC asks it of all.
     let trailers = request.fields.has_token(Known::Te, "trailers");
     request.fields.remove_hop_by_hop();
-    let mut chain = String::new();
+    let mut chain = Vec::new();
     if client.trusted {
         for value in request.fields.values(Known::XForwardedFor) {
-            if let Ok(value) = std::str::from_utf8(value) {
-                chain.push_str(value);
-                chain.push_str(", ");
+            if std::str::from_utf8(value).is_ok() {
+                chain.extend_from_slice(value);
+                chain.extend_from_slice(b", ");
             }
         }
     }
@@ -310,9 +311,10 @@ pub(crate) fn prepare(
     }
     let peer_ip = peer.address.ip().to_canonical();
     let scheme = if client.secure { Scheme::Https } else { Scheme::Http };
-    // Writing into a string cannot fail.
-    let _ = write!(chain, "{peer_ip}");
-    fields.push(b"x-forwarded-for", chain.as_bytes());
+    fields.push_with(b"x-forwarded-for", |out| {
+        out.extend_from_slice(&chain);
+        text::address(out, peer_ip);
+    });
     fields.push(b"x-forwarded-proto", scheme.as_str().as_bytes());
     if !request.authority.is_empty() {
         fields.push(b"x-forwarded-host", request.authority.as_bytes());
@@ -321,13 +323,9 @@ pub(crate) fn prepare(
         _ if client.trusted => scheme.port(),
         _ => peer.local.port(),
     });
-    chain.clear();
-    let _ = write!(chain, "{port}");
-    fields.push(b"x-forwarded-port", chain.as_bytes());
-    chain.clear();
-    let _ = write!(chain, "{}", client.address);
-    fields.push(b"x-real-ip", chain.as_bytes());
-    fields.push(b"forwarded", forwarded(&chain, scheme, &request.authority).as_bytes());
+    fields.push_with(b"x-forwarded-port", |out| text::number(out, port.into()));
+    fields.push_with(b"x-real-ip", |out| text::address(out, client.address));
+    fields.push_with(b"forwarded", |out| forwarded(out, client.address, scheme, &request.authority));
     if trailers {
         fields.push(b"te", b"trailers");
     }
@@ -339,20 +337,19 @@ pub(crate) fn prepare(
 
 /// `Forwarded` as RFC 7239 has it, in one element: for whom the request is, by all that is known. What came of it is replaced
 /// also when the peer is trusted: most balancers know `X-Forwarded-For` alone, and pass on what their clients say here.
-fn forwarded(client: &str, scheme: Scheme, authority: &str) -> String {
-    let mut value = String::with_capacity(48 + authority.len());
-    let parts = match client.contains(':') {
-        true => ["for=\"[", client, "]\";proto=", scheme.as_str()],
-        false => ["for=", client, ";proto=", scheme.as_str()],
+fn forwarded(out: &mut Vec<u8>, client: IpAddr, scheme: Scheme, authority: &str) {
+    // Colons and brackets are no part of a token.
+    let (begin, end) = if client.is_ipv6() { ("\"[", "]\"") } else { ("", "") };
+    let quote = if authority.contains(':') { "\"" } else { "" };
+    let put = |out: &mut Vec<u8>, parts: &[&str]| {
+        parts.iter().for_each(|part| out.extend_from_slice(part.as_bytes()));
     };
-    value.extend(parts);
-    match authority {
-        "" => {}
-        // Colons and brackets are no part of a token.
-        host if host.contains(':') => value.extend([";host=\"", host, "\""]),
-        host => value.extend([";host=", host]),
+    put(out, &["for=", begin]);
+    text::address(out, client);
+    put(out, &[end, ";proto=", scheme.as_str()]);
+    if !authority.is_empty() {
+        put(out, &[";host=", quote, authority, quote]);
     }
-    value
 }
 
 /// Whether a request for this host came by a connection that was made for another one (RFC 9110, 7.4).

@@ -17,6 +17,7 @@ use bytes::Bytes;
 use h2::SendStream;
 use http::StatusCode;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -57,7 +58,13 @@ pub(crate) async fn serve(
         Some(found) => decide::decide(&live, found, request, client, length).await,
     };
     let progress = Progress::default();
-    let asked = worker.shared.observer.as_ref().map(|_| request.target.clone());
+    // What was asked for, when that is not what is sent on.
+    let asked = match &decision {
+        Decision::Forward { forward, .. } if forward.path.is_some() && worker.shared.observer.is_some() => {
+            Some(request.target.clone())
+        }
+        _ => None,
+    };
     let outcome = match decision {
         Decision::Answer(answer) => refuse(request, source, front, answer, &progress).await,
         Decision::Forward { route, forward, depth, admission } => {
@@ -71,17 +78,21 @@ pub(crate) async fn serve(
             decide::prepare(request, peer, client, forward, route, depth);
             let exchange =
                 Exchange { worker, live: &live, peer, client, route, forward, framing, progress: &progress };
-            let work = exchange.run(request, source, front, backend, stuck, upgrade);
-            let outcome = match forward.timeouts.request {
-                None => work.await,
-                Some(most) => match timeout(most, work).await {
-                    Ok(outcome) => outcome,
-                    Err(_) if front.has_begun() => Err(Broken::Slow),
-                    Err(_) => {
-                        let answer = Answer::new(StatusCode::GATEWAY_TIMEOUT);
-                        refuse(request, source, front, answer, &progress).await
-                    }
-                },
+            let outcome = {
+                // In one place for both: what is moved is there twice.
+                let work = pin!(exchange.run(request, source, front, backend, stuck, upgrade));
+                match forward.timeouts.request {
+                    None => Ok(work.await),
+                    Some(most) => timeout(most, work).await,
+                }
+            };
+            let outcome = match outcome {
+                Ok(outcome) => outcome,
+                Err(_) if front.has_begun() => Err(Broken::Slow),
+                Err(_) => {
+                    let answer = Answer::new(StatusCode::GATEWAY_TIMEOUT);
+                    refuse(request, source, front, answer, &progress).await
+                }
             };
             drop(admission);
             outcome
@@ -92,13 +103,13 @@ pub(crate) async fn serve(
     if let Some((_, state)) = found {
         state.answers[usize::from(status / 100).min(5)].fetch_add(1, Relaxed);
     }
-    if let (Some(observer), Some(target)) = (&worker.shared.observer, &asked) {
+    if let Some(observer) = &worker.shared.observer {
         observer.done(&Record {
             client: client.address,
             method: &request.method,
             protocol: observe::protocol(request.version),
             host: &request.host,
-            target,
+            target: asked.as_ref().unwrap_or(&request.target),
             route: found.map(|(matched, _)| &*matched.route.name),
             endpoint: progress.endpoint.get().copied(),
             status,

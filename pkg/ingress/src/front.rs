@@ -2,10 +2,11 @@
 
 use crate::decide::Answer;
 use crate::error::Broken;
-use crate::fields::Fields;
+use crate::fields::{Fields, Known};
 use crate::h1::head::{Framing, Response, Version};
-use crate::h1::io::{Writer, write_fields};
+use crate::h1::io::Writer;
 use crate::message::{Sink, header_map};
+use crate::text;
 use crate::websocket;
 use bytes::Bytes;
 use h2::SendStream;
@@ -90,9 +91,9 @@ impl Front<'_> {
                     Framing::Chunked => buffer.extend_from_slice(b"transfer-encoding: chunked\r\n"),
                     // An empty body of HTTP/2 may say no length.
                     Framing::Length(length)
-                        if !bodiless && response.fields.get("content-length").is_none() =>
+                        if !bodiless && response.fields.values(Known::ContentLength).next().is_none() =>
                     {
-                        buffer.extend_from_slice(format!("content-length: {length}\r\n").as_bytes());
+                        text::content_length(buffer, length);
                     }
                     _ => {}
                 }
@@ -101,7 +102,7 @@ impl Front<'_> {
                     (false, Version::V10) => buffer.extend_from_slice(b"connection: keep-alive\r\n"),
                     _ => {}
                 }
-                write_fields(buffer, &response.fields);
+                response.fields.write(buffer);
                 Ok(Sink::H1 { writer: front.writer, framing, patience: front.patience })
             }
             Self::H2(front) => {
@@ -125,21 +126,21 @@ impl Front<'_> {
     pub(crate) async fn answer(&mut self, method: &Method, answer: Answer) -> Result<u64, Broken> {
         let status = answer.status;
         let mut response = Response { status: status.as_u16(), fields: answer.fields, version: Version::V11 };
-        let mut text = String::new();
+        let mut body = String::new();
         if !status.is_informational()
             && status != StatusCode::NO_CONTENT
             && status != StatusCode::NOT_MODIFIED
         {
-            text = format!("{} {}\n", status.as_u16(), status.canonical_reason().unwrap_or_default());
+            body = format!("{} {}\n", status.as_u16(), status.canonical_reason().unwrap_or_default());
             response.fields.push(b"content-type", b"text/plain; charset=utf-8");
-            response.fields.push(b"content-length", text.len().to_string().as_bytes());
+            response.fields.push(b"content-length", body.len().to_string().as_bytes());
         }
-        let mut sink = self.head(method, &response, Framing::Length(text.len() as u64))?;
-        if !matches!(sink, Sink::Nowhere) && *method != Method::HEAD && !text.is_empty() {
-            sink.whole(text.as_bytes()).await?;
+        let mut sink = self.head(method, &response, Framing::Length(body.len() as u64))?;
+        if !matches!(sink, Sink::Nowhere) && *method != Method::HEAD && !body.is_empty() {
+            sink.whole(body.as_bytes()).await?;
         }
         sink.flush().await?;
-        Ok(text.len() as u64)
+        Ok(body.len() as u64)
     }
 
     /// Tells a client that the backend speaks its protocol from now on. On HTTP/2 that goes on on the stream.
@@ -194,7 +195,7 @@ impl H1Front<'_> {
         let protocol = fields.get("upgrade").unwrap_or_default().to_vec();
         kept.remove_hop_by_hop();
         kept.push(b"upgrade", &protocol);
-        write_fields(buffer, &kept);
+        kept.write(buffer);
         Ok(timeout(self.patience, self.writer.flush()).await.map_err(|_| Broken::Slow)??)
     }
 }

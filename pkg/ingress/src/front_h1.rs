@@ -9,11 +9,13 @@ use crate::h1::body::Decoder;
 use crate::h1::head::{self, Framing, Request, Version};
 use crate::h1::io::{Body, Reader, Stream, Writer};
 use crate::message::Source;
+use crate::patience::within;
 use crate::worker::Worker;
 use std::cell::RefCell;
+use std::pin::{Pin, pin};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 /// How long a connection of which nothing was read yet may go on saying nothing while the ingress drains.
 const NEWCOMER: Duration = Duration::from_millis(500);
@@ -86,27 +88,29 @@ async fn requests(
     peer: &Peer,
 ) -> Result<End, Broken> {
     let bounds = &worker.shared.bounds;
-    let mut patience = bounds.first_byte;
+    // Both for all requests: moving a timer on costs less than another one.
+    let mut silence = pin!(tokio::time::sleep(bounds.first_byte));
+    let mut drained = pin!(worker.shared.drained());
     let mut is_new = true;
     loop {
         if reader.bytes().is_empty() {
+            if !is_new {
+                silence.as_mut().reset(Instant::now() + bounds.idle);
+            }
             let filled = tokio::select! {
                 biased;
-                filled = timeout(patience, reader.fill()) => filled,
-                () = rested(worker, is_new) => return Ok(End::Clean),
+                filled = reader.fill() => filled?,
+                () = rested(drained.as_mut(), is_new) => 0,
+                () = silence.as_mut() => 0,
             };
-            match filled {
-                Ok(Ok(1..)) => {}
-                Ok(Ok(0)) | Err(_) => return Ok(End::Clean),
-                Ok(Err(error)) => return Err(error.into()),
+            if filled == 0 {
+                return Ok(End::Clean);
             }
         }
         let mut request = take_request();
-        let head =
-            timeout(bounds.head, take_head(reader, &mut request, bounds.head_bytes, bounds.head_fields));
-        let Some(framing) = head.await.map_err(|_| Broken::Slow)?? else {
-            return Ok(End::Clean);
-        };
+        let most = (bounds.head_bytes, bounds.head_fields);
+        let framing = within(bounds.head, pin!(take_head(reader, &mut request, most))).await??;
+        let Some(framing) = framing else { return Ok(End::Clean) };
         let mut keep = !worker.shared.is_draining()
             && !request.fields.has_token(Known::Connection, "close")
             && (request.version != Version::V10 || request.fields.has_token(Known::Connection, "keep-alive"));
@@ -134,15 +138,14 @@ async fn requests(
         if !keep {
             return Ok(End::Clean);
         }
-        patience = bounds.idle;
         is_new = false;
     }
 }
 
 /// Returns when an idle connection is to be closed since no new request is to be taken. Who has just connected does not
 /// expect that, and is about to ask.
-async fn rested(worker: &Worker, is_new: bool) {
-    worker.shared.drained().await;
+async fn rested(drained: Pin<&mut impl Future<Output = ()>>, is_new: bool) {
+    drained.await;
     if is_new {
         tokio::time::sleep(NEWCOMER).await;
     }
@@ -152,8 +155,7 @@ async fn rested(worker: &Worker, is_new: bool) {
 async fn take_head(
     reader: &mut Reader,
     request: &mut Request,
-    most_bytes: usize,
-    most_fields: usize,
+    (most_bytes, most_fields): (usize, usize),
 ) -> Result<Option<Framing>, Broken> {
     // An empty line before a request is left over from bodies that end with one.
     while matches!(reader.bytes(), [b'\r']) {

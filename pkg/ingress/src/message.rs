@@ -4,10 +4,12 @@ use crate::error::Broken;
 use crate::fields::{Fields, Known};
 use crate::h1::head::{Framing, trim};
 use crate::h1::io::{Body, Writer};
+use crate::patience::within;
 use bytes::Bytes;
 use h2::{RecvStream, SendStream};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use std::future::{pending, poll_fn};
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -144,7 +146,7 @@ impl Sink<'_> {
     async fn data(&mut self, piece: &[u8]) -> Result<(), Broken> {
         match self {
             Self::H1 { writer, framing, patience } => {
-                Ok(timeout(*patience, writer.body(*framing, piece)).await.map_err(|_| Broken::Slow)??)
+                Ok(within(*patience, pin!(writer.body(*framing, piece))).await??)
             }
             Self::H2 { stream, patience, left } => {
                 let mut piece = Bytes::copy_from_slice(piece);
@@ -164,9 +166,7 @@ impl Sink<'_> {
 
     pub(crate) async fn flush(&mut self) -> Result<(), Broken> {
         match self {
-            Self::H1 { writer, patience, .. } => {
-                Ok(timeout(*patience, writer.flush()).await.map_err(|_| Broken::Slow)??)
-            }
+            Self::H1 { writer, patience, .. } => Ok(within(*patience, pin!(writer.flush())).await??),
             Self::H2 { .. } | Self::Nowhere => Ok(()),
         }
     }

@@ -6,11 +6,13 @@ use crate::error::{Broken, IngressError};
 use crate::h1::io::Stream;
 use crate::observe::Observer;
 use crate::route::{RouteTable, Scheme};
+use crate::standby::Standby;
 use crate::tls;
 use crate::worker::{Counted, Shared, Worker};
 use crate::{front_h1, front_h2, proxy_header};
 use ipnet::IpNet;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread::JoinHandle;
@@ -203,8 +205,9 @@ fn listen(listener: &Listener) -> Result<TcpListener, IngressError> {
 
 /// One thread.
 async fn serve(worker: Arc<Worker>, listeners: Vec<(Arc<Listener>, TcpListener)>, acceptor: TlsAcceptor) {
+    let standby = Arc::new(Standby::new());
     for (listener, socket) in listeners {
-        let accepting = accept(worker.clone(), listener, socket, acceptor.clone());
+        let accepting = accept(worker.clone(), standby.clone(), listener, socket, acceptor.clone());
         worker.spawn(accepting);
     }
     let sweeping = async {
@@ -219,6 +222,7 @@ async fn serve(worker: Arc<Worker>, listeners: Vec<(Arc<Listener>, TcpListener)>
         () = worker.shared.drained() => {}
     }
     worker.pool.close();
+    standby.close();
     worker.tasks.close();
     tokio::select! {
         () = worker.tasks.wait() => {}
@@ -226,13 +230,40 @@ async fn serve(worker: Arc<Worker>, listeners: Vec<(Arc<Listener>, TcpListener)>
     }
 }
 
-async fn accept(worker: Arc<Worker>, listener: Arc<Listener>, socket: TcpListener, acceptor: TlsAcceptor) {
+/// A connection that was accepted.
+struct Arrival {
+    stream: TcpStream,
+    /// From where, and to where when that is known.
+    ends: (SocketAddr, Option<SocketAddr>),
+    listener: Arc<Listener>,
+    acceptor: TlsAcceptor,
+    counted: Counted,
+}
+
+/// Serves a connection, and others after it.
+async fn attend(worker: Arc<Worker>, standby: Arc<Standby<Arrival>>, first: Arrival) {
+    let mut next = Some(first);
+    while let Some(Arrival { stream, ends, listener, acceptor, counted }) = next {
+        connection(&worker, stream, ends, &listener, acceptor).await;
+        drop((counted, listener));
+        next = standby.next().await;
+    }
+}
+
+async fn accept(
+    worker: Arc<Worker>,
+    standby: Arc<Standby<Arrival>>,
+    listener: Arc<Listener>,
+    socket: TcpListener,
+    acceptor: TlsAcceptor,
+) {
     // Where connections arrive, when it is one address.
     let bound = socket.local_addr().ok().filter(|address| !address.ip().is_unspecified());
+    let mut drained = pin!(worker.shared.drained());
     loop {
         let accepted = tokio::select! {
             biased;
-            () = worker.shared.drained() => return,
+            () = drained.as_mut() => return,
             accepted = socket.accept() => accepted,
         };
         match accepted {
@@ -242,12 +273,11 @@ async fn accept(worker: Arc<Worker>, listener: Arc<Listener>, socket: TcpListene
                 let mut proxies = listener.proxy_from.iter().chain(&worker.shared.trusted);
                 let client = (!proxies.any(|range| range.contains(&ip))).then_some(ip);
                 let Some(counted) = Counted::new(&worker.shared, client) else { continue };
-                let (task_worker, listener, acceptor) = (worker.clone(), listener.clone(), acceptor.clone());
-                worker.spawn(async move {
-                    let ends = (address, bound);
-                    connection(&task_worker, stream, ends, &listener, acceptor).await;
-                    drop(counted);
-                });
+                let (listener, acceptor) = (listener.clone(), acceptor.clone());
+                let arrival = Arrival { stream, ends: (address, bound), listener, acceptor, counted };
+                if let Some(arrival) = standby.hand(arrival) {
+                    worker.spawn(attend(worker.clone(), standby.clone(), arrival));
+                }
             }
             Err(error) => {
                 tracing::warn!(%error, "a connection cannot be accepted; is the limit of open files too low?");

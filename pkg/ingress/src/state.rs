@@ -1,5 +1,6 @@
 //! What outlives a table: counts of endpoints, and what each client has used of a route's limits.
 
+use crate::hash::QuickMap;
 use crate::route::{Backend, Ejection, Endpoint, Limits, Readiness, RouteTable};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -20,7 +21,7 @@ pub(crate) struct Live {
     /// As [`RouteTable::routes`].
     pub(crate) routes: Vec<Arc<RouteState>>,
     /// By where a backend lies; the table holds it there.
-    backends: HashMap<usize, LiveBackend>,
+    backends: QuickMap<usize, LiveBackend>,
 }
 
 impl Live {
@@ -52,7 +53,7 @@ impl Registry {
             self.routes.entry(route.name.clone()).or_insert(state).clone()
         });
         let routes = routes.collect();
-        let mut backends = HashMap::new();
+        let mut backends = QuickMap::default();
         for backend in table.backends() {
             let endpoints = backend.endpoints.iter().map(|Endpoint { address, readiness }| {
                 let key = (backend.name.clone(), *address);

@@ -6,16 +6,19 @@ use crate::fields::{Fields, Known};
 use crate::front_h2::SEND_BUFFER;
 use crate::h1::body::Decoder;
 use crate::h1::head::{self, Framing, Request, Response, Version};
-use crate::h1::io::{Body, Reader, Stream, Writer, write_fields};
+use crate::h1::io::{Body, Reader, Stream, Writer};
+use crate::hash::QuickMap;
 use crate::message::{Sink, Source, header_map, take_headers};
+use crate::patience::within;
 use crate::route::{ProxyHeader, Timeouts};
 use crate::state::lock;
+use crate::text;
 use crate::worker::Worker;
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
 use http::{Method, Uri, uri};
-use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 use tokio::io::AsyncWriteExt;
@@ -42,8 +45,8 @@ pub(crate) struct Connection {
 /// Idle connections of a thread.
 #[derive(Default)]
 pub(crate) struct Pool {
-    idle: Mutex<HashMap<SocketAddr, Vec<(Connection, Instant)>>>,
-    shared: Mutex<HashMap<SocketAddr, Vec<SharedConnection>>>,
+    idle: Mutex<QuickMap<SocketAddr, Vec<(Connection, Instant)>>>,
+    shared: Mutex<QuickMap<SocketAddr, Vec<SharedConnection>>>,
 }
 
 /// A connection of HTTP/2 to an endpoint.
@@ -211,7 +214,7 @@ pub(crate) fn write_request(
         Framing::Length(length) => {
             let says = length > 0 || matches!(request.method, Method::POST | Method::PUT | Method::PATCH);
             if says {
-                buffer.extend_from_slice(format!("content-length: {length}\r\n").as_bytes());
+                text::content_length(buffer, length);
             }
         }
         Framing::Chunked | Framing::Close => buffer.extend_from_slice(b"transfer-encoding: chunked\r\n"),
@@ -223,7 +226,7 @@ pub(crate) fn write_request(
     } else if request.fields.values(Known::Te).next().is_some() {
         buffer.extend_from_slice(b"connection: te\r\n");
     }
-    write_fields(buffer, &request.fields);
+    request.fields.write(buffer);
 }
 
 /// A request as HTTP/2 has it; nothing when its target cannot be said there.
@@ -261,8 +264,9 @@ impl<'a> Answering<'a> {
         let bounds = &worker.shared.bounds;
         match self {
             Self::H1 { reader, decoder, method } => loop {
-                let end = match timeout(timeouts.read, reader.head(bounds.head_bytes)).await {
-                    Err(_) => return Err(Unanswered { broken: Broken::Slow, silent: false }),
+                let head = within(timeouts.read, pin!(reader.head(bounds.head_bytes))).await;
+                let end = match head {
+                    Err(slow) => return Err(Unanswered { broken: slow, silent: false }),
                     Ok(Ok(Some(end))) => end,
                     Ok(Ok(None)) => return Err(Unanswered { broken: Broken::Closed, silent: true }),
                     Ok(Err(broken)) => {

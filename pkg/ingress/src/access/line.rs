@@ -2,78 +2,126 @@
 
 use super::Format;
 use crate::observe::Record;
+use crate::text;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use std::fmt::Write as _;
-use std::time::SystemTime;
+use std::io::Write as _;
+use std::time::{Duration, SystemTime};
 
 /// Bytes of a text that are shown; clients may send much longer ones.
 const LONGEST: usize = 2_048;
 
-/// A line, with its end.
-pub(super) fn format(format: Format, record: &Record<'_>, now: SystemTime) -> String {
-    let now = Timestamp::try_from(now).unwrap_or(Timestamp::UNIX_EPOCH);
-    let mut line = String::with_capacity(256 + record.target.len().min(LONGEST));
-    // Writing to a text does not fail.
-    let _ = match format {
-        Format::Common => common(&mut line, record, now),
-        Format::Json => json(&mut line, record, now),
-    };
-    line.push('\n');
-    line
+/// The time of a line up to the second, which many lines share.
+#[derive(Debug, Default)]
+pub(super) struct Stamp {
+    /// Since 1970; none was made yet otherwise.
+    second: Option<u64>,
+    text: String,
 }
 
-fn common(line: &mut String, record: &Record<'_>, now: Timestamp) -> std::fmt::Result {
-    let time = now.to_zoned(TimeZone::UTC);
-    write!(line, "{} - - [{}] \"", record.client.to_canonical(), time.strftime("%d/%b/%Y:%H:%M:%S +0000"))?;
-    escape(line, record.method.as_str().as_bytes(), "\\");
-    line.push(' ');
-    escape(line, record.target, "\\");
-    write!(line, " {}\" {} {}", record.protocol, record.status, record.sent)
+impl Stamp {
+    /// The text of a second, made when it is not the one from before.
+    fn of(&mut self, second: u64, format: Format) -> &[u8] {
+        if self.second != Some(second) {
+            let time =
+                Timestamp::from_second(second as i64).unwrap_or(Timestamp::MAX).to_zoned(TimeZone::UTC);
+            let form = match format {
+                Format::Common => "%d/%b/%Y:%H:%M:%S +0000",
+                Format::Json => "%Y-%m-%dT%H:%M:%S",
+            };
+            self.text = time.strftime(form).to_string();
+            self.second = Some(second);
+        }
+        self.text.as_bytes()
+    }
 }
 
-fn json(line: &mut String, record: &Record<'_>, now: Timestamp) -> std::fmt::Result {
-    let text = |line: &mut String, name: &str, bytes: Option<&[u8]>| match bytes {
-        None => write!(line, ",\"{name}\":null"),
-        Some(bytes) => {
-            write!(line, ",\"{name}\":\"")?;
-            // The backslash of an escape is one of the text, so JSON doubles it.
-            escape(line, bytes, "\\\\");
-            line.write_char('"')
+impl Format {
+    /// Adds a line, with its end.
+    pub(super) fn line(self, line: &mut Vec<u8>, stamp: &mut Stamp, record: &Record<'_>, now: SystemTime) {
+        let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let time = stamp.of(now.as_secs(), self);
+        match self {
+            Self::Common => common(line, record, time),
+            Self::Json => json(line, record, time, now.subsec_micros()),
+        }
+        line.push(b'\n');
+    }
+}
+
+fn common(line: &mut Vec<u8>, record: &Record<'_>, time: &[u8]) {
+    text::address(line, record.client.to_canonical());
+    line.extend_from_slice(b" - - [");
+    line.extend_from_slice(time);
+    line.extend_from_slice(b"] \"");
+    escape(line, record.method.as_str().as_bytes(), b"\\");
+    line.push(b' ');
+    escape(line, record.target, b"\\");
+    line.push(b' ');
+    line.extend_from_slice(record.protocol.as_bytes());
+    line.extend_from_slice(b"\" ");
+    text::number(line, record.status.into());
+    line.push(b' ');
+    text::number(line, record.sent);
+}
+
+fn json(line: &mut Vec<u8>, record: &Record<'_>, time: &[u8], micros: u32) {
+    let quoted = |line: &mut Vec<u8>, name: &str, bytes: Option<&[u8]>| {
+        line.extend_from_slice(name.as_bytes());
+        match bytes {
+            None => line.extend_from_slice(b"null"),
+            Some(bytes) => {
+                line.push(b'"');
+                // The backslash of an escape is one of the text, so JSON doubles it.
+                escape(line, bytes, b"\\\\");
+                line.push(b'"');
+            }
         }
     };
-    write!(line, "{{\"time\":\"{now:.6}\",\"client\":\"{}\"", record.client.to_canonical())?;
-    text(line, "method", Some(record.method.as_str().as_bytes()))?;
-    text(line, "host", Some(record.host.as_bytes()))?;
-    text(line, "path", Some(record.target))?;
-    write!(
-        line,
-        ",\"protocol\":\"{}\",\"status\":{},\"bytes\":{}",
-        record.protocol, record.status, record.sent
-    )?;
-    write!(line, ",\"duration\":{:.6}", record.took.as_secs_f64())?;
-    text(line, "route", record.route.map(str::as_bytes))?;
-    match record.endpoint {
-        None => line.push_str(",\"endpoint\":null"),
-        Some(endpoint) => write!(line, ",\"endpoint\":\"{endpoint}\"")?,
-    }
-    line.write_char('}')
+    line.extend_from_slice(b"{\"time\":\"");
+    line.extend_from_slice(time);
+    line.push(b'.');
+    text::padded(line, micros.into(), 6);
+    line.extend_from_slice(b"Z\",\"client\":\"");
+    text::address(line, record.client.to_canonical());
+    quoted(line, "\",\"method\":", Some(record.method.as_str().as_bytes()));
+    quoted(line, ",\"host\":", Some(record.host.as_bytes()));
+    quoted(line, ",\"path\":", Some(record.target));
+    line.extend_from_slice(b",\"protocol\":\"");
+    line.extend_from_slice(record.protocol.as_bytes());
+    line.extend_from_slice(b"\",\"status\":");
+    text::number(line, record.status.into());
+    line.extend_from_slice(b",\"bytes\":");
+    text::number(line, record.sent);
+    line.extend_from_slice(b",\"duration\":");
+    // To the nearest microsecond.
+    let took = record.took.saturating_add(Duration::from_nanos(500));
+    text::number(line, took.as_secs());
+    line.push(b'.');
+    text::padded(line, took.subsec_micros().into(), 6);
+    quoted(line, ",\"route\":", record.route.map(str::as_bytes));
+    // Writing to memory does not fail.
+    let _ = match record.endpoint {
+        None => write!(line, ",\"endpoint\":null}}"),
+        Some(endpoint) => write!(line, ",\"endpoint\":\"{endpoint}\"}}"),
+    };
 }
 
 /// Writes bytes that a client may have chosen, so that they can neither end a line nor a text in it: what is no printable
 /// ASCII, a quote or a backslash becomes `\xHH`.
-fn escape(line: &mut String, bytes: &[u8], backslash: &str) {
-    let shown = bytes.get(..LONGEST).unwrap_or(bytes);
-    for byte in shown {
-        match byte {
-            b'"' | b'\\' | 0..0x20 | 0x7f.. => {
-                let _ = write!(line, "{backslash}x{byte:02X}");
-            }
-            _ => line.push(char::from(*byte)),
-        }
+fn escape(line: &mut Vec<u8>, bytes: &[u8], backslash: &[u8]) {
+    let mut shown = bytes.get(..LONGEST).unwrap_or(bytes);
+    let is_odd = |byte: &u8| matches!(byte, b'"' | b'\\' | 0..0x20 | 0x7f..);
+    while let Some(at) = shown.iter().position(is_odd) {
+        line.extend_from_slice(&shown[..at]);
+        line.extend_from_slice(backslash);
+        // Writing to memory does not fail.
+        let _ = write!(line, "x{:02X}", shown[at]);
+        shown = &shown[at + 1..];
     }
-    if shown.len() < bytes.len() {
-        line.push_str("...");
+    line.extend_from_slice(shown);
+    if bytes.len() > LONGEST {
+        line.extend_from_slice(b"...");
     }
 }
 
@@ -99,6 +147,12 @@ mod tests {
         }
     }
 
+    fn format(format: Format, record: &Record<'_>, now: SystemTime) -> String {
+        let mut line = Vec::new();
+        format.line(&mut line, &mut Stamp::default(), record, now);
+        String::from_utf8(line).unwrap()
+    }
+
     fn at() -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_millis(1_800_000_000_250)
     }
@@ -122,6 +176,26 @@ mod tests {
         let nobody = Record { route: None, endpoint: None, ..record(b"/") };
         let line = format(Format::Json, &nobody, at());
         assert!(line.ends_with("\"route\":null,\"endpoint\":null}\n"), "{line}");
+    }
+
+    #[test]
+    fn each_line_has_the_time_of_its_own() {
+        let (mut stamp, mut common, mut json) = (Stamp::default(), Vec::new(), Vec::new());
+        for millis in [0, 999, 1_000, 500, 86_400_000] {
+            let now = at() + Duration::from_millis(millis);
+            Format::Common.line(&mut common, &mut stamp, &record(b"/"), now);
+        }
+        let mut stamp = Stamp::default();
+        for micros in [0, 1, 749_999, 750_000] {
+            Format::Json.line(&mut json, &mut stamp, &record(b"/"), at() + Duration::from_micros(micros));
+        }
+        let cut = |lines: &[u8], from: usize, to: usize| -> Vec<String> {
+            let lines = std::str::from_utf8(lines).unwrap().lines();
+            lines.map(|line| line[from..to].to_owned()).collect()
+        };
+        assert_eq!(cut(&common, 15, 35)[4], "16/Jan/2027:08:00:00");
+        assert_eq!(cut(&common, 33, 35), ["00", "01", "01", "00", "00"]);
+        assert_eq!(cut(&json, 26, 36), ["00.250000Z", "00.250001Z", "00.999999Z", "01.000000Z"]);
     }
 
     #[test]

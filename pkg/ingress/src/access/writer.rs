@@ -1,18 +1,16 @@
 //! The thread that writes lines.
 
-use super::{Dropped, Message};
+use super::Dropped;
+use super::gathered::{Gathered, Lines};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use tokio::sync::mpsc;
 
-/// Bytes that are written at once, about.
-const BATCH: usize = 64 * 1024;
 /// How long lines gather before they are written. Waking this thread costs the one that serves more than the line does, so it
-/// is done once for all of them. The queue holds more than come in this time.
+/// is done once for all of them. There is place for more than come in this time.
 const GATHER: Duration = Duration::from_millis(5);
 /// How often it is looked whether the file was moved away, and a file that could not be opened is tried again.
 const LOOK: Duration = Duration::from_secs(2);
@@ -48,50 +46,25 @@ impl Writer {
         }
     }
 
-    pub(super) fn run(mut self, mut queue: mpsc::Receiver<Message>) {
+    pub(super) fn run(mut self, gathered: &Gathered) {
         // A file that cannot be written is said at once, not with the first request.
         self.refresh();
         self.warn();
-        let mut batch = String::new();
-        let mut next = queue.blocking_recv();
-        while let Some(message) = next {
-            if queue.is_empty() {
-                std::thread::park_timeout(GATHER);
-            }
-            let (mut lines, mut end) = (0, None);
-            let mut message = Some(message);
-            while let Some(one) = message {
-                match one {
-                    Message::Line(line) => {
-                        batch.push_str(&line);
-                        lines += 1;
-                    }
-                    Message::End(ending) => {
-                        end = Some(ending);
-                        break;
-                    }
-                }
-                message = if batch.len() < BATCH { queue.try_recv().ok() } else { None };
-            }
-            self.write(&batch, lines);
+        let mut lines = Lines::default();
+        let mut goes_on = true;
+        while goes_on {
+            goes_on = gathered.wait(GATHER);
+            gathered.take(!goes_on, &mut lines, |lines| self.write(&lines.bytes, lines.count));
             self.warn();
-            batch.clear();
-            if end.is_some() {
-                return;
-            }
-            next = queue.blocking_recv();
         }
     }
 
-    fn write(&mut self, batch: &str, lines: u64) {
-        if lines == 0 {
-            return;
-        }
+    fn write(&mut self, batch: &[u8], lines: u64) {
         self.refresh();
         let Some(out) = &mut self.out else { return self.dropped.add(lines) };
         // Otherwise half a line and the next one would be read as one.
         let written = if self.torn { out.write_all(b"\n") } else { Ok(()) };
-        match written.and_then(|()| out.write_all(batch.as_bytes())) {
+        match written.and_then(|()| out.write_all(batch)) {
             Ok(()) => self.torn = false,
             Err(error) => {
                 self.torn = true;
@@ -171,18 +144,18 @@ mod tests {
         let (path, old) = (dir.path().join("log"), dir.path().join("log.1"));
         let read = |path: &Path| std::fs::read_to_string(path).unwrap();
         let mut writer = writer(&path);
-        writer.write("1\n", 1);
+        writer.write(b"1\n", 1);
         std::fs::rename(&path, &old).unwrap();
-        writer.write("2\n", 1);
-        writer.write("3\n", 1);
+        writer.write(b"2\n", 1);
+        writer.write(b"3\n", 1);
         assert_eq!((read(&old), read(&path)), ("1\n".into(), "2\n3\n".into()));
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777 & !0o640, 0, "{mode:o}");
         std::fs::remove_file(&path).unwrap();
-        writer.write("4\n", 1);
+        writer.write(b"4\n", 1);
         assert_eq!(read(&path), "4\n");
         // What is there already stays.
-        super::tests::writer(&path).write("5\n", 1);
+        super::tests::writer(&path).write(b"5\n", 1);
         assert_eq!(read(&path), "4\n5\n");
     }
 
@@ -191,13 +164,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("later/log");
         let mut writer = writer(&path);
-        writer.write("1\n2\n", 2);
+        writer.write(b"1\n2\n", 2);
         assert_eq!(writer.dropped.get(), 2);
         assert!(writer.trouble.is_some());
         writer.warn();
         assert_eq!(writer.told.0, 2);
         std::fs::create_dir(path.parent().unwrap()).unwrap();
-        writer.write("3\n", 1);
+        writer.write(b"3\n", 1);
         assert_eq!((writer.dropped.get(), std::fs::read_to_string(&path).unwrap()), (2, "3\n".into()));
         assert!(writer.trouble.is_none());
     }
@@ -205,14 +178,14 @@ mod tests {
     #[test]
     fn a_full_disk_costs_lines_and_tears_none_in_two() {
         let mut writer = writer(Path::new("/dev/full"));
-        writer.write("1\n", 1);
+        writer.write(b"1\n", 1);
         assert_eq!((writer.dropped.get(), writer.torn), (1, true));
         // Once there is room, the next line begins on its own.
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
         writer.out = Some(open(&path).unwrap());
         writer.path = Some(path.clone());
-        writer.write("2\n", 1);
+        writer.write(b"2\n", 1);
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "\n2\n");
     }
 }

@@ -256,13 +256,17 @@ pub(crate) fn fields(mut bytes: &[u8], into: &mut Fields, most: usize) -> Result
             return Err(Bad::Field);
         }
         let value = trim(&line[colon + 1..]);
-        if !value.iter().all(|byte| is_text(*byte)) {
+        // All of them, many at once, rather than one by one up to the first.
+        if !value.iter().fold(true, |fine, byte| fine & is_text(*byte)) {
             return Err(Bad::Field);
         }
         if into.len() == most {
             return Err(Bad::TooLarge);
         }
-        into.push(&line[..colon], value);
+        match line.len() == colon + 2 + value.len() && line[colon + 1] == b' ' {
+            true => into.push_line(&bytes[..end + 2], colon),
+            false => into.push(&line[..colon], value),
+        }
         bytes = &bytes[end + 2..];
     }
 }
@@ -328,5 +332,6 @@ pub(crate) fn is_token(byte: u8) -> bool {
 
 /// Whether a byte may stand in the value of a header.
 fn is_text(byte: u8) -> bool {
-    byte == b'\t' || (byte >= 0x20 && byte != 0x7f)
+    // Without a branch, so that many bytes are looked at in one step.
+    (byte == b'\t') | ((byte >= 0x20) & (byte != 0x7f))
 }

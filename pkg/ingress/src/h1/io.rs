@@ -5,6 +5,7 @@ use super::head::{self, Framing};
 use crate::bounds::Bounds;
 use crate::error::Broken;
 use crate::fields::Fields;
+use crate::text;
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::io;
@@ -16,6 +17,8 @@ use tokio::net::TcpStream;
 
 /// The size of a buffer. Heads may grow it.
 const BUFFER: usize = 16 << 10;
+/// The longest line that begins a chunk of ours.
+const CHUNK_LINE: usize = 18;
 /// How many unused buffers a thread keeps.
 const SPARE: usize = 256;
 
@@ -206,8 +209,13 @@ impl Writer {
         if framing != Framing::Chunked {
             return self.write(bytes).await;
         }
-        let size = format!("{:x}\r\n", bytes.len());
-        self.write(size.as_bytes()).await?;
+        // Grown it would be no spare one any more.
+        if self.out.capacity() - self.out.len() < CHUNK_LINE {
+            self.flush().await?;
+        }
+        let buffer = self.buffer();
+        text::hex(buffer, bytes.len() as u64);
+        buffer.extend_from_slice(b"\r\n");
         self.write(bytes).await?;
         self.write(b"\r\n").await
     }
@@ -217,20 +225,9 @@ impl Writer {
         if framing == Framing::Chunked {
             let buffer = self.buffer();
             buffer.extend_from_slice(b"0\r\n");
-            write_fields(buffer, trailers);
+            trailers.write(buffer);
         }
     }
-}
-
-/// Header lines, and the empty one.
-pub(crate) fn write_fields(buffer: &mut Vec<u8>, fields: &Fields) {
-    for (_, name, value) in fields.iter() {
-        buffer.extend_from_slice(name);
-        buffer.extend_from_slice(b": ");
-        buffer.extend_from_slice(value);
-        buffer.extend_from_slice(b"\r\n");
-    }
-    buffer.extend_from_slice(b"\r\n");
 }
 
 /// A body on its way in.
