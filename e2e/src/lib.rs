@@ -7,6 +7,7 @@
 pub mod battery;
 pub mod capture;
 pub mod dig;
+pub mod faults;
 pub mod frame;
 pub mod lab;
 pub mod netns;

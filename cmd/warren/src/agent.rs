@@ -190,8 +190,16 @@ pub(crate) struct AgentArgs {
 impl AgentArgs {
     /// Flags and environment, then the file, judged as one.
     fn into_config(self) -> anyhow::Result<AgentConfig> {
-        let file = self.config.clone();
         let mut raw = RawConfig::default();
+        let file = self.say(&mut raw);
+        if let Some(value) = read_file(file.as_deref())? {
+            raw.say_file(&value);
+        }
+        raw.validate(&facts()).map_err(|faults| UsageError(faults.to_string()).into())
+    }
+
+    /// Says what flags and environment say; returns the configuration file that they name.
+    pub(crate) fn say(self, raw: &mut RawConfig) -> Option<PathBuf> {
         let one = |v: Option<String>| v.into_iter().collect::<Vec<_>>();
         for (key, values) in [
             ("kubeconfig", one(self.kubeconfig)),
@@ -244,20 +252,21 @@ impl AgentArgs {
         ] {
             raw.say(key, Origin::Flag, values);
         }
-        if let Some(value) = read_file(file.as_deref())? {
-            raw.say_file(&value);
-        }
-        let facts = Facts {
-            hostname: std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default(),
-            in_cluster: warren_source::ApiAccess::in_cluster().is_some(),
-            has_identity: |dir: &Path| identity_path(dir).exists(),
-        };
-        raw.validate(&facts).map_err(|faults| UsageError(faults.to_string()).into())
+        self.config
+    }
+}
+
+/// What of this machine defaults depend on.
+pub(crate) fn facts() -> Facts {
+    Facts {
+        hostname: std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default(),
+        in_cluster: warren_source::ApiAccess::in_cluster().is_some(),
+        has_identity: |dir: &Path| identity_path(dir).exists(),
     }
 }
 
 /// The configuration file; the default one may be missing.
-fn read_file(named: Option<&Path>) -> anyhow::Result<Option<serde_json::Value>> {
+pub(crate) fn read_file(named: Option<&Path>) -> anyhow::Result<Option<serde_json::Value>> {
     let path = named.unwrap_or(Path::new(defaults::CONFIG_FILE));
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,

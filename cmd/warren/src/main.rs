@@ -11,6 +11,7 @@ mod backup;
 mod ca;
 mod completion;
 mod dns;
+mod doctor;
 mod failure;
 mod ingress;
 mod ipam;
@@ -64,6 +65,8 @@ enum Command {
     Delete(objects::DeleteArgs),
     /// Show how this node is: subsystems, nodes, tunnels, addresses, store.
     Status(status::StatusArgs),
+    /// Look for what keeps, or would keep, Warren from working on this node, and say what to do.
+    Doctor(Box<doctor::DoctorArgs>),
     /// Look at Services: where packets arrive, where this node sends them, and why.
     Service(service::ServiceArgs),
     /// Say step by step what would happen to a packet to a Service, and why.
@@ -121,6 +124,7 @@ impl Command {
             Command::Get(args) => objects::get(args),
             Command::Delete(args) => objects::delete(args),
             Command::Status(args) => status::run(args),
+            Command::Doctor(args) => doctor::run(*args),
             Command::Service(args) => service::run(args),
             Command::Explain(args) => service::explain(args),
             Command::Dns(args) => dns::run(args),

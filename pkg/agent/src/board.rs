@@ -254,6 +254,8 @@ impl Board {
                     ready: n.ready,
                     addresses: texts(&n.internal_ips),
                     pod_cidrs: cidrs(&n.pod_cidrs),
+                    id: n.node_id.as_ref().map(ToString::to_string).unwrap_or_default(),
+                    public_key: n.public_key.map(|key| key.to_string()).unwrap_or_default(),
                     tunnel,
                 }
             })
@@ -293,6 +295,7 @@ impl Board {
     pub fn report(&self) -> StatusReport {
         let local = self.0.store.table::<LocalNode>().get(ONLY);
         let own = self.0.store.table::<Node>().get(&node_key(&self.0.node_name));
+        let cluster = self.0.store.table::<ClusterConfig>().get(ONLY);
         StatusReport {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
@@ -305,6 +308,8 @@ impl Board {
                 addresses: local.as_ref().map(|l| texts(&l.internal_ips)).unwrap_or_default(),
                 pod_cidrs: own.map(|n| cidrs(&n.pod_cidrs)).unwrap_or_default(),
                 tunnel: copy(&self.0.tunnels).0.backend,
+                cluster_cidrs: cluster.as_ref().map(|c| texts(&c.cluster_cidrs)).unwrap_or_default(),
+                service_cidrs: cluster.as_ref().map(|c| texts(&c.service_cidrs)).unwrap_or_default(),
             },
             subsystems: self.subsystems(),
             source: self.0.source.report(),

@@ -8,6 +8,7 @@ mod ingress;
 mod services;
 
 pub use services::ServicesConfig;
+pub use warren_loadbalancer::Mode;
 
 use ipnet::IpNet;
 use std::collections::BTreeMap;

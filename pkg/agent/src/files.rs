@@ -88,7 +88,12 @@ pub fn install(source: &Path, target: &Path) -> Result<bool, FileError> {
     result.map(|()| true)
 }
 
-fn same_content(a: &Path, b: &Path) -> io::Result<bool> {
+/// Whether two files have the same bytes. A link in place of the second is not followed, and a second that cannot be executed
+/// is another.
+///
+/// # Errors
+/// When the first cannot be read.
+pub fn same_content(a: &Path, b: &Path) -> io::Result<bool> {
     use std::os::unix::fs::MetadataExt as _;
     let (ma, mb) = match (fs::metadata(a), fs::symlink_metadata(b)) {
         (Ok(ma), Ok(mb)) if mb.is_file() => (ma, mb),

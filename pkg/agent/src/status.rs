@@ -87,6 +87,10 @@ pub struct NodeView {
     pub pod_cidrs: Vec<String>,
     /// Which WireGuard is used.
     pub tunnel: String,
+    /// The cluster's ranges of pods; empty while they are not known.
+    pub cluster_cidrs: Vec<String>,
+    /// The cluster's ranges of Services; empty while they are not known.
+    pub service_cidrs: Vec<String>,
 }
 
 /// One subsystem.
@@ -131,6 +135,10 @@ pub struct ClusterNodeView {
     pub addresses: Vec<String>,
     /// podCIDRs.
     pub pod_cidrs: Vec<String>,
+    /// Random identity; empty while the node has published none.
+    pub id: String,
+    /// WireGuard public key; empty while the node has published none.
+    pub public_key: String,
     /// The tunnel; none for the node itself and for nodes without a key.
     pub tunnel: Option<TunnelView>,
 }

@@ -1,5 +1,6 @@
-//! Facts of the running kernel: which boot this is, and the time since.
+//! Facts of the running kernel: which boot this is, the time since, and whether anybody sets its clock.
 
+use nix::libc;
 use nix::time::{ClockId, clock_gettime};
 use std::io;
 use std::time::Duration;
@@ -22,6 +23,21 @@ pub fn boot_id() -> io::Result<String> {
 pub fn boottime() -> io::Result<Duration> {
     let time = clock_gettime(ClockId::CLOCK_BOOTTIME)?;
     Ok(Duration::from(time))
+}
+
+/// Whether a program keeps the wall clock right (NTP, chrony), as it has told the kernel: `adjtimex(2)`.
+///
+/// # Errors
+/// When the kernel does not say.
+#[expect(unsafe_code, reason = "the state of the clock is told by adjtimex only")]
+pub fn clock_is_synchronised() -> io::Result<bool> {
+    // SAFETY: `struct timex` is of integers alone, for which zero is a value.
+    let mut timex: libc::timex = unsafe { std::mem::zeroed() };
+    // SAFETY: the argument is a `struct timex` of our own, alive for the call; its `modes` are zero, so nothing is set.
+    match unsafe { libc::adjtimex(&raw mut timex) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(timex.status & libc::STA_UNSYNC == 0),
+    }
 }
 
 #[cfg(test)]

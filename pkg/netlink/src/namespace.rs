@@ -3,7 +3,7 @@
 use crate::NetlinkError;
 use nix::fcntl::OFlag;
 use nix::libc;
-use nix::sched::{CloneFlags, setns};
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::socket::{AddressFamily, NetlinkAddr, SockFlag, SockProtocol, SockType, getsockname, socket};
 use nix::sys::stat::{Mode, fstat};
 use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
@@ -47,6 +47,22 @@ impl NetNs {
     /// When `/proc/thread-self/ns/net` cannot be opened.
     pub fn current() -> Result<Self, NetlinkError> {
         Self::open(Path::new("/proc/thread-self/ns/net"))
+    }
+
+    /// A new namespace with nothing in it but a loopback link that is down. It ends with the last descriptor.
+    ///
+    /// # Errors
+    /// Without the right to make one (root), or when the kernel has no network namespaces.
+    pub fn fresh() -> Result<Self, NetlinkError> {
+        let made = std::thread::Builder::new().name("netns".into()).spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).map_err(|e| NetlinkError::Kernel {
+                op: "make",
+                object: "network namespace".into(),
+                source: e.into(),
+            })?;
+            Self::current()
+        });
+        made.map_err(no_thread)?.join().map_err(|panic| panicked(panic.as_ref()))?
     }
 
     /// Another descriptor of the same namespace.

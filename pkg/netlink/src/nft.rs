@@ -2,7 +2,7 @@
 //!
 //! Job: keep the base of the table as [`BaseRules`] say, and the pairs of link and address that pods may send from.
 //! Inputs: ranges and ports; pod sources. Outputs: the kernel's table, read back; what its counters counted.
-//! Owns: the table `inet warren`, everything in it. Other tables are neither read nor written.
+//! Owns: the table `inet warren`, everything in it. Other tables are never written, and read by [`Nft::list_all`] alone.
 //! Ordering: a call is one transaction, or a reading and one transaction that the kernel refuses when the ruleset
 //! changed in between; then the call begins again. No packet meets a half-built table.
 //!
@@ -24,6 +24,7 @@ pub mod model;
 mod plan;
 mod ranges;
 mod reader;
+pub mod ruleset;
 mod section;
 pub(crate) mod socket;
 #[cfg(test)]

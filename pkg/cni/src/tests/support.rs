@@ -7,7 +7,6 @@ use crate::pool::{AddressPool, BoxFuture, PoolError};
 use crate::server::{CniConfig, serve};
 use crate::spec::Call;
 use crate::stats::CallStats;
-use nix::sched::{CloneFlags, unshare};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -148,11 +147,7 @@ impl AddressPool for MemoryPool {
 
 /// A fresh network namespace, alive as long as the value.
 pub(super) fn fresh() -> NetNs {
-    let made = std::thread::spawn(|| {
-        unshare(CloneFlags::CLONE_NEWNET).expect("making a network namespace needs root");
-        NetNs::current().unwrap()
-    });
-    made.join().unwrap()
+    NetNs::fresh().expect("making a network namespace needs root")
 }
 
 /// A path that leads to a namespace held by this process.

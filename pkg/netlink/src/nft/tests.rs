@@ -3,5 +3,6 @@
 mod codec;
 mod kernel;
 mod packets;
+mod ruleset;
 mod sections;
 mod support;

@@ -1,16 +1,11 @@
 //! Namespaces for tests, and what `ip` says about them.
 
 use crate::{NetNs, Netlink};
-use nix::sched::{CloneFlags, unshare};
 use std::process::Command;
 
 /// A fresh network namespace, alive as long as the value.
 pub(crate) fn fresh() -> NetNs {
-    let made = std::thread::spawn(|| {
-        unshare(CloneFlags::CLONE_NEWNET).expect("making a network namespace needs root");
-        NetNs::current().unwrap()
-    });
-    made.join().unwrap()
+    NetNs::fresh().expect("making a network namespace needs root")
 }
 
 /// Runs a test inside a fresh namespace, on a thread and a runtime of its own.

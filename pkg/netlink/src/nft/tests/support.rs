@@ -2,17 +2,12 @@
 
 use crate::nft::{BaseRules, Nft};
 use crate::{NetNs, NetlinkError};
-use nix::sched::{CloneFlags, unshare};
 use std::io::Write;
 use std::process::{Command, Stdio};
 
 /// A fresh network namespace, alive as long as the value.
 pub(super) fn fresh() -> NetNs {
-    let made = std::thread::spawn(|| {
-        unshare(CloneFlags::CLONE_NEWNET).expect("making a network namespace needs root");
-        NetNs::current().unwrap()
-    });
-    made.join().unwrap()
+    NetNs::fresh().expect("making a network namespace needs root")
 }
 
 /// Runs a test inside a fresh namespace, on a thread and a runtime of its own.
