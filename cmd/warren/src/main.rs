@@ -155,6 +155,9 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
+    if cli.command.is_daemon() {
+        warren_netlink::memory::bound_arenas();
+    }
     if let Err(error) = cli.logging.init(cli.command.is_daemon()) {
         return failure::report(&error);
     }

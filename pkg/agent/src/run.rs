@@ -8,6 +8,7 @@ use crate::identity::{self, IdentityError};
 use crate::subsystems::{self, Shared};
 use crate::supervisor::Supervisor;
 use crate::sysctls::SysctlRecord;
+use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +26,8 @@ use warren_types::{BootId, ClusterConfig, InvalidName, defaults};
 
 /// How long subsystems may take to stop.
 const GRACE: Duration = Duration::from_secs(5);
+/// How often free memory goes back to the kernel.
+const GIVE_BACK: Duration = Duration::from_secs(30);
 
 /// Why the agent cannot run at all. What can be waited for is waited for instead.
 #[derive(Debug, thiserror::Error)]
@@ -146,7 +149,10 @@ pub async fn run(config: AgentConfig) -> Result<(), AgentError> {
     shared.board.set_policy(shared.policy_desk()?);
     shared.board.set_ingress(shared.ingress_desk());
     subsystems::start_all(&mut supervisor, &shared);
-    let signal = signals.wait().await;
+    let signal = tokio::select! {
+        signal = signals.wait() => signal,
+        never = give_memory_back() => match never {},
+    };
     tracing::info!(signal, "stopping; pods keep their network");
     let late = supervisor.stop(GRACE).await;
     if late > 0 {
@@ -158,6 +164,15 @@ pub async fn run(config: AgentConfig) -> Result<(), AgentError> {
     let _ = tokio::time::timeout(Duration::from_secs(1), joined).await;
     store.close().await?;
     Ok(())
+}
+
+/// What was read at the start, or in a burst, is not kept for ever.
+async fn give_memory_back() -> Infallible {
+    loop {
+        tokio::time::sleep(GIVE_BACK).await;
+        // It cannot fail but by a panic, which the next turn would show again.
+        let _ = tokio::task::spawn_blocking(warren_netlink::memory::give_back).await;
+    }
 }
 
 async fn open(path: PathBuf) -> Result<Opened, AgentError> {

@@ -1,5 +1,5 @@
 //! The kernel: links, addresses, routes, rules, neighbours, namespaces, nftables, tracked connections, listeners, packet
-//! sockets. The only crate with `unsafe` and the only one that talks to the kernel's configuration.
+//! sockets; and the allocator's habits. The only crate with `unsafe` and the only one that talks to the kernel's configuration.
 //!
 //! Job: idempotent verbs (`ensure_*`, `remove_*`, `list_*`) over netlink, in a chosen network namespace.
 //! Inputs: typed requests. Outputs: typed kernel state; errors that name the object.
@@ -39,6 +39,7 @@ pub mod host;
 pub mod keeper;
 pub mod link;
 pub mod listeners;
+pub mod memory;
 pub mod namespace;
 pub mod nft;
 pub mod packet;
