@@ -1,7 +1,7 @@
 //! Looking for everything that Warren makes, by its marks: needs no memory of what was made.
 
 use crate::install::installed;
-use crate::places::Places;
+use crate::places::{self, Places};
 use crate::service::is_marked;
 use crate::uninstall::{Scope, UninstallError};
 use std::collections::BTreeMap;
@@ -83,17 +83,17 @@ impl fmt::Display for Found {
 
 /// Everything that is there, in the order of its removal. `sysctls`: their values before Warren.
 pub(crate) async fn observe(
-    places: &Scope,
+    scope: &Scope,
     sysctls: &BTreeMap<String, String>,
     netlink: &Netlink,
 ) -> Result<Vec<Found>, UninstallError> {
     let mut out = Vec::new();
-    let conflist = places.cni_conf_dir.join(defaults::CNI_CONFLIST);
+    let conflist = scope.cni_conf_dir.join(defaults::CNI_CONFLIST);
     if fs::read_to_string(&conflist).is_ok_and(|text| is_our_conflist(&text)) {
         out.push(Found::File(conflist));
     }
     for name in [marks::TUNNEL_LINK, warren_dns::KEEPER.name(), warren_ingress::KEEPER.name()] {
-        let process = Detached::new(name, &places.run_dir);
+        let process = Detached::new(name, &scope.run_dir);
         out.extend(process.running().map(|pid| Found::Process(process, pid)));
     }
     out.extend(strays(&out));
@@ -114,29 +114,29 @@ pub(crate) async fn observe(
             out.push(Found::Sysctl { key: key.clone(), was: was.clone() });
         }
     }
-    let plugin = places.cni_bin_dir.join(defaults::CNI_PLUGIN);
+    let plugin = scope.cni_bin_dir.join(defaults::CNI_PLUGIN);
     if fs::symlink_metadata(&plugin).is_ok_and(|m| !m.is_dir()) {
         out.push(Found::File(plugin));
     }
     let uapi = Path::new("/var/run/wireguard").join(format!("{}.sock", marks::TUNNEL_LINK));
     out.extend(uapi.exists().then_some(Found::Socket(uapi)));
     out.extend(installed(&Places::below(Path::new("/"))).into_iter().map(Found::File));
-    if places.run_dir.is_dir() {
-        out.push(Found::Dir(places.run_dir.clone()));
+    if scope.run_dir.is_dir() {
+        out.push(Found::Dir(scope.run_dir.clone()));
     }
-    if !places.keep_data {
-        out.extend(settings(&places.config_dir));
-        let record = places.data_dir.join(crate::places::RECORD);
-        out.extend(record.exists().then_some(Found::File(record)));
+    if !scope.keep_data {
+        out.extend(settings(&scope.config_dir));
+        let files = [places::RECORD, places::JOURNAL, places::LOCK].map(|name| scope.data_dir.join(name));
+        out.extend(files.into_iter().filter(|f| f.exists()).map(Found::File));
         out.extend(
             ["agent", "server"]
-                .map(|d| places.data_dir.join(d))
+                .map(|d| scope.data_dir.join(d))
                 .into_iter()
                 .filter(|d| d.is_dir())
                 .map(Found::Dir),
         );
-        if places.data_dir.is_dir() {
-            out.push(Found::Dir(places.data_dir.clone()));
+        if scope.data_dir.is_dir() {
+            out.push(Found::Dir(scope.data_dir.clone()));
         }
     }
     Ok(out)

@@ -6,6 +6,11 @@ use warren_types::defaults;
 /// File name of the record of an installation, in the data directory.
 pub const RECORD: &str = "install.json";
 
+/// File name of the journal of an upgrade, in the data directory.
+pub const JOURNAL: &str = "upgrade.json";
+/// File name of the lock of an upgrade, in the data directory.
+pub const LOCK: &str = "upgrade.lock";
+
 /// The places of an installation below a root: `/`, or the tree of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Places {

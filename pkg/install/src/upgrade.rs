@@ -183,9 +183,11 @@ impl Upgrade {
                 if silent || begin.elapsed() > self.timeout {
                     return Err(format!("after {} s {missing}", begin.elapsed().as_secs()));
                 }
-                if said != missing && begin.elapsed() > Duration::from_secs(2) {
-                    tell(&format!("waiting: {missing}"));
-                    said = missing;
+                // The first is what the others wait for, more often than not.
+                let first = missing.split("; ").next().unwrap_or_default();
+                if said != first && begin.elapsed() > Duration::from_secs(2) {
+                    tell(&format!("waiting: {first}"));
+                    said = first.to_owned();
                 }
             }
             tokio::time::sleep(LOOK).await;

@@ -6,7 +6,7 @@
 use super::health::Health;
 use crate::disk::Disk;
 use crate::error::InstallError;
-use crate::places::previous;
+use crate::places::{self, previous};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::Write as _;
@@ -36,7 +36,7 @@ pub struct Journal {
 }
 
 fn path(data_dir: &Path) -> PathBuf {
-    data_dir.join("upgrade.json")
+    data_dir.join(places::JOURNAL)
 }
 
 impl Journal {
@@ -101,7 +101,7 @@ impl Lock {
     /// # Errors
     /// [`InstallError::Busy`] when somebody has it, [`InstallError::File`].
     pub fn take(data_dir: &Path) -> Result<Self, InstallError> {
-        let path = data_dir.join("upgrade.lock");
+        let path = data_dir.join(places::LOCK);
         let failed = |e| InstallError::File(FileError::new("lock", &path, e));
         let options =
             OpenOptions::new().create(true).truncate(false).read(true).write(true).mode(0o600).open(&path);
