@@ -195,7 +195,7 @@ impl AgentArgs {
         if let Some(value) = read_file(file.as_deref())? {
             raw.say_file(&value);
         }
-        raw.validate(&facts()).map_err(|faults| UsageError(faults.to_string()).into())
+        validate(raw)
     }
 
     /// Says what flags and environment say; returns the configuration file that they name.
@@ -265,6 +265,17 @@ pub(crate) fn facts() -> Facts {
     }
 }
 
+fn validate(raw: RawConfig) -> anyhow::Result<AgentConfig> {
+    raw.validate(&facts()).map_err(|faults| UsageError(faults.to_string()).into())
+}
+
+/// Judges settings as the agent will.
+pub(crate) fn judge(settings: Vec<(String, Vec<String>)>) -> anyhow::Result<()> {
+    let mut raw = RawConfig::default();
+    settings.into_iter().for_each(|(key, values)| raw.say(&key, Origin::Flag, values));
+    validate(raw).map(drop)
+}
+
 /// The configuration file; the default one may be missing.
 pub(crate) fn read_file(named: Option<&Path>) -> anyhow::Result<Option<serde_json::Value>> {
     let path = named.unwrap_or(Path::new(defaults::CONFIG_FILE));
@@ -290,14 +301,18 @@ pub(crate) fn run(args: AgentArgs) -> anyhow::Result<ExitCode> {
         .thread_name("agent")
         .build()
         .context("the runtime cannot be started")?;
-    let result = runtime.block_on(warren_agent::run(config));
+    let data_dir = config.data_dir.clone();
+    let result = runtime.block_on(crate::upgrade::watched(config));
     // Blocking calls that hang must not keep the process: whatever is acknowledged is on disk.
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
-    result.map_err(|e| match e.hint() {
+    let failed = result.map_err(|e| match e.hint() {
         Some(hint) => crate::failure::Hinted::new(e.to_string(), hint).into(),
         None => anyhow::Error::new(e),
     })?;
-    Ok(ExitCode::SUCCESS)
+    match failed {
+        Some(why) => Err(crate::upgrade::take_back(&data_dir, &why)),
+        None => Ok(ExitCode::SUCCESS),
+    }
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ mod dns;
 mod doctor;
 mod failure;
 mod ingress;
+mod install;
 mod ipam;
 mod lab;
 mod logging;
@@ -27,6 +28,7 @@ mod sockets;
 mod status;
 mod token;
 mod uninstall;
+mod upgrade;
 mod wireguard;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -94,12 +96,24 @@ enum Command {
     /// Keep the ingress sockets while no agent runs (the agent starts this).
     #[command(hide = true, name = warren_ingress::KEEPER.name())]
     IngressSockets(sockets::SocketsArgs),
+    /// Install Warren on this machine: program, services, configuration, shell completion.
+    Install(install::InstallArgs),
+    /// Exchange the program under a running node; it comes back by itself when the node is not as well as before.
+    Upgrade(upgrade::UpgradeArgs),
     /// Remove everything that Warren put on this node, and prove it.
     Uninstall(uninstall::UninstallArgs),
     /// Print a shell's completion script.
     Completion(completion::CompletionArgs),
     /// Print the version.
-    Version,
+    Version(VersionArgs),
+}
+
+/// Arguments of `warren version`.
+#[derive(Debug, clap::Args)]
+struct VersionArgs {
+    /// Form of the output.
+    #[arg(long, short, value_enum, default_value = "table")]
+    output: status::Output,
 }
 
 impl Command {
@@ -137,9 +151,15 @@ impl Command {
             Command::Wireguard(args) => wireguard::run(args),
             Command::DnsSockets(args) => sockets::run(warren_dns::KEEPER, args),
             Command::IngressSockets(args) => sockets::run(warren_ingress::KEEPER, args),
+            Command::Install(args) => install::run(args, &Cli::command()),
+            Command::Upgrade(args) => upgrade::run(args),
             Command::Uninstall(args) => uninstall::run(args),
-            Command::Completion(args) => completion::run(args, Cli::command()),
-            Command::Version => {
+            Command::Completion(args) => completion::run(args, &Cli::command()),
+            Command::Version(VersionArgs { output: status::Output::Json }) => {
+                status::print_json(&warren_install::upgrade::VersionReport::own())?;
+                Ok(ExitCode::SUCCESS)
+            }
+            Command::Version(_) => {
                 output::line(format_args!("warren {}", env!("CARGO_PKG_VERSION")));
                 Ok(ExitCode::SUCCESS)
             }
@@ -151,7 +171,11 @@ fn main() -> ExitCode {
     if std::env::var_os("CNI_COMMAND").is_some() {
         return warren_cni::plugin::main();
     }
-    let cli = match Cli::command().try_get_matches().and_then(|m| Cli::from_arg_matches(&m)) {
+    let words = match server::with_file(&Cli::command(), std::env::args_os().collect()) {
+        Ok(words) => words,
+        Err(error) => return failure::report(&error),
+    };
+    let cli = match Cli::command().try_get_matches_from(words).and_then(|m| Cli::from_arg_matches(&m)) {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };

@@ -1,11 +1,15 @@
 //! `warren server`: the embedded control plane.
 
 use anyhow::Context as _;
+use clap::Args as _;
+use clap::parser::ValueSource;
 use ipnet::IpNet;
+use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tokio_util::sync::CancellationToken;
+use warren_agent::notify::Notifier;
 use warren_apiserver::{Limits, NodeLife, Server, ServerConfig, ServerError};
 use warren_types::pod_cidr::CidrError;
 use warren_types::{HealthCell, defaults, marks};
@@ -18,6 +22,10 @@ use crate::failure::UsageError;
 pub(crate) struct ServerArgs {
     #[command(subcommand)]
     command: Option<crate::backup::BackupCommand>,
+    /// Configuration file (YAML), which may be the agent's too; its keys are the names of these flags, but for --token-file
+    /// and --print-token, and flags and environment win over it.
+    #[arg(long, value_name = "FILE", env = "WARREN_CONFIG")]
+    config: Option<PathBuf>,
     /// Where to keep state; the server's is in `server/` below it.
     #[arg(long, value_name = "DIR", env = "WARREN_DATA_DIR", default_value = defaults::DATA_DIR)]
     data_dir: PathBuf,
@@ -77,6 +85,44 @@ impl ServerArgs {
     }
 }
 
+/// The words of the command line, and those that the configuration file of a server adds: only where a file is named, and
+/// of its keys only those that neither a flag nor a variable says. A line that is no valid one is left as it is.
+pub(crate) fn with_file(tree: &clap::Command, mut words: Vec<OsString>) -> anyhow::Result<Vec<OsString>> {
+    let Ok(matches) = tree.clone().try_get_matches_from(&words) else { return Ok(words) };
+    let Some(("server", said)) = matches.subcommand() else { return Ok(words) };
+    let Some(path) = said.get_one::<PathBuf>("config").filter(|_| said.subcommand().is_none()) else {
+        return Ok(words);
+    };
+    let Some(serde_json::Value::Object(file)) = crate::agent::read_file(Some(path))? else {
+        return Ok(words);
+    };
+    for arg in ServerArgs::augment_args(clap::Command::new("server")).get_arguments() {
+        let Some(key) = arg.get_long().filter(|key| !["config", "token-file", "print-token"].contains(key))
+        else {
+            continue;
+        };
+        let Some(value) = file.get(key) else { continue };
+        let source = said.value_source(arg.get_id().as_str());
+        if matches!(source, Some(ValueSource::CommandLine | ValueSource::EnvVariable)) {
+            continue;
+        }
+        let text = |value: &serde_json::Value| match value {
+            serde_json::Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        let texts: Vec<String> = match value {
+            serde_json::Value::Array(items) => items.iter().map(text).collect(),
+            other => vec![text(other)],
+        };
+        match arg.get_action().takes_values() {
+            true => words.push(format!("--{key}={}", texts.join(",")).into()),
+            false if texts == ["true"] => words.push(format!("--{key}").into()),
+            false => {}
+        }
+    }
+    Ok(words)
+}
+
 /// Runs the command.
 pub(crate) fn run(args: ServerArgs) -> anyhow::Result<ExitCode> {
     if let Some(command) = args.command {
@@ -117,6 +163,7 @@ async fn serve(args: ServerArgs) -> anyhow::Result<()> {
     };
     let stop = CancellationToken::new();
     let server = Server::open(config).await.map_err(classify)?;
+    Notifier::from_environment().say("READY=1");
     let mut signals = Signals::new().context("listen for signals")?;
     let mut running = std::pin::pin!(server.run(HealthCell::default(), stop.clone()));
     tokio::select! {
@@ -179,5 +226,42 @@ impl Signals {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Only {
+        #[command(subcommand)]
+        _command: Verb,
+    }
+    #[derive(clap::Subcommand)]
+    enum Verb {
+        Server(Box<ServerArgs>),
+    }
+
+    #[test]
+    fn a_file_says_what_flags_do_not() {
+        use clap::CommandFactory as _;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.yaml");
+        let yaml = "advertise-address: 10.0.0.1\nlisten: 10.0.0.1:1\ntls-san: [a, b]\ntoken-file: /x\nnode-name: n\n\
+                    default-ingress-class: true\n";
+        std::fs::write(&path, yaml).unwrap();
+        let all = |line: &str| -> Vec<String> {
+            let words = line.split(' ').map(OsString::from).collect();
+            let words = with_file(&Only::command(), words).unwrap();
+            words.into_iter().map(|w| w.into_string().unwrap()).collect()
+        };
+        let line = format!("x server --config {} --listen 0.0.0.0:2", path.display());
+        let words = all(&line);
+        assert_eq!(&words[6..], ["--advertise-address=10.0.0.1", "--tls-san=a,b", "--default-ingress-class"]);
+        assert!(Only::try_parse_from(&words).is_ok());
+        assert_eq!(all("x server --wrong"), ["x", "server", "--wrong"]);
+        assert_eq!(all("x server").len(), 2);
     }
 }

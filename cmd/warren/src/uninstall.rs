@@ -7,7 +7,7 @@ use clap::Args;
 use std::io::{BufRead as _, IsTerminal as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use warren_agent::uninstall::{Places, plan, uninstall};
+use warren_install::uninstall::{Check, Scope, UninstallError, plan, stop_services, uninstall, verify};
 use warren_types::defaults;
 
 /// Arguments of `warren uninstall`.
@@ -16,9 +16,15 @@ pub(crate) struct UninstallArgs {
     /// Do not ask.
     #[arg(long, short)]
     yes: bool,
-    /// Keep the data directory: keys, identity, the record of what the cluster looked like.
+    /// Only look whether anything of Warren's is on this node; exit code 1 if so.
+    #[arg(long)]
+    verify: bool,
+    /// Keep data and configuration: keys, identity, the record of what the cluster looked like.
     #[arg(long)]
     keep_data: bool,
+    /// Form of the output.
+    #[arg(long, short, value_enum, default_value = "table")]
+    output: crate::status::Output,
     /// Data directory of agent and server.
     #[arg(long, value_name = "DIR", env = "WARREN_DATA_DIR", default_value = defaults::DATA_DIR)]
     data_dir: PathBuf,
@@ -33,18 +39,30 @@ pub(crate) struct UninstallArgs {
     cni_bin_dir: PathBuf,
 }
 
+fn hinted(error: UninstallError) -> anyhow::Error {
+    match error.hint() {
+        Some(hint) => Hinted::new(error.to_string(), hint).into(),
+        None => error.into(),
+    }
+}
+
 /// Removes, verifies, prints; exit code 1 when something is left.
 pub(crate) fn run(args: UninstallArgs) -> anyhow::Result<ExitCode> {
-    let places = Places {
+    let scope = Scope {
         data_dir: args.data_dir,
         run_dir: args.run_dir,
+        config_dir: PathBuf::from("/etc/warren"),
         cni_conf_dir: args.cni_conf_dir,
         cni_bin_dir: args.cni_bin_dir,
         keep_data: args.keep_data,
     };
+    let json = args.output == crate::status::Output::Json;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    if args.verify {
+        return show(&runtime.block_on(verify(&scope)).map_err(hinted)?, json);
+    }
     if !args.yes {
-        let found = runtime.block_on(plan(&places)).context("looking for what Warren made")?;
+        let found = runtime.block_on(plan(&scope)).context("looking for what Warren made")?;
         if found.is_empty() {
             output::line("nothing of Warren's is here");
             return Ok(ExitCode::SUCCESS);
@@ -64,19 +82,41 @@ pub(crate) fn run(args: UninstallArgs) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(crate::failure::EXIT_FAILURE));
         }
     }
-    let report = runtime.block_on(uninstall(&places)).map_err(|e| match e.hint() {
-        Some(hint) => anyhow::Error::new(Hinted::new(e.to_string(), hint)),
-        None => anyhow::Error::new(e),
-    })?;
+    let say = |text: String| {
+        if !json {
+            output::line(text);
+        }
+    };
+    for service in stop_services(scope.keep_data).map_err(hinted)? {
+        say(format!("stopped {service}"));
+    }
+    let report = runtime.block_on(uninstall(&scope)).map_err(hinted)?;
     for thing in &report.removed {
-        output::line(format_args!("removed {thing}"));
+        say(format!("removed {thing}"));
     }
     for thing in &report.left {
         output::stderr(&format!("left: {thing}\n"));
     }
-    if report.left.is_empty() {
-        output::line("nothing of Warren's is left on this node");
-        return Ok(ExitCode::SUCCESS);
+    show(&report.checks, json)
+}
+
+/// What was looked for, and what is there.
+fn show(checks: &[Check], json: bool) -> anyhow::Result<ExitCode> {
+    let clean = checks.iter().all(|c| c.found.is_empty());
+    if json {
+        crate::status::print_json(&checks)?;
+    } else {
+        let head = ["KIND", "FOUND", "LOOKED FOR"].map(str::to_owned).to_vec();
+        let row = |c: &Check| vec![c.kind.to_owned(), c.found.len().to_string(), c.looked_for.to_owned()];
+        output::text(&output::table(
+            &std::iter::once(head).chain(checks.iter().map(row)).collect::<Vec<_>>(),
+        ));
+        for thing in checks.iter().flat_map(|c| &c.found) {
+            output::line(format_args!("found {thing}"));
+        }
+        if clean {
+            output::line("nothing of Warren's is left on this node");
+        }
     }
-    Ok(ExitCode::from(crate::failure::EXIT_FAILURE))
+    Ok(if clean { ExitCode::SUCCESS } else { ExitCode::from(crate::failure::EXIT_FAILURE) })
 }

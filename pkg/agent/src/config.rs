@@ -79,6 +79,9 @@ const SERVER_KEYS: &[&str] = &[
     "node-prefix-v4",
     "node-prefix-v6",
     "write-kubeconfig",
+    "service-node-port-range",
+    "default-ingress-class",
+    "audit-log",
     "log",
     "log-format",
 ];

@@ -14,6 +14,20 @@ pub struct FileError {
     source: io::Error,
 }
 
+impl FileError {
+    /// That `what` could not be done to `path`.
+    #[must_use]
+    pub fn new(what: &'static str, path: &Path, source: io::Error) -> Self {
+        at(what, path)(source)
+    }
+
+    /// What the kernel said.
+    #[must_use]
+    pub fn kind(&self) -> io::ErrorKind {
+        self.source.kind()
+    }
+}
+
 fn at(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FileError {
     let path = path.to_owned();
     move |source| FileError { what, path, source }
@@ -65,6 +79,39 @@ pub fn write(path: &Path, content: &[u8], mode: u32) -> Result<bool, FileError> 
 /// # Errors
 /// [`FileError`].
 pub fn install(source: &Path, target: &Path) -> Result<bool, FileError> {
+    place(source, target, true)
+}
+
+/// As [`install`], but never a link: what is done to `source` later does not reach `target`.
+///
+/// # Errors
+/// [`FileError`].
+pub fn copy(source: &Path, target: &Path) -> Result<bool, FileError> {
+    place(source, target, false)
+}
+
+/// Gives a file another name in the same directory, over whatever has it.
+///
+/// # Errors
+/// [`FileError`].
+pub fn rename(from: &Path, to: &Path) -> Result<(), FileError> {
+    fs::rename(from, to).map_err(at("rename", from))?;
+    sync_parent(to)
+}
+
+/// Removes a file; false when there was none.
+///
+/// # Errors
+/// [`FileError`].
+pub fn remove(path: &Path) -> Result<bool, FileError> {
+    match fs::remove_file(path) {
+        Ok(()) => sync_parent(path).map(|()| true),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(at("remove", path)(e)),
+    }
+}
+
+fn place(source: &Path, target: &Path, link: bool) -> Result<bool, FileError> {
     if same_content(source, target).map_err(at("compare", target))? {
         return Ok(false);
     }
@@ -73,7 +120,7 @@ pub fn install(source: &Path, target: &Path) -> Result<bool, FileError> {
         if let Some(dir) = target.parent() {
             fs::create_dir_all(dir).map_err(at("create directory", dir))?;
         }
-        if fs::hard_link(source, &temporary).is_err() {
+        if !link || fs::hard_link(source, &temporary).is_err() {
             fs::copy(source, &temporary).map_err(at("copy to", &temporary))?;
             fs::set_permissions(&temporary, fs::Permissions::from_mode(0o755))
                 .map_err(at("protect", &temporary))?;

@@ -5,6 +5,7 @@ use crate::board::Board;
 use crate::config::{AgentConfig, ApiChoice};
 use crate::files::{self, FileError};
 use crate::identity::{self, IdentityError};
+use crate::notify::Notifier;
 use crate::subsystems::{self, Shared};
 use crate::supervisor::Supervisor;
 use crate::sysctls::SysctlRecord;
@@ -121,6 +122,7 @@ pub async fn run(config: AgentConfig) -> Result<(), AgentError> {
     tracing::info!(node = %config.node_name, version = env!("CARGO_PKG_VERSION"), "agent started");
 
     let mut supervisor = Supervisor::new(stop.clone());
+    let board_told = board.clone();
     let access = tokio::sync::watch::Sender::new(known_access(&config));
     let sysctls = SysctlRecord::open(&config.state_dir());
     let shared = Shared {
@@ -149,10 +151,13 @@ pub async fn run(config: AgentConfig) -> Result<(), AgentError> {
     shared.board.set_policy(shared.policy_desk()?);
     shared.board.set_ingress(shared.ingress_desk());
     subsystems::start_all(&mut supervisor, &shared);
+    let notifier = Notifier::from_environment();
     let signal = tokio::select! {
         signal = signals.wait() => signal,
+        never = notifier.keep(&board_told) => match never {},
         never = give_memory_back() => match never {},
     };
+    notifier.say("STOPPING=1");
     tracing::info!(signal, "stopping; pods keep their network");
     let late = supervisor.stop(GRACE).await;
     if late > 0 {

@@ -42,7 +42,8 @@ mod tests {
     #[test]
     fn freed_memory_goes_back_to_the_kernel() {
         // Pieces too small to be mapped on their own, with one that lives after all the others: the heap's end cannot shrink.
-        let mut pieces: Vec<Vec<u8>> = (0..4096).map(|n| vec![u8::try_from(n % 251).unwrap(); 16 << 10]).collect();
+        let mut pieces: Vec<Vec<u8>> =
+            (0..4096).map(|n| vec![u8::try_from(n % 251).unwrap(); 16 << 10]).collect();
         let last = pieces.pop();
         drop(pieces);
         let before = resident();

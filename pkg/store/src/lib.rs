@@ -47,6 +47,9 @@ const QUEUE: usize = 1024;
 /// Rows of one step of [`Table::refresh`].
 const STEP: usize = 256;
 
+/// The format of the files: what this version writes, and the newest that it reads.
+pub const FORMAT: u32 = codec::SCHEMA;
+
 /// A store-wide, strictly growing number: every committed write gets the next one. Survives restarts.
 pub type Revision = u64;
 

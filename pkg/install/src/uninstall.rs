@@ -3,26 +3,28 @@
 //! What is found is removed in the reverse of the order in which it was made, then everything is looked for again: what
 //! is still there is named. Nothing without a mark of ours is touched.
 
-use crate::client::{AskError, ask};
-use crate::status::StatusReport;
-use crate::sysctls;
-use std::fmt;
+use crate::observe::{Found, KINDS, observe};
+use crate::service::{Daemon, Init};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::path::PathBuf;
-use warren_netlink::detached::Detached;
+use std::path::{Path, PathBuf};
+use warren_agent::client::{AskError, ask};
+use warren_agent::status::StatusReport;
+use warren_agent::sysctls;
 use warren_netlink::nft::Nft;
-use warren_netlink::route::{Route, Rule};
 use warren_netlink::{Netlink, NetlinkError, sysctl};
-use warren_types::{defaults, marks};
+use warren_types::defaults;
 
 /// Where Warren's files are on this node.
 #[derive(Debug, Clone)]
-pub struct Places {
+pub struct Scope {
     /// Data directory of agent and server.
     pub data_dir: PathBuf,
     /// Run directory of the agent.
     pub run_dir: PathBuf,
+    /// Where the configuration is.
+    pub config_dir: PathBuf,
     /// Where the conflist is.
     pub cni_conf_dir: PathBuf,
     /// Where the plugin is.
@@ -47,6 +49,9 @@ pub enum UninstallError {
     /// The kernel could not be asked.
     #[error(transparent)]
     Kernel(#[from] NetlinkError),
+    /// The service manager refused.
+    #[error(transparent)]
+    Service(#[from] crate::error::InstallError),
 }
 
 impl UninstallError {
@@ -62,6 +67,7 @@ impl UninstallError {
             }
             Self::NotOurs(_) => Some("give the directory that the agent was started with".into()),
             Self::Kernel(_) => Some("run this as root, in the network namespace of the node".into()),
+            Self::Service(error) => error.hint(),
         }
     }
 }
@@ -73,55 +79,69 @@ pub struct UninstallReport {
     pub removed: Vec<String>,
     /// What is still there, and why.
     pub left: Vec<String>,
+    /// What was looked for afterwards.
+    pub checks: Vec<Check>,
 }
 
-/// One thing with a mark of ours, in the order of removal.
-#[derive(Debug, Clone, PartialEq)]
-enum Found {
-    /// The CNI configuration, first: no pod may be started any more.
-    File(PathBuf),
-    /// One that outlives the agent, and its pid.
-    Process(Detached, i32),
-    Link(String),
-    Rule(Rule),
-    Route(Box<Route>),
-    Table,
-    Sysctl {
-        key: String,
-        was: String,
-    },
-    Dir(PathBuf),
+/// One kind of things that was looked for.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Check {
+    /// The kind.
+    pub kind: &'static str,
+    /// Where it was looked for.
+    pub looked_for: &'static str,
+    /// What was found.
+    pub found: Vec<String>,
 }
 
-impl fmt::Display for Found {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Found::File(p) => write!(f, "file {}", p.display()),
-            Found::Process(process, pid) => write!(f, "process {pid} ({})", process.name()),
-            Found::Link(name) => write!(f, "link {name}"),
-            Found::Rule(r) => write!(f, "rule from {} lookup {}", r.from, r.table),
-            Found::Route(r) => write!(f, "route {} table {}", r.dst, r.table),
-            Found::Table => write!(f, "nftables table inet {}", marks::NFT_TABLE),
-            Found::Sysctl { key, was } => write!(f, "setting of sysctl {key} (back to {was})"),
-            Found::Dir(p) => write!(f, "directory {}", p.display()),
+fn checks(found: &[Found]) -> Vec<Check> {
+    let of = |kind| found.iter().filter(|f| f.kind() == kind).map(ToString::to_string).collect();
+    KINDS.map(|(kind, looked_for)| Check { kind, looked_for, found: of(kind) }).into()
+}
+
+/// Looks for everything of Warren's, and removes nothing.
+///
+/// # Errors
+/// [`UninstallError`].
+pub async fn verify(places: &Scope) -> Result<Vec<Check>, UninstallError> {
+    Ok(checks(&observe(places, &record(places), &Netlink::current()?).await?))
+}
+
+/// The sysctls that Warren changed, and their values before.
+fn record(places: &Scope) -> BTreeMap<String, String> {
+    sysctls::load(&places.data_dir.join("agent")).unwrap_or_default()
+}
+
+/// Stops the services of this machine that run; what is not there is not stopped.
+///
+/// # Errors
+/// [`UninstallError::Service`].
+pub fn stop_services(keep_server: bool) -> Result<Vec<&'static str>, UninstallError> {
+    let init = Init::detect(&crate::places::Places::below(Path::new("/")));
+    let mut stopped = Vec::new();
+    for daemon in [Daemon::Agent, Daemon::Server] {
+        if init.is_active(daemon) && !(keep_server && daemon == Daemon::Server) {
+            init.act("stop", daemon)?;
+            stopped.push(daemon.service());
         }
     }
+    Ok(stopped)
 }
 
 /// What would be removed.
 ///
 /// # Errors
 /// [`UninstallError`].
-pub async fn plan(places: &Places) -> Result<Vec<String>, UninstallError> {
+pub async fn plan(places: &Scope) -> Result<Vec<String>, UninstallError> {
     let netlink = Netlink::current()?;
-    Ok(observe(places, &netlink).await?.iter().map(ToString::to_string).collect())
+    Ok(observe(places, &record(places), &netlink).await?.iter().map(ToString::to_string).collect())
 }
 
 /// Removes everything of Warren's in this network namespace, and looks again.
 ///
 /// # Errors
 /// [`UninstallError`]; then nothing was removed. What cannot be removed is no error but named in the report.
-pub async fn uninstall(places: &Places) -> Result<UninstallReport, UninstallError> {
+pub async fn uninstall(places: &Scope) -> Result<UninstallReport, UninstallError> {
     for dir in [&places.data_dir, &places.run_dir] {
         if !dir.is_absolute() || dir.components().count() < 3 {
             return Err(UninstallError::NotOurs(dir.clone()));
@@ -141,13 +161,16 @@ pub async fn uninstall(places: &Places) -> Result<UninstallReport, UninstallErro
     let netlink = Netlink::current()?;
     let mut report = UninstallReport::default();
     let mut failed: Vec<(Found, String)> = Vec::new();
-    let found = observe(places, &netlink).await?;
+    let record = record(places);
+    let found = observe(places, &record, &netlink).await?;
     for thing in &found {
         if let Err(reason) = remove(thing, places, &netlink).await {
             failed.push((thing.clone(), reason));
         }
     }
-    let left = observe(places, &netlink).await?;
+    Init::detect(&crate::places::Places::below(Path::new("/"))).reload()?;
+    let left = observe(places, &record, &netlink).await?;
+    report.checks = checks(&left);
     report.removed = found.iter().filter(|f| !left.contains(f)).map(ToString::to_string).collect();
     report.left = left
         .iter()
@@ -159,72 +182,16 @@ pub async fn uninstall(places: &Places) -> Result<UninstallReport, UninstallErro
     Ok(report)
 }
 
-async fn observe(places: &Places, netlink: &Netlink) -> Result<Vec<Found>, UninstallError> {
-    let mut out = Vec::new();
-    let conflist = places.cni_conf_dir.join(defaults::CNI_CONFLIST);
-    if fs::read_to_string(&conflist).is_ok_and(|text| is_our_conflist(&text)) {
-        out.push(Found::File(conflist));
-    }
-    for name in [marks::TUNNEL_LINK, warren_dns::KEEPER.name(), warren_ingress::KEEPER.name()] {
-        let process = Detached::new(name, &places.run_dir);
-        out.extend(process.running().map(|pid| Found::Process(process, pid)));
-    }
-    for link in netlink.list_links().await? {
-        if link.name.starts_with(marks::LINK_PREFIX) && link.alias.starts_with(marks::LINK_ALIAS_PREFIX) {
-            out.push(Found::Link(link.name));
-        }
-    }
-    out.extend(netlink.list_rules(marks::ROUTE_PROTOCOL).await?.into_iter().map(Found::Rule));
-    let routes = netlink.list_routes(Some(marks::ROUTE_PROTOCOL)).await?;
-    let local = netlink.list_local_routes(marks::ROUTE_PROTOCOL).await?;
-    out.extend(routes.into_iter().chain(local).map(|r| Found::Route(Box::new(r))));
-    if Nft::current()?.table_exists().await? {
-        out.push(Found::Table);
-    }
-    let record = sysctls::load(&places.data_dir.join("agent")).unwrap_or_default();
-    for (key, was) in record {
-        if matches!(sysctl::get(&key), Ok(Some(now)) if now.trim() != was) {
-            out.push(Found::Sysctl { key, was });
-        }
-    }
-    let plugin = places.cni_bin_dir.join(defaults::CNI_PLUGIN);
-    if fs::symlink_metadata(&plugin).is_ok_and(|m| !m.is_dir()) {
-        out.push(Found::File(plugin));
-    }
-    if places.run_dir.is_dir() {
-        out.push(Found::Dir(places.run_dir.clone()));
-    }
-    if !places.keep_data {
-        out.extend(
-            ["agent", "server"]
-                .map(|d| places.data_dir.join(d))
-                .into_iter()
-                .filter(|d| d.is_dir())
-                .map(Found::Dir),
-        );
-        if places.data_dir.is_dir() {
-            out.push(Found::Dir(places.data_dir.clone()));
-        }
-    }
-    Ok(out)
-}
-
 /// Whether a process holds the lock of the store in `dir`.
-fn in_use(dir: &std::path::Path) -> bool {
+fn in_use(dir: &Path) -> bool {
     let lock = fs::File::open(dir.join("lock"));
     lock.is_ok_and(|f| matches!(f.try_lock(), Err(fs::TryLockError::WouldBlock)))
 }
 
-/// Whether a conflist names our plugin: one that somebody else put under our file name stays.
-fn is_our_conflist(text: &str) -> bool {
-    let json: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
-    let plugins = json.get("plugins").and_then(|p| p.as_array());
-    plugins.is_some_and(|p| p.iter().any(|p| p.get("type").is_some_and(|t| t == defaults::CNI_PLUGIN)))
-}
-
-async fn remove(thing: &Found, places: &Places, netlink: &Netlink) -> Result<(), String> {
+async fn remove(thing: &Found, places: &Scope, netlink: &Netlink) -> Result<(), String> {
     match thing {
-        Found::File(path) => gone(fs::remove_file(path)),
+        Found::File(path) | Found::Socket(path) => gone(fs::remove_file(path)),
+        Found::Stray(..) => Err("somebody started it by hand: end it".into()),
         Found::Process(process, _) => {
             let process = process.clone();
             let ended = tokio::task::spawn_blocking(move || process.end()).await.map_err(io::Error::other);
@@ -260,17 +227,11 @@ fn gone(result: io::Result<()>) -> Result<(), String> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn only_our_conflist_is_ours() {
-        assert!(is_our_conflist(r#"{"plugins":[{"type":"warren"}]}"#));
-        assert!(!is_our_conflist(r#"{"plugins":[{"type":"bridge"}]}"#));
-        assert!(!is_our_conflist("not json"));
-    }
-
     #[tokio::test]
     async fn nothing_is_taken_from_under_a_running_warren() {
         let dir = tempfile::tempdir().unwrap();
-        let places = Places {
+        let places = Scope {
+            config_dir: dir.path().join("etc"),
             data_dir: dir.path().join("data"),
             run_dir: dir.path().join("run"),
             cni_conf_dir: dir.path().join("conf"),
@@ -288,7 +249,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_directory_that_cannot_be_ours_is_refused() {
-        let places = Places {
+        let places = Scope {
+            config_dir: "/nowhere".into(),
             data_dir: "/var".into(),
             run_dir: "/run/warren".into(),
             cni_conf_dir: "/nowhere".into(),
