@@ -41,8 +41,8 @@ const fn elsewhere(fault: Fault) -> Fault {
 
 const DROP: &str = "nft delete table inet planted";
 
-const NC_UDP: &str = "busybox nc -u -l -p 7777 >/dev/null 2>&1 </dev/null & echo $! > /run/planted.pid";
-const NC_TCP: &str = "busybox nc -l -p 7777 >/dev/null 2>&1 </dev/null & echo $! > /run/planted.pid";
+const UDP_HOLDER: &str = "python3 -c 'import socket, time; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind((\"\", 7777)); time.sleep(1000)' >/dev/null 2>&1 </dev/null & echo $! > /run/planted.pid";
+const TCP_HOLDER: &str = "busybox nc -l -p 7777 >/dev/null 2>&1 </dev/null & echo $! > /run/planted.pid";
 
 /// All of them.
 pub const FAULTS: &[Fault] = &[
@@ -305,18 +305,24 @@ pub const FAULTS: &[Fault] = &[
         fault(
             "port-tunnel",
             "failure",
-            NC_UDP,
+            UDP_HOLDER,
             "kill $(cat /run/planted.pid)",
             "UDP 7777, the tunnel's, is held by others",
         ),
     ),
     asked(
         &["--health-address", "127.0.0.1:7777"],
-        fault("port-health", "warning", NC_TCP, "kill $(cat /run/planted.pid)", "port 7777 of health"),
+        fault("port-health", "warning", TCP_HOLDER, "kill $(cat /run/planted.pid)", "port 7777 of health"),
     ),
     asked(
         &["--ingress-http-port", "7777"],
-        fault("port-ingress", "warning", NC_TCP, "kill $(cat /run/planted.pid)", "serves no Ingress there"),
+        fault(
+            "port-ingress",
+            "warning",
+            TCP_HOLDER,
+            "kill $(cat /run/planted.pid)",
+            "serves no Ingress there",
+        ),
     ),
     elsewhere(fault(
         "tunnel-mtu",

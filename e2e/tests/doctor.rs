@@ -102,6 +102,13 @@ fn a_healthy_node_has_nothing_and_each_planted_fault_is_found() -> Result<()> {
     }
     println!("{} faults of {} kinds planted, {} missed", FAULTS.len(), kinds.len(), failed.len());
     ensure!(failed.is_empty(), "{}", failed.join("\n\n"));
+    lab.done()
+}
+
+#[test]
+fn the_archive_has_no_secrets_and_wrong_usage_is_told() -> Result<()> {
+    let lab = Lab::up("doctor-archive", &["--nodes", "1", "--pods", "0"])?;
+    lab.agent_ready_within(NODE, Duration::from_secs(60))?;
     archive(&lab)?;
     usage(&lab)?;
     lab.done()
@@ -140,8 +147,12 @@ fn archive(lab: &Lab) -> Result<()> {
         "the archive says too little"
     );
     ensure!(!all.contains("PLANTED-"), "a planted secret is in the archive");
-    let key = shell(lab, NODE, "sed -n 's/.*client-key-data: *//p' /var/lib/warren/agent/kubeconfig")?;
-    let key = key.trim().trim_matches('"');
+    let key = shell(
+        lab,
+        NODE,
+        r#"sed -n 's/.*client-key-data": *"\([^"]*\)".*/\1/p' /var/lib/warren/agent/kubeconfig"#,
+    )?;
+    let key = key.trim();
     ensure!(key.len() > 40, "the kubeconfig has no key");
     ensure!(!all.contains(key), "the node's client key is in the archive");
     shell(lab, NODE, "rm /run/help.tar.gz /run/warren/planted.log /etc/cni/net.d/99-planted.conflist /var/lib/warren/planted-token").map(drop)

@@ -54,7 +54,7 @@ impl Redactor {
     }
 
     fn add(&mut self, secret: &str) {
-        let secret = secret.trim().trim_matches(['"', '\'']);
+        let secret = secret.trim().trim_matches(['"', '\'', ',']);
         if secret.len() >= SHORTEST {
             self.secrets.insert(secret.to_owned());
         }
@@ -68,7 +68,7 @@ impl Redactor {
                 // `client-key-data: X` and bare tokens; names and addresses of a kubeconfig are none.
                 match line.split_once(':') {
                     Some((key, value)) if !key.trim().contains(' ') && is_word(key) => self.add(value),
-                    Some(_) if line.contains(' ') => {}
+                    Some((_, value)) if value.trim().is_empty() || line.contains(' ') => {}
                     _ => self.add(line),
                 }
             }

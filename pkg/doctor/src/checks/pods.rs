@@ -110,7 +110,6 @@ fn leaks(facts: &Facts) -> Verdict {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::engine::Status;
     use crate::testing::{fires, status};
 

@@ -44,5 +44,5 @@ table inet web {
     let anonymous = &tables[0].sets["__set0"];
     assert!(anonymous.find(&443u16.to_be_bytes()).unwrap().is_some());
     assert!(anonymous.find(&22u16.to_be_bytes()).unwrap().is_none());
-    assert!(input[1].exprs.iter().any(|e| *e == Expr::Reject(Refusal::PortUnreachable)));
+    assert!(input[1].exprs.contains(&Expr::Reject(Refusal::PortUnreachable)));
 }
