@@ -187,7 +187,9 @@ pub(crate) fn run(args: InstallArgs, tree: &Command) -> anyhow::Result<ExitCode>
         return Ok(ExitCode::SUCCESS);
     }
     start(&spec, changed).map_err(hinted)?;
-    wait_until_ready()
+    let run_dir =
+        spec.settings.iter().find(|(key, _)| key == "run-dir").and_then(|(_, values)| values.first());
+    wait_until_ready(Path::new(run_dir.map_or(defaults::RUN_DIR, String::as_str)))
 }
 
 /// What the flags leave open: a role that an earlier installation configured needs no flags at all.
@@ -250,9 +252,9 @@ fn start(spec: &Spec, changed: bool) -> Result<(), InstallError> {
 }
 
 /// Waits until pods can be attached, and says meanwhile what is missing.
-fn wait_until_ready() -> anyhow::Result<ExitCode> {
+fn wait_until_ready(run_dir: &Path) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let socket = Path::new(defaults::RUN_DIR).join(defaults::ADMIN_SOCKET);
+    let socket = run_dir.join(defaults::ADMIN_SOCKET);
     let begin = Instant::now();
     let mut said = String::new();
     loop {

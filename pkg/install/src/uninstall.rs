@@ -168,7 +168,9 @@ pub async fn uninstall(places: &Scope) -> Result<UninstallReport, UninstallError
             failed.push((thing.clone(), reason));
         }
     }
-    Init::detect(&crate::places::Places::below(Path::new("/"))).reload()?;
+    if let Err(error) = Init::detect(&crate::places::Places::below(Path::new("/"))).reload() {
+        tracing::warn!(%error, "the service manager still remembers the services");
+    }
     let left = observe(places, &record, &netlink).await?;
     report.checks = checks(&left);
     report.removed = found.iter().filter(|f| !left.contains(f)).map(ToString::to_string).collect();
