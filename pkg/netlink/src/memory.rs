@@ -32,7 +32,8 @@ pub fn bound_arenas() {}
 #[cfg(not(target_env = "gnu"))]
 pub fn give_back() {}
 
-#[cfg(all(test, target_env = "gnu"))]
+#[cfg(test)]
+#[cfg(target_env = "gnu")]
 mod tests {
     fn resident() -> usize {
         let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
