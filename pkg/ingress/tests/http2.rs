@@ -272,7 +272,9 @@ fn a_client_that_takes_back_too_many_requests_is_ended() {
             client = match client.ready().await {
                 Ok(client) => client,
                 Err(_) => {
-                    assert!(at > 100, "{at}");
+                    // More than 32 that come and go before the first is looked at are too many already: how many are seen
+                    // to be taken back here depends on who runs first.
+                    assert!(at > 32, "{at}");
                     return;
                 }
             };
