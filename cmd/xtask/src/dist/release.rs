@@ -107,18 +107,25 @@ fn arch(triple: &str) -> Result<Arch> {
     })
 }
 
-/// The systemd units of packaging/systemd, sorted; none where that is not there.
+/// The systemd units of packaging/systemd as packages have them, sorted: `warren install` puts the program elsewhere.
 fn units() -> Result<Vec<(String, Vec<u8>)>> {
     let place = root().join("packaging/systemd");
-    if !place.is_dir() {
-        return Ok(Vec::new());
-    }
     let mut units = Vec::new();
     for file in fs::read_dir(&place)? {
         let path = file?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if [".service", ".socket", ".slice", ".target", ".timer"].iter().any(|kind| name.ends_with(kind)) {
-            units.push((name, fs::read(&path).with_context(|| path.display().to_string())?));
+            let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+            let text: String = text
+                .lines()
+                .filter(|l| !l.contains("`warren install`"))
+                .fold(String::new(), |all, line| all + &line.replace("/usr/local/bin/", "/usr/bin/") + "\n");
+            ensure!(
+                text.contains("ExecStart=/usr/bin/warren "),
+                "{}: it starts no /usr/bin/warren",
+                path.display()
+            );
+            units.push((name, text.into_bytes()));
         }
     }
     units.sort();
