@@ -61,10 +61,15 @@ impl Detached {
     #[must_use]
     pub fn running(&self) -> Option<i32> {
         let pid: i32 = std::fs::read_to_string(self.pid_file()).ok()?.trim().parse().ok()?;
-        let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        self.is(pid).then_some(pid)
+    }
+
+    /// Whether this process is alive and the one with this name.
+    fn is(&self, pid: i32) -> bool {
+        let Ok(line) = std::fs::read(format!("/proc/{pid}/cmdline")) else { return false };
         let mut words = line.split(|b| *b == 0);
         let named = words.clone().any(|word| word == self.name.as_bytes());
-        (named && words.any(|word| word == FOREGROUND.as_bytes())).then_some(pid)
+        named && words.any(|word| word == FOREGROUND.as_bytes())
     }
 
     /// Ends it, by force if it does not go, and waits for that. None running is success. Blocking.
@@ -72,10 +77,14 @@ impl Detached {
     /// # Errors
     /// When it cannot be signalled.
     pub fn end(&self) -> io::Result<()> {
+        // It takes its file away a moment before it is gone, so the pid is what is waited for.
+        let Some(pid) = self.running() else { return Ok(()) };
         for hard in [false, true] {
+            if self.is(pid) {
+                self.signal(pid, hard)?;
+            }
             let until = Instant::now() + PATIENCE;
-            self.stop(hard)?;
-            while self.running().is_some() && Instant::now() < until {
+            while self.is(pid) && Instant::now() < until {
                 std::thread::park_timeout(LOOK);
             }
         }
@@ -87,7 +96,10 @@ impl Detached {
     /// # Errors
     /// When it cannot be signalled.
     pub fn stop(&self, hard: bool) -> io::Result<()> {
-        let Some(pid) = self.running() else { return Ok(()) };
+        self.running().map_or(Ok(()), |pid| self.signal(pid, hard))
+    }
+
+    fn signal(&self, pid: i32, hard: bool) -> io::Result<()> {
         match kill(Pid::from_raw(pid), if hard { Signal::SIGKILL } else { Signal::SIGTERM }) {
             Ok(()) | Err(nix::Error::ESRCH) => Ok(()),
             Err(e) => {
