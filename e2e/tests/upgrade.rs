@@ -47,6 +47,7 @@ fn main() {
 }
 "#;
 
+/// Static, as a release is: another is refused at once.
 fn bad_program(dir: &Path, how: &str) -> Result<PathBuf> {
     let (source, program) = (dir.join("bad.rs"), dir.join(how));
     std::fs::write(&source, BAD)?;
@@ -55,7 +56,7 @@ fn bad_program(dir: &Path, how: &str) -> Result<PathBuf> {
     command
         .env("REAL", warren_bin())
         .env("HOW", how)
-        .args(["--edition", "2024", "-o"])
+        .args(["--edition", "2024", "-C", "target-feature=+crt-static", "-o"])
         .arg(&program)
         .arg(&source);
     warren_e2e::lab::succeeded("rustc", &command.output()?)?;
