@@ -18,8 +18,8 @@ const NODE: &str = "node-1";
 const AT_ONCE: usize = 16;
 /// How long the agent may take to have all of them.
 const SETTLED: Duration = Duration::from_secs(120);
-/// Memory is read when nothing has changed for so long: what was needed for a moment is given back by then.
-const REST: Duration = Duration::from_secs(10);
+/// Memory is read when nothing has changed for so long: agents give back every 30 s what they needed for a moment.
+const REST: Duration = Duration::from_secs(40);
 
 pub(super) fn run(as_json: bool) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
