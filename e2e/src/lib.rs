@@ -17,6 +17,7 @@ pub mod scenario;
 pub mod state;
 #[cfg(feature = "vm")]
 pub mod station;
+pub mod tls;
 pub mod transfer;
 
 pub use battery::Battery;

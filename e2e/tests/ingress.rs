@@ -1,7 +1,6 @@
 //! Ingress, as clients of other make meet it: by `curl` and `h2load`, from a node and from outside, in both families.
 
 use anyhow::{Context as _, Result, bail, ensure};
-use base64::Engine as _;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -9,6 +8,7 @@ use std::time::Duration;
 use warren_e2e::battery::Objects;
 use warren_e2e::eventually;
 use warren_e2e::lab::{Lab, warren_bin};
+use warren_e2e::tls::{Certificate, certificate};
 
 const WHOAMI: &str = env!("CARGO_BIN_EXE_whoami");
 const NODES: [&str; 2] = ["node-1", "node-2"];
@@ -233,41 +233,6 @@ fn requests_go_where_the_rules_say() -> Result<()> {
     web.lab.done()
 }
 
-/// A certificate for a host, in PEM, and its key.
-fn certificate(host: &str) -> Result<(String, String)> {
-    let dir = tempfile::tempdir()?;
-    let (key, cert) = (dir.path().join("key"), dir.path().join("cert"));
-    let made = std::process::Command::new("openssl")
-        .args([
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:prime256v1",
-            "-nodes",
-            "-days",
-            "2",
-        ])
-        .args(["-subj", "/CN=test", "-addext", &format!("subjectAltName=DNS:{host}")])
-        .arg("-keyout")
-        .arg(&key)
-        .arg("-out")
-        .arg(&cert)
-        .output()?;
-    ensure!(made.status.success(), "openssl: {}", String::from_utf8_lossy(&made.stderr));
-    Ok((std::fs::read_to_string(cert)?, std::fs::read_to_string(key)?))
-}
-
-fn secret(name: &str, (cert, key): &(String, String)) -> Value {
-    let encoded = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
-    json!({
-        "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
-        "metadata": {"name": name, "namespace": "default"},
-        "data": {"tls.crt": encoded(cert), "tls.key": encoded(key)},
-    })
-}
-
 #[test]
 fn certificates_are_the_secrets_and_follow_them() -> Result<()> {
     let web = Web::up("ingress-tls")?;
@@ -290,8 +255,8 @@ fn certificates_are_the_secrets_and_follow_them() -> Result<()> {
     // The Secret comes after the Ingress, and is replaced later.
     for _ in 0..2 {
         let made = certificate("foo.test")?;
-        std::fs::write(&trusted, &made.0)?;
-        web.objects.apply(&secret("foo", &made))?;
+        std::fs::write(&trusted, &made.cert)?;
+        web.objects.apply(&made.secret("foo"))?;
         eventually(PATIENCE, || {
             let (status, body) = verified("foo.test")?;
             ensure!(status == 200, "{status}: {body}");
@@ -307,7 +272,8 @@ fn certificates_are_the_secrets_and_follow_them() -> Result<()> {
     ensure!(explained.status.success() && text.contains("Secret default/foo"), "{text}");
 
     // A Secret that is none is said, and the old certificate does not stay.
-    web.objects.apply(&secret("foo", &("nonsense".into(), "nonsense".into())))?;
+    let nonsense = Certificate { cert: "nonsense".into(), key: "nonsense".into() };
+    web.objects.apply(&nonsense.secret("foo"))?;
     eventually(PATIENCE, || {
         ensure!(verified("foo.test").is_err(), "the old certificate is still shown");
         let events = web.objects.list("Event", "default")?;

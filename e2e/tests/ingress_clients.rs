@@ -1,14 +1,13 @@
 //! Ingress between clients and servers of other make: gRPC, WebSockets, events as they come, and what curl waits for.
 
 use anyhow::{Context as _, Result, ensure};
-use base64::Engine as _;
 use serde_json::{Value, json};
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 use warren_e2e::battery::Objects;
 use warren_e2e::eventually;
-use warren_e2e::lab::{Lab, succeeded};
+use warren_e2e::lab::Lab;
+use warren_e2e::tls::certificate;
 
 const PEERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/data/ingress/peers.py");
 const HOST: &str = "peers.test";
@@ -46,47 +45,17 @@ fn ingress(name: &str, path: &str, port: u16) -> [Value; 2] {
     [service, ingress]
 }
 
-/// A certificate for the host, as a Secret and as a file.
-fn certificate(dir: &Path) -> Result<(Value, String)> {
-    let (key, cert) = (dir.join("key"), dir.join("cert"));
-    let made = Command::new("openssl")
-        .args([
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:prime256v1",
-            "-nodes",
-            "-days",
-            "2",
-        ])
-        .args(["-subj", "/CN=test", "-addext", &format!("subjectAltName=DNS:{HOST}")])
-        .arg("-keyout")
-        .arg(&key)
-        .arg("-out")
-        .arg(&cert)
-        .output()?;
-    succeeded("openssl", &made)?;
-    let encoded = |path: &Path| -> Result<String> {
-        Ok(base64::engine::general_purpose::STANDARD.encode(std::fs::read(path)?))
-    };
-    let secret = json!({
-        "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
-        "metadata": {"name": "peers", "namespace": "default"},
-        "data": {"tls.crt": encoded(&cert)?, "tls.key": encoded(&key)?},
-    });
-    Ok((secret, cert.display().to_string()))
-}
-
 #[test]
 fn peers_of_other_make_understand_each_other() -> Result<()> {
     let python = python()?;
     let dir = tempfile::tempdir()?;
     let lab = Lab::up("ingress-clients", &["--nodes", "2", "--pods", "0"])?;
     let objects = Objects::of(&lab.lab(&["kubeconfig"])?)?;
-    let (secret, ca) = certificate(dir.path())?;
-    objects.apply(&secret)?;
+    let made = certificate(HOST)?;
+    let ca = dir.path().join("cert");
+    std::fs::write(&ca, &made.cert)?;
+    let ca = ca.display().to_string();
+    objects.apply(&made.secret("peers"))?;
     for (at, (name, path)) in [("grpc", "/test.Peer"), ("ws", "/"), ("http", "/sse")].into_iter().enumerate()
     {
         let port = 9000 + u16::try_from(at)?;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use warren_e2e::eventually;
 use warren_e2e::lab::{Lab, succeeded, warren_bin};
 use warren_e2e::runtime::Runtime;
+use warren_e2e::tls::certificate;
 
 const WHOAMI: &str = env!("CARGO_BIN_EXE_whoami");
 /// State of the API, on the disk of node-1, and of the agents, each on its own node's.
@@ -219,26 +220,6 @@ fn from_pod(runtime: &Runtime, words: &[&str]) -> Result<String> {
     succeeded(&words.join(" "), &in_pod(runtime, words)?.output()?)
 }
 
-fn certificate() -> Result<(String, String)> {
-    let dir = tempfile::tempdir()?;
-    let (key, cert) = (dir.path().join("key"), dir.path().join("cert"));
-    let mut openssl = Command::new("openssl");
-    openssl.args([
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:prime256v1",
-        "-nodes",
-        "-days",
-        "2",
-    ]);
-    openssl.args(["-subj", "/CN=test", "-addext", "subjectAltName=DNS:web.test"]);
-    succeeded("openssl", &openssl.arg("-keyout").arg(&key).arg("-out").arg(&cert).output()?)?;
-    Ok((std::fs::read_to_string(key)?, std::fs::read_to_string(cert)?))
-}
-
 #[test]
 fn agents_live_with_the_rights_of_the_manifests() -> Result<()> {
     let cluster = Cluster::up()?;
@@ -314,10 +295,7 @@ fn live(cluster: &Cluster) -> Result<()> {
     })?;
 
     // Ingress, with a Secret, and an Event of what is not understood.
-    let (key, cert) = certificate()?;
-    let secret = json!({"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
-        "metadata": {"name": "web", "namespace": "default"}, "stringData": {"tls.key": key, "tls.crt": cert}});
-    cluster.apply("secret", &secret.to_string())?;
+    cluster.apply("secret", &certificate("web.test")?.secret("web").to_string())?;
     let to = json!({"service": {"name": "web", "port": {"number": 80}}});
     let ingress = json!({"apiVersion": "networking.k8s.io/v1", "kind": "Ingress",
         "metadata": {"name": "web", "namespace": "default",
