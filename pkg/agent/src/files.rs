@@ -90,6 +90,18 @@ pub fn copy(source: &Path, target: &Path) -> Result<bool, FileError> {
     place(source, target, false)
 }
 
+/// Makes a symbolic link to `target`, unless there is something of that name already, whatever it is. False when there was.
+///
+/// # Errors
+/// [`FileError`].
+pub fn link_unless_there(target: &str, path: &Path) -> Result<bool, FileError> {
+    match std::os::unix::fs::symlink(target, path) {
+        Ok(()) => sync_parent(path).map(|()| true),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(e) => Err(at("link", path)(e)),
+    }
+}
+
 /// Gives a file another name in the same directory, over whatever has it.
 ///
 /// # Errors

@@ -15,6 +15,7 @@
 
 pub mod engine;
 pub mod gate;
+mod loopback;
 pub mod plugin;
 pub mod pool;
 mod queue;

@@ -1,6 +1,7 @@
 //! The plugin: what a container runtime starts. It carries words between the runtime and the agent, and knows what to
-//! say when there is no agent. No runtime, no store, no threads.
+//! say when there is no agent. No store, no threads.
 
+use crate::loopback;
 use crate::queue::DelQueue;
 use crate::spec::{Call, Code, MAX_CONFIG, Parsed, Refusal, Request, Settings, SpecVersion};
 use crate::wire::{Incoming, frame};
@@ -60,7 +61,8 @@ pub fn run(call: &Call) -> Reply {
         Ok(parsed) => parsed,
         Err((version, refusal)) => return Reply::refusal(version, &refusal),
     };
-    match carry(call, &parsed) {
+    let done = if parsed.loopback { loopback::carry(&parsed) } else { carry(call, &parsed) };
+    match done {
         Ok(reply) => reply,
         Err(refusal) => Reply::refusal(parsed.version, &refusal),
     }
@@ -96,7 +98,7 @@ fn carry(call: &Call, parsed: &Parsed) -> Result<Reply, Refusal> {
 }
 
 /// Opened once, here: the agent gets the descriptor and need not see the path.
-fn open_netns(path: &Path) -> Result<NetNs, Refusal> {
+pub(crate) fn open_netns(path: &Path) -> Result<NetNs, Refusal> {
     NetNs::open(path).map_err(|e| Refusal::new(Code::InvalidEnvironment, format!("CNI_NETNS: {e}")))
 }
 

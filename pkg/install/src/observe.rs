@@ -114,6 +114,10 @@ pub(crate) async fn observe(
             out.push(Found::Sysctl { key: key.clone(), was: was.clone() });
         }
     }
+    let loopback = scope.cni_bin_dir.join(defaults::CNI_LOOPBACK);
+    if fs::read_link(&loopback).is_ok_and(|target| target == Path::new(defaults::CNI_PLUGIN)) {
+        out.push(Found::File(loopback));
+    }
     let plugin = scope.cni_bin_dir.join(defaults::CNI_PLUGIN);
     if fs::symlink_metadata(&plugin).is_ok_and(|m| !m.is_dir()) {
         out.push(Found::File(plugin));

@@ -48,3 +48,5 @@ pub const CNI_BIN_DIR: &str = "/opt/cni/bin";
 pub const CNI_CONFLIST: &str = "10-warren.conflist";
 /// Name of the plugin binary, and the `type` in the conflist.
 pub const CNI_PLUGIN: &str = "warren";
+/// Name of the plugin that container runtimes call for the loopback of every pod; ours is a link to [`CNI_PLUGIN`].
+pub const CNI_LOOPBACK: &str = "loopback";

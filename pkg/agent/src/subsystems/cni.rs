@@ -145,6 +145,11 @@ fn install(bin: &Path, conf: &Path, conflist: &str) -> Result<(), String> {
     if files::install(source, &plugin).map_err(|e| e.to_string())? {
         tracing::info!(path = %plugin.display(), "installed the CNI plugin");
     }
+    // Runtimes want a plugin of this name before they ask for a network; one of somebody else's does as well.
+    let loopback = bin.join(defaults::CNI_LOOPBACK);
+    if files::link_unless_there(defaults::CNI_PLUGIN, &loopback).map_err(|e| e.to_string())? {
+        tracing::info!(path = %loopback.display(), "there was no loopback plugin: Warren's program is it");
+    }
     let path = conf.join(defaults::CNI_CONFLIST);
     if files::write(&path, conflist.as_bytes(), 0o644).map_err(|e| e.to_string())? {
         tracing::info!(path = %path.display(), "pods can be attached: wrote the CNI configuration");

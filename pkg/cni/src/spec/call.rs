@@ -99,6 +99,8 @@ pub struct Parsed {
     pub version: SpecVersion,
     /// Where the agent is.
     pub settings: Settings,
+    /// The configuration is that of the plugin `loopback`, not of the network's.
+    pub loopback: bool,
     /// What is wanted.
     pub request: Request,
 }
@@ -225,6 +227,7 @@ impl Call {
         Ok(Parsed {
             version: SpecVersion::NEWEST,
             settings: Settings::default(),
+            loopback: false,
             request: Request::Version(asked),
         })
     }
@@ -241,6 +244,7 @@ impl Call {
                 .with(format!("it exists from {} on", verb.since().as_str())));
         }
         let (conf, settings) = NetConf::new(fields)?;
+        let loopback = conf.kind == warren_types::defaults::CNI_LOOPBACK;
         let request = match verb {
             Verb::Add => Request::Add(Box::new(self.add(&conf)?)),
             // The journal knows everything else, and a DEL must not fail for what an ADD had said.
@@ -253,7 +257,7 @@ impl Call {
             Verb::Status => Request::Status,
             Verb::Version => Request::Version(None),
         };
-        Ok(Parsed { version, settings, request })
+        Ok(Parsed { version, settings, loopback, request })
     }
 
     fn add(&self, conf: &NetConf) -> Result<AddRequest, Refusal> {

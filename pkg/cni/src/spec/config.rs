@@ -46,6 +46,8 @@ pub(crate) struct NetConf {
     fields: Map<String, Value>,
     /// `name`
     pub(crate) name: String,
+    /// `type`
+    pub(crate) kind: String,
 }
 
 fn invalid(msg: impl Into<String>) -> Refusal {
@@ -92,13 +94,13 @@ impl NetConf {
                 .with("start with a letter or digit, then letters, digits, '_', '.', '-'"));
         }
         let name = name.to_owned();
-        match string(&fields, "type")? {
+        let kind = match string(&fields, "type")? {
             None => return Err(invalid("the network configuration has no type")),
             Some(kind) if kind.is_empty() || kind.contains('/') || matches!(kind, "." | "..") => {
                 return Err(invalid(format!("type {:?} is not the name of a plugin", cut(kind))));
             }
-            Some(_) => {}
-        }
+            Some(kind) => kind.to_owned(),
+        };
         let mut settings = Settings::default();
         if let Some(path) = string(&fields, "socket")? {
             settings.socket = absolute("socket", path)?;
@@ -109,7 +111,7 @@ impl NetConf {
         if let Some(path) = string(&fields, "queueDir")? {
             settings.queue_dir = absolute("queueDir", path)?;
         }
-        Ok((Self { fields, name }, settings))
+        Ok((Self { fields, name, kind }, settings))
     }
 
     /// `prevResult`, an object.
