@@ -16,6 +16,9 @@ use std::time::{Duration, Instant};
 
 /// The argument by which the process proper is known.
 pub const FOREGROUND: &str = "--foreground";
+/// Set in the environment of an agent in a container: what it starts is to outlive the container too, so it leaves the
+/// container's control groups.
+pub const OUTLIVE_CONTAINER: &str = "WARREN_OUTLIVE_CONTAINER";
 /// What it says on its standard output when it serves.
 const READY: &str = "ready";
 /// A log larger than this is begun anew.
@@ -120,6 +123,11 @@ impl Detached {
         };
         // Fails only where this process leads a session already, which is as good.
         let _ = nix::unistd::setsid();
+        if std::env::var_os(OUTLIVE_CONTAINER).is_some()
+            && let Err(error) = crate::control_group::leave()
+        {
+            tracing::warn!(process = %self.name, %error, "it will end with its container");
+        }
         let mut child = Command::new(executable)
             .args(args)
             .arg(FOREGROUND)

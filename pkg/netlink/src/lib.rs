@@ -32,6 +32,7 @@
 
 mod address;
 pub mod conntrack;
+mod control_group;
 pub mod detached;
 pub mod error;
 pub mod handover;
