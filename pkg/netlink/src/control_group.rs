@@ -12,7 +12,7 @@ const HOST: &str = "/proc/1";
 ///
 /// # Errors
 /// When there is no hierarchy, or one cannot be written: this process then ends with its container.
-pub fn leave() -> io::Result<()> {
+pub(crate) fn leave() -> io::Result<()> {
     let mounts = fs::read_to_string(Path::new(HOST).join("mountinfo"))?;
     let hierarchies = hierarchies(&mounts);
     if hierarchies.is_empty() {

@@ -517,7 +517,8 @@ impl Teller<'_> {
             let source = match from {
                 Client::Pod(_) => stays,
                 Client::Node if self.place.origin == Origin::ClusterIp => stays,
-                Client::Node => become_own("because the answer has to come back by the tunnel"),
+                Client::Node if node.own_addresses.iter().any(|ip| ip.is_ipv4() == is_v4) => stays,
+                Client::Node => become_own("because another node has its address too"),
                 Client::Outside(_) => become_own("because the answer has to come back by this node"),
             };
             return format!("through the tunnel to {place}; {source}");

@@ -42,10 +42,8 @@ pub struct Names {
     pub host_ports: &'static str,
     /// Map: protocol, port -> pod, at every address of this node.
     pub host_ports_any: &'static str,
-    /// Set: where pods' addresses come from.
-    pub pod_ranges: &'static str,
-    /// Set: where this node's pods' addresses come from.
-    pub local_pods: &'static str,
+    /// Set: sources of this node: its pods, and its own addresses that answers through the tunnel come back to.
+    pub local: &'static str,
     /// Set: where Services' addresses come from.
     pub service_ranges: &'static str,
     /// Chain: what comes from links.
@@ -77,8 +75,7 @@ pub const V4: Names = Names {
     hairpin: "svc_hairpin4",
     host_ports: "svc_host_ports4",
     host_ports_any: "svc_host_ports_any4",
-    pod_ranges: "svc_pod_ranges4",
-    local_pods: "svc_local_pods4",
+    local: "svc_local4",
     service_ranges: "svc_service_ranges4",
     arriving: "svc_arriving4",
     leaving: "svc_leaving4",
@@ -105,8 +102,7 @@ pub const V6: Names = Names {
     hairpin: "svc_hairpin6",
     host_ports: "svc_host_ports6",
     host_ports_any: "svc_host_ports_any6",
-    pod_ranges: "svc_pod_ranges6",
-    local_pods: "svc_local_pods6",
+    local: "svc_local6",
     service_ranges: "svc_service_ranges6",
     arriving: "svc_arriving6",
     leaving: "svc_leaving6",

@@ -22,6 +22,8 @@ pub struct NodeContext {
     pub node_port_addresses: BTreeSet<IpAddr>,
     /// The InternalIPs of all nodes.
     pub node_addresses: BTreeSet<IpAddr>,
+    /// Those of this node that no other node has: answers to them come back by the tunnel.
+    pub own_addresses: BTreeSet<IpAddr>,
     /// Ports of nodes that a process of the host holds, by the node's address, with the holder's name.
     pub held_ports: BTreeMap<IpAddr, BTreeMap<(Protocol, u16), String>>,
     /// Where pods' addresses come from.
@@ -63,6 +65,8 @@ impl NodeContext {
             false => addresses.iter().copied().filter(|a| in_config(a) && !a.is_loopback()).collect(),
         };
         let others = rows.nodes.iter().flat_map(|node| node.internal_ips.iter().copied());
+        let elsewhere = rows.nodes.iter().filter(|node| node.name != config.node_name);
+        let taken: BTreeSet<IpAddr> = elsewhere.flat_map(|node| node.internal_ips.iter().copied()).collect();
         let told = rows.nodes.iter().map(|node| (&node.name, &node.held_ports, &node.internal_ips));
         // This node's own word too: it is here before the API has brought it around, so that no front takes a port from
         // a listener of this host meanwhile.
@@ -82,6 +86,7 @@ impl NodeContext {
             zone: own.and_then(|node| node.labels.get(LABEL_ZONE)).filter(|zone| !zone.is_empty()).cloned(),
             node_port_addresses,
             node_addresses: others.chain(rows.local.internal_ips.iter().copied()).collect(),
+            own_addresses: rows.local.internal_ips.iter().copied().filter(|ip| !taken.contains(ip)).collect(),
             held_ports,
             pod_ranges: rows.cluster.cluster_cidrs.iter().copied().chain(all_pods).collect(),
             local_pod_cidrs: pod_cidrs.iter().collect(),

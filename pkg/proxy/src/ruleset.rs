@@ -11,6 +11,7 @@
 
 use crate::names::{DROP, Names, Pick, REJECT, V4, V6};
 use crate::node::NodeContext;
+use ipnet::IpNet;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use warren_netlink::nft::build::{base, equals, go, link_begins, link_is, rule};
@@ -93,12 +94,10 @@ fn sets(names: &Names, node: &NodeContext, all: &mut Ruleset) {
     }
     let affinity = Set::of_tuples(&with(&[address])).mapping_to(&end).filled_by_packets(CLIENTS);
     all.sets.insert(names.affinity.into(), affinity);
-    for (name, ranges) in [
-        (names.pod_ranges, &node.pod_ranges),
-        (names.local_pods, &node.local_pod_cidrs),
-        (names.service_ranges, &node.service_ranges),
-    ] {
-        let (set, elements) = address_ranges(ranges, names.family == Family::V4);
+    let own = node.own_addresses.iter().map(|ip| IpNet::from(*ip));
+    let local: Vec<IpNet> = node.local_pod_cidrs.iter().copied().chain(own).collect();
+    for (name, ranges) in [(names.local, local), (names.service_ranges, node.service_ranges.clone())] {
+        let (set, elements) = address_ranges(&ranges, names.family == Family::V4);
         all.sets.insert(name.into(), set);
         all.elements.insert(name.into(), elements);
     }
@@ -173,7 +172,8 @@ fn guard(names: &Names) -> Rule {
 fn arriving(names: &Names) -> Vec<Rule> {
     vec![
         guard(names),
-        rule([in_set(names, names.source, names.pod_ranges, false), verdict_of(names, names.inside_fronts)]),
+        // Pods of other nodes come to a node port as anybody else does: policy Local holds for them.
+        rule([in_set(names, names.source, names.local, false), verdict_of(names, names.inside_fronts)]),
         rule([go(Verdict::Goto(names.common.into()))]),
     ]
 }
@@ -347,7 +347,7 @@ fn postrouting(node: &NodeContext) -> Vec<Rule> {
             rule([
                 is_family(names),
                 link_is(Meta::OutName, TUNNEL_LINK),
-                in_set(names, names.source, names.local_pods, true),
+                in_set(names, names.source, names.local, true),
                 come_back(),
             ])
             .about("a client from elsewhere, an endpoint on another node"),

@@ -266,7 +266,7 @@ impl<'a> Run<'a> {
             return Some(Some(Value::Bytes(value.clone())));
         }
         let elements = self.ruleset.elements.get(set)?;
-        if set.contains("_ranges") || set.contains("local_pods") {
+        if set.contains("_ranges") || set.starts_with("svc_local") {
             let before = elements.iter().rev().find(|element| element.key <= key)?;
             return (!before.end).then_some(None);
         }
@@ -292,7 +292,7 @@ fn key_length(ruleset: &Ruleset, set: &str, v4: bool) -> usize {
         "alive" => front + address + 4,
         "hairpin" => 2 * address,
         "host_ports_any" => 8,
-        "cluster_ips" | "virtual_ips" | "pod_ranges" | "local_pods" | "service_ranges" => address,
+        "cluster_ips" | "virtual_ips" | "local" | "service_ranges" => address,
         other => panic!("set {other} is unknown here"),
     }
 }

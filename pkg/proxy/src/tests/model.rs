@@ -44,7 +44,8 @@ fn sources(v4: bool) -> Vec<(Origin, IpAddr)> {
         (Origin::Outside, "192.168.7.9", "2001:db8:5::9"),
         (Origin::Outside, "203.0.113.9", "2001:db8:6::9"),
         (Origin::Pod, "10.42.1.6", "fd42:0:0:1::6"),
-        (Origin::Pod, "10.42.2.6", "fd42:0:0:2::6"),
+        // A pod of another node, at a node port: no different from a client outside.
+        (Origin::Outside, "10.42.2.6", "fd42:0:0:2::6"),
         (Origin::ThisNode, "192.0.2.1", "2001:db8::1"),
     ];
     texts.into_iter().map(|(origin, four, six)| (origin, ip(if v4 { four } else { six }))).collect()
@@ -187,7 +188,8 @@ proptest! {
                     ..packet(source, SocketAddr::new(to, 8080), Protocol::Tcp)
                 };
                 let served = ruleset.elements["svc_hairpin4"].iter().any(|e| e.key[..4] == e.key[4..] && e.key[..4] == [10, 42, 1, 5]);
-                let of_here = node().local_pod_cidrs.iter().any(|net| net.contains(&source));
+                let of_here = node().local_pod_cidrs.iter().any(|net| net.contains(&source))
+                    || node().own_addresses.contains(&source);
                 let expected = match out_link {
                     _ if !marked => Fate::Pass,
                     "wrnp0" if source == to && served => Fate::From(ip("10.42.1.1")),

@@ -27,6 +27,7 @@ pub(crate) fn node() -> NodeContext {
         zone: Some("a".into()),
         node_port_addresses: [ip("192.0.2.1"), ip("2001:db8::1")].into(),
         node_addresses: [ip("192.0.2.1"), ip("2001:db8::1"), ip("192.0.2.2"), ip("2001:db8::2")].into(),
+        own_addresses: [ip("192.0.2.1"), ip("2001:db8::1")].into(),
         held_ports: BTreeMap::from([(ip("192.0.2.1"), held)]),
         pod_ranges: nets(&["10.42.0.0/16", "fd42::/48"]),
         local_pod_cidrs: nets(&["10.42.1.0/24", "fd42:0:0:1::/64"]),

@@ -22,6 +22,7 @@ pub(crate) fn node() -> NodeContext {
         zone: Some("east".into()),
         node_port_addresses: [ip("192.168.0.1")].into(),
         node_addresses: [ip("192.168.0.1"), ip("192.168.0.2")].into(),
+        own_addresses: [ip("192.168.0.1")].into(),
         held_ports: BTreeMap::new(),
         pod_ranges: vec!["10.42.0.0/16".parse().unwrap(), "fd42::/48".parse().unwrap()],
         local_pod_cidrs: vec!["10.42.0.0/24".parse().unwrap(), "fd42::/64".parse().unwrap()],
