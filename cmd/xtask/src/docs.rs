@@ -18,6 +18,7 @@ pub(crate) fn write() -> Result<()> {
 
 /// Fails on a link or a path that leads nowhere, and on a page of docs/ that its index does not name.
 pub(crate) fn check() -> Result<()> {
+    eprintln!("==> links and paths in pages");
     let root = root();
     let mut pages = Vec::new();
     collect(&root, &mut pages)?;

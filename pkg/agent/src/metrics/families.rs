@@ -63,14 +63,16 @@ families! {
     BUILD_INFO: Gauge "warren_build_info" ["version"] "Version of the agent";
     UPTIME: Gauge "warren_uptime_seconds" [] "Seconds since the agent started";
     READY: Gauge "warren_ready" [] "Whether pods can be attached";
-    SUBSYSTEM_STATE: Gauge "warren_subsystem_state" ["subsystem", "state"] "1 for the state a subsystem is in";
+    SUBSYSTEM_STATE: Gauge "warren_subsystem_state" ["subsystem", "state"]
+        "1 for the state a subsystem is in (ready, starting, degraded, failed), 0 for the others";
     SUBSYSTEM_RESTARTS: Counter "warren_subsystem_restarts" ["subsystem"] "How often a subsystem was started again";
     API_CONNECTED: Gauge "warren_api_connected" [] "Whether the API answers";
     API_LAST_CONTACT: Gauge "warren_api_last_contact_seconds" [] "Seconds since the API last answered";
     REFUSED_OBJECTS: Gauge "warren_refused_objects" [] "Fields of API objects that were refused";
     STORE_REVISION: Gauge "warren_store_revision" [] "Revision of the last write to the store";
     STORE_ROWS: Gauge "warren_store_rows" ["table"] "Rows in a table of the store";
-    IPAM_ADDRESSES: Gauge "warren_ipam_addresses" ["prefix", "state"] "Addresses of a pool by state";
+    IPAM_ADDRESSES: Gauge "warren_ipam_addresses" ["prefix", "state"]
+        "Addresses of a pool by state: used, quarantined, held, free";
     PEERS: Gauge "warren_peers" [] "Nodes with a tunnel";
     PEER_HANDSHAKE_AGE: Gauge "warren_peer_handshake_age_seconds" ["node"]
         "Seconds since the last handshake with a node";
@@ -89,7 +91,7 @@ families! {
     PROXY_REPAIRS: Counter "warren_proxy_repairs" [] "How often these rules had to be mended";
     PROXY_FLOWS_ENDED: Counter "warren_proxy_udp_flows_ended" [] "UDP flows ended because they led nowhere";
     LOADBALANCER_ADDRESSES: Gauge "warren_loadbalancer_addresses" ["state"]
-        "Addresses of the pool by what this node is to them";
+        "Addresses of the pool by what this node is to them: held, backup, listening, refused";
     LOADBALANCER_WRITER: Gauge "warren_loadbalancer_writer" [] "Whether this node writes the addresses of Services";
 
     POLICY_POLICIES: Gauge "warren_policy_policies" [] "NetworkPolicies in force";
@@ -112,7 +114,7 @@ families! {
 
     INGRESS_INGRESSES: Gauge "warren_ingress_ingresses" [] "Ingresses that are served";
     INGRESS_FAULTY: Gauge "warren_ingress_faulty" [] "Ingresses that are served with something wrong";
-    INGRESS_ROUTES: Gauge "warren_ingress_routes" [] "Routes";
+    INGRESS_ROUTES: Gauge "warren_ingress_routes" [] "Routes of all Ingresses";
     INGRESS_CONNECTIONS: Gauge "warren_ingress_connections" [] "Connections of clients";
     INGRESS_MALFORMED: Counter "warren_ingress_malformed" [] "Requests refused as malformed or ambiguous";
     INGRESS_TURNED_AWAY: Counter "warren_ingress_turned_away" []
@@ -127,10 +129,11 @@ families! {
     DNS_KNOWN: Gauge "warren_dns_known" [] "Whether the cluster's names are known";
     DNS_STALE: Gauge "warren_dns_stale" [] "Whether they are from an earlier life of the agent";
     DNS_UPSTREAM_UP: Gauge "warren_dns_upstream_up" ["to"] "Whether an upstream is asked";
-    DNS_QUESTIONS: Counter "warren_dns_questions" ["way"] "Questions that went no usual way";
+    DNS_QUESTIONS: Counter "warren_dns_questions" ["way"]
+        "Questions that went no usual way: unreadable, limited, dropped, forward_joined, overridden, offline";
 
     KUBEPROXY_NO_LOCAL: Gauge "kubeproxy_sync_proxy_rules_no_local_endpoints_total" ["traffic_policy"]
-        "Ports of Services with a Local traffic policy and no endpoint on this node";
+        "Ports of Services with a Local traffic policy, endpoints elsewhere, and none on this node";
 
     COREDNS_REQUESTS: Counter "coredns_dns_requests" ["server", "zone", "proto", "family", "type"]
         "Questions by protocol, family and type";
