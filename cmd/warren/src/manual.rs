@@ -16,7 +16,7 @@ fn parts() -> [Part; 4] {
     let mut tree = crate::Cli::command();
     tree.build();
     let mut commands = String::new();
-    command(&mut commands, &tree, "warren");
+    describe(&mut commands, &tree, "warren", None);
     let part = |page, text| Part { page, mark: "generated", text };
     [
         part("docs/reference/cli.md", commands),
@@ -26,17 +26,18 @@ fn parts() -> [Part; 4] {
     ]
 }
 
-/// A command, and all below it that are shown.
-fn command(out: &mut String, command_: &Command, path: &str) {
+/// A command, and all below it that are shown. What its `parent` takes already is not said again.
+fn describe(out: &mut String, command: &Command, path: &str, parent: Option<&Command>) {
     let _ = writeln!(out, "## {path}\n");
-    if let Some(about) = command_.get_about() {
+    if let Some(about) = command.get_about() {
         let _ = writeln!(out, "{}\n", sentence(&about.to_string()));
     }
-    let usage = command_.clone().render_usage().to_string();
+    let usage = command.clone().render_usage().to_string();
     let _ = writeln!(out, "```\n{}\n```\n", usage.trim_start_matches("Usage: "));
     let installs = path.starts_with("warren install ");
-    let all = command_.get_arguments().filter(|arg| {
-        let everywhere = arg.is_global_set() && path != "warren";
+    let all = command.get_arguments().filter(|arg| {
+        let known = parent.is_some_and(|p| p.get_arguments().any(|a| a.get_id() == arg.get_id()));
+        let everywhere = arg.is_global_set() && known;
         // The rest are the settings of what is installed.
         let setting = installs && arg.get_help_heading() != Some("Installation");
         !(arg.is_hide_set() || everywhere || setting || ["help", "version"].contains(&arg.get_id().as_str()))
@@ -51,11 +52,11 @@ fn command(out: &mut String, command_: &Command, path: &str) {
     if installs {
         out.push_str("It also takes the settings of what it installs, as flags: [configuration](configuration.md).\n\n");
     }
-    if let Some(after) = command_.get_after_help() {
+    if let Some(after) = command.get_after_help() {
         let _ = writeln!(out, "{}\n", escaped(&after.to_string()).replace('\n', "\n\n"));
     }
-    for below in command_.get_subcommands().filter(|c| !c.is_hide_set()) {
-        command(out, below, &format!("{path} {}", below.get_name()));
+    for below in command.get_subcommands().filter(|c| !c.is_hide_set()) {
+        describe(out, below, &format!("{path} {}", below.get_name()), Some(command));
     }
 }
 
