@@ -4,7 +4,8 @@ set -eu
 
 usage() {
 	cat <<'END'
-usage: install.sh [--root DIR] [--k3s] [--uninstall]
+usage: install.sh [--root DIR] [--k3s] [ROLE [FLAGS]]
+       install.sh [--root DIR] --uninstall
 
 Checks the files of this bundle, then installs:
 
@@ -12,12 +13,13 @@ Checks the files of this bundle, then installs:
   usr/local/share/doc/warren/                       licences, list of components
   var/lib/rancher/k3s/agent/images/                 the container image, with --k3s
 
-Nothing is started. Then, as root:
+With a ROLE, `warren install` makes services of it, starts them, and waits until pods can be attached:
 
-  warren server                                     the control plane, on one machine
-  warren agent --server URL --token-file FILE       on each node
+  server [--advertise-address IP]                   control plane, and a node of its own cluster
+  agent --server URL --token-file FILE              a node that joins it
+  kubernetes --kubeconfig FILE                      a node of a cluster that has an API of its own
 
-  --root DIR    install below DIR instead of /
+  --root DIR    install below DIR instead of /, and start nothing
   --k3s         put the container image, and the manifests when the bundle has them, where k3s finds them
   --uninstall   remove what this script installed, after `warren uninstall`
 END
@@ -44,6 +46,7 @@ while [ $# -gt 0 ]; do
 		usage
 		exit 0
 		;;
+	server | agent | kubernetes) break ;;
 	*)
 		usage >&2
 		fail "what is $1?"
@@ -82,7 +85,9 @@ sha256sum --check --quiet SHA256SUMS || fail "the bundle is damaged; copy it ane
 [ -n "$root" ] || [ "$(id -u)" = 0 ] || fail "run it as root"
 ./warren --version >/dev/null || fail "this bundle is not for a machine of type $(uname -m)"
 
-put 755 warren "$bin"
+if [ $# -eq 0 ]; then
+	put 755 warren "$bin"
+fi
 for file in LICENSE licenses.txt sbom.cdx.json; do
 	put 644 "$file" "$doc"
 done
@@ -94,4 +99,9 @@ if [ -n "$k3s" ]; then
 		put 644 warren.yaml "$manifests"
 	fi
 fi
-echo "type now: warren --help"
+if [ $# -gt 0 ]; then
+	role=$1
+	shift
+	exec ./warren install "$role" --root "$root/" "$@"
+fi
+echo "type now: warren install --help"

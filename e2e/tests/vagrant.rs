@@ -64,7 +64,8 @@ fn the_bundle_makes_a_cluster_of_machines_without_a_network() -> Result<()> {
             "standalone-server.sh"
         } else {
             // As the Vagrantfile does: by way of the host, since the server has the token only once it runs.
-            let token = lab.exec(NODES[0], &["cat", "/var/lib/warren/server/agent-token"])?;
+            let made = || lab.exec(NODES[0], &["cat", "/var/lib/warren/server/agent-token"]);
+            let (token, _) = eventually(Duration::from_secs(60), made)?;
             let write = format!("umask 077 && echo '{}' > /run/share/token", token.trim());
             lab.exec(node, &["sh", "-c", &write])?;
             "standalone-agent.sh"

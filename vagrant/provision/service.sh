@@ -1,6 +1,6 @@
 #!/bin/sh
-# service.sh NAME PROGRAM [ARGS]: runs the program now and after each boot; without systemd, now. It is replaced when it
-# runs already, and only itself: what it started, such as tunnels, goes on.
+# service.sh NAME PROGRAM [ARGS]: runs a program that is no service yet, now and after each boot; without systemd, now. It is
+# replaced when it runs already, and only itself: what it started, such as tunnels, goes on.
 set -eu
 name=$1
 shift

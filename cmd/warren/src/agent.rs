@@ -334,6 +334,8 @@ mod tests {
             let arg = arg.unwrap_or_else(|| panic!("key {key} has no flag"));
             let variable = format!("WARREN_{}", key.to_uppercase().replace('-', "_"));
             assert_eq!(arg.get_env().and_then(|e| e.to_str()), Some(variable.as_str()));
+            let many = matches!(arg.get_action(), clap::ArgAction::Append);
+            assert_eq!(warren_agent::config::LISTS.contains(key), many, "{key}");
         }
         let flags =
             command.get_arguments().filter(|a| !["config", "help"].contains(&a.get_id().as_str())).count();

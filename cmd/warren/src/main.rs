@@ -19,6 +19,8 @@ mod ipam;
 mod lab;
 mod logging;
 mod manifests;
+#[cfg(test)]
+mod manual;
 mod objects;
 mod output;
 mod policy;

@@ -85,6 +85,16 @@ impl ServerArgs {
     }
 }
 
+/// Flags that are no keys of the configuration file: the token there is the agent's.
+const NOT_IN_FILE: [&str; 3] = ["config", "token-file", "print-token"];
+
+/// The flags of `warren server` that are also keys of the configuration file, with their keys.
+pub(crate) fn keys(server: &clap::Command) -> impl Iterator<Item = (&str, &clap::Arg)> {
+    let all = server.get_arguments().filter(|arg| !arg.is_global_set());
+    all.filter_map(|arg| Some((arg.get_long()?, arg)))
+        .filter(|(key, _)| !NOT_IN_FILE.contains(key) && !["help", "version"].contains(key))
+}
+
 /// The words of the command line, and those that the configuration file of a server adds: only where a file is named, and
 /// of its keys only those that neither a flag nor a variable says. A line that is no valid one is left as it is.
 pub(crate) fn with_file(tree: &clap::Command, mut words: Vec<OsString>) -> anyhow::Result<Vec<OsString>> {
@@ -96,11 +106,7 @@ pub(crate) fn with_file(tree: &clap::Command, mut words: Vec<OsString>) -> anyho
     let Some(serde_json::Value::Object(file)) = crate::agent::read_file(Some(path))? else {
         return Ok(words);
     };
-    for arg in ServerArgs::augment_args(clap::Command::new("server")).get_arguments() {
-        let Some(key) = arg.get_long().filter(|key| !["config", "token-file", "print-token"].contains(key))
-        else {
-            continue;
-        };
+    for (key, arg) in keys(&ServerArgs::augment_args(clap::Command::new("server"))) {
         let Some(value) = file.get(key) else { continue };
         let source = said.value_source(arg.get_id().as_str());
         if matches!(source, Some(ValueSource::CommandLine | ValueSource::EnvVariable)) {

@@ -7,6 +7,7 @@ use anyhow::Result;
 pub(crate) fn all() -> Result<()> {
     run("fmt", cargo().args(["fmt", "--all", "--check"]))?;
     crate::edges::check()?;
+    crate::docs::check()?;
     let clippy = ["clippy", "--workspace", "--all-targets", "--quiet", "--", "--deny", "warnings"];
     run("clippy", cargo().args(clippy))?;
     let docs = ["doc", "--workspace", "--no-deps", "--document-private-items", "--quiet"];

@@ -1,9 +1,10 @@
-//! Developers' verbs: `cargo xtask check | build | test | e2e | vm | bench | lab | dist`.
+//! Developers' verbs: `cargo xtask check | docs | build | test | e2e | vm | bench | lab | dist`.
 
 mod bench;
 mod build;
 mod check;
 mod dist;
+mod docs;
 mod edges;
 mod needs;
 mod run;
@@ -41,8 +42,10 @@ enum Verb {
     },
     /// The end-to-end tests of the kernel WireGuard backend: a lab inside a QEMU machine, then two machines. Needs root.
     Vm,
-    /// fmt, clippy, docs, dependency edges.
+    /// fmt, clippy, docs, links, dependency edges.
     Check,
+    /// Writes the references of docs/ that the code makes: commands, configuration, metrics, checks of the doctor.
+    Docs,
     /// Builds the release binary and packs it: binary, .deb, .rpm, container image, air-gap bundle, list of components,
     /// licences.
     Dist(dist::DistArgs),
@@ -67,6 +70,7 @@ fn main() -> ExitCode {
         Verb::E2e { args } => test::e2e(&args),
         Verb::Vm => vm::run_tests(),
         Verb::Check => check::all(),
+        Verb::Docs => docs::write(),
         Verb::Dist(args) => dist::run(&args),
         Verb::Bench { what, output, args } => bench::run(what, output, &args),
     };

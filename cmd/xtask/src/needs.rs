@@ -43,6 +43,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("containerd", "containerd"),
     ("runc", "runc"),
     ("unshare", "util-linux"),
+    ("ip", "iproute2"),
+    ("awk", "mawk"),
     ("shellcheck", "shellcheck"),
 ];
 

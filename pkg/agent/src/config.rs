@@ -71,28 +71,30 @@ pub const KEYS: &[&str] = &[
     "dns-offline",
     "dns-client-limit",
 ];
-/// Keys of `warren server`, which may share the file.
-const SERVER_KEYS: &[&str] = &[
+/// Keys of `warren server` that are none of the agent's; both may share the file.
+pub const SERVER_KEYS: &[&str] = &[
     "listen",
     "advertise-address",
     "tls-san",
     "node-prefix-v4",
     "node-prefix-v6",
+    "allocate-node-cidrs",
     "write-kubeconfig",
     "service-node-port-range",
     "default-ingress-class",
     "audit-log",
-    "log",
-    "log-format",
 ];
 /// Keys that may be given more than once, or as a list.
-const LISTS: &[&str] = &[
+pub const LISTS: &[&str] = &[
     "node-ip",
     "cluster-cidr",
     "service-cidr",
     "nodeport-addresses",
     "service-external-ips",
     "loadbalancer-pool",
+    "ingress-nodes",
+    "ingress-trusted",
+    "ingress-proxy-protocol",
     "cluster-dns",
     "dns-upstream",
     "dns-stub",
@@ -270,7 +272,10 @@ impl RawConfig {
                 continue;
             }
             if !KEYS.contains(&key.as_str()) {
-                let near = KEYS.iter().min_by_key(|k| distance(k, key)).filter(|k| distance(k, key) <= 3);
+                let near = KEYS
+                    .iter()
+                    .min_by_key(|k| distance(k, key))
+                    .filter(|k| distance(k, key) <= (key.len() / 2).min(3));
                 let hint = near.map(|k| format!("; did you mean {k}?")).unwrap_or_default();
                 self.fault(key, format!("there is no such key{hint}"));
                 continue;

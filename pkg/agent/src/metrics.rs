@@ -1,17 +1,20 @@
 //! Prometheus metrics, computed from a [`StatusReport`] when they are asked for.
 
 mod dns;
+mod families;
 mod ingress;
 mod policy;
 
-use crate::services::{ProxyView, ServicesReport};
-use crate::status::{CallsView, StatusReport};
+pub use families::{FAMILIES, Kind, Metric};
+
+use crate::services::ServicesReport;
+use crate::status::StatusReport;
+use families::*;
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::text::{encode_eof, encode_registry};
+use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 use std::fmt;
@@ -21,34 +24,52 @@ use warren_cni::stats::LATENCY_CLASSES;
 use warren_types::HealthState;
 
 type Labels = Vec<(&'static str, String)>;
-type Gauges = Family<Labels, Gauge<f64, AtomicU64>>;
-type Counters = Family<Labels, Counter>;
+type Family<M> = prometheus_client::metrics::family::Family<Labels, M>;
 
 #[expect(clippy::cast_precision_loss, reason = "metrics are floating point by definition")]
 fn float(n: u64) -> f64 {
     n as f64
 }
 
-/// Registers a family of gauges with these values.
-fn gauges(registry: &mut Registry, name: &str, help: &str, values: impl IntoIterator<Item = (Labels, f64)>) {
-    let family = Gauges::default();
-    for (labels, value) in values {
-        family.get_or_create(&labels).set(value);
-    }
-    registry.register(name, help, family);
+fn labels<const N: usize>(metric: &Metric, values: [&str; N]) -> Labels {
+    debug_assert_eq!(metric.labels.len(), N, "{}", metric.name);
+    metric.labels.iter().copied().zip(values.map(str::to_owned)).collect()
 }
 
-fn counters(
+/// Registers a family of gauges; each value comes with those of its labels.
+fn gauges<'a, const N: usize>(
     registry: &mut Registry,
-    name: &str,
-    help: &str,
-    values: impl IntoIterator<Item = (Labels, u64)>,
+    metric: Metric,
+    values: impl IntoIterator<Item = ([&'a str; N], f64)>,
 ) {
-    let family = Counters::default();
-    for (labels, value) in values {
-        family.get_or_create(&labels).inc_by(value);
+    let family = Family::<Gauge<f64, AtomicU64>>::default();
+    for (of, value) in values {
+        family.get_or_create(&labels(&metric, of)).set(value);
     }
-    registry.register(name, help, family);
+    registry.register(metric.name, metric.help, family);
+}
+
+fn counters<'a, const N: usize>(
+    registry: &mut Registry,
+    metric: Metric,
+    values: impl IntoIterator<Item = ([&'a str; N], u64)>,
+) {
+    let family = Family::<Counter>::default();
+    for (of, value) in values {
+        family.get_or_create(&labels(&metric, of)).inc_by(value);
+    }
+    registry.register(metric.name, metric.help, family);
+}
+
+/// Registers a family of durations; `ends` are the upper ends of their classes, in microseconds.
+fn timings<'a, const N: usize>(
+    registry: &mut Registry,
+    metric: Metric,
+    ends: &'static [u64],
+    values: impl IntoIterator<Item = ([&'a str; N], Timing)>,
+) {
+    let all = values.into_iter().map(|(of, timing)| (labels(&metric, of), timing)).collect();
+    registry.register_collector(Box::new(Timings { metric, ends, all }));
 }
 
 /// The text that Prometheus reads (OpenMetrics).
@@ -56,132 +77,67 @@ fn counters(
 /// # Errors
 /// Never in practice: writing to a string does not fail.
 pub fn text(report: &StatusReport) -> Result<String, fmt::Error> {
-    let mut registry = Registry::with_prefix("warren");
+    let mut registry = Registry::default();
     let r = &mut registry;
-    gauges(r, "build_info", "Version of the agent", [(vec![("version", report.version.clone())], 1.0)]);
-    gauges(r, "uptime_seconds", "Seconds since the agent started", [(vec![], float(report.uptime_seconds))]);
-    gauges(r, "ready", "Whether pods can be attached", [(vec![], f64::from(u8::from(report.ready)))]);
+    gauges(r, BUILD_INFO, [([report.version.as_str()], 1.0)]);
+    gauges(r, UPTIME, [([], float(report.uptime_seconds))]);
+    gauges(r, READY, [([], f64::from(u8::from(report.ready)))]);
     subsystems(r, report);
-    gauges(
-        r,
-        "api_connected",
-        "Whether the API answers",
-        [(vec![], f64::from(u8::from(report.source.connected)))],
-    );
-    gauges(
-        r,
-        "api_last_contact_seconds",
-        "Seconds since the API last answered",
-        report.source.last_contact_seconds.map(|s| (vec![], float(s))),
-    );
-    gauges(
-        r,
-        "refused_objects",
-        "Fields of API objects that were refused",
-        [(vec![], float(report.source.refused.len() as u64))],
-    );
-    gauges(
-        r,
-        "store_revision",
-        "Revision of the last write to the store",
-        [(vec![], float(report.store.revision))],
-    );
-    gauges(
-        r,
-        "store_rows",
-        "Rows in a table of the store",
-        report.store.rows.iter().map(|(t, n)| (vec![("table", t.clone())], float(*n))),
-    );
+    gauges(r, API_CONNECTED, [([], f64::from(u8::from(report.source.connected)))]);
+    gauges(r, API_LAST_CONTACT, report.source.last_contact_seconds.map(|s| ([], float(s))));
+    gauges(r, REFUSED_OBJECTS, [([], float(report.source.refused.len() as u64))]);
+    gauges(r, STORE_REVISION, [([], float(report.store.revision))]);
+    gauges(r, STORE_ROWS, report.store.rows.iter().map(|(table, n)| ([table.as_str()], float(*n))));
     pools(r, report);
     tunnels(r, report);
-    gauges(
-        r,
-        "cni_attachments",
-        "Attachments of pods by phase",
-        report.cni.attachments.iter().map(|(phase, n)| (vec![("phase", phase.clone())], float(*n))),
-    );
-    r.register_collector(Box::new(calls(&report.cni.calls)));
+    gauges(r, CNI_ATTACHMENTS, report.cni.attachments.iter().map(|(phase, n)| ([phase.as_str()], float(*n))));
+    let calls = report.cni.calls.iter().map(|calls| {
+        let timing = Timing { micros: calls.micros, classes: calls.classes.clone() };
+        ([calls.verb.as_str(), calls.result.as_str()], timing)
+    });
+    timings(r, CNI_CALL, &LATENCY_CLASSES, calls);
     services(r, &report.services);
     if let Some(view) = &report.dns {
-        dns::own(r, view);
+        dns::register(r, view);
     }
     if let Some(view) = &report.ingress {
-        ingress::own(r, view);
+        ingress::register(r, view);
     }
     if let Some(view) = &report.policy {
-        policy::own(r, view);
+        policy::register(r, view);
     }
     let mut out = String::new();
-    encode_registry(&mut out, &registry)?;
-    if let Some(proxy) = &report.services.proxy {
-        encode_registry(&mut out, &known_names(proxy))?;
-    }
-    if let Some(view) = &report.dns {
-        encode_registry(&mut out, &dns::registry(view))?;
-    }
-    encode_eof(&mut out)?;
+    encode(&mut out, &registry)?;
     Ok(out)
 }
 
 fn services(r: &mut Registry, report: &ServicesReport) {
     if let Some(proxy) = &report.proxy {
-        gauges(r, "proxy_services", "Services that are translated", [(vec![], float(proxy.services))]);
+        gauges(r, PROXY_SERVICES, [([], float(proxy.services))]);
         let last = Duration::from_micros(proxy.last_change_micros).as_secs_f64();
-        gauges(
-            r,
-            "proxy_last_change_seconds",
-            "How long the last change took, from its row to the kernel's word",
-            (proxy.changes > 0).then_some((vec![], last)),
-        );
-        for (name, help, value) in [
-            ("proxy_changes", "Changes of Services brought to the kernel", proxy.changes),
-            (
-                "proxy_comparisons",
-                "How often the kernel's rules of Services were compared",
-                proxy.comparisons,
-            ),
-            ("proxy_repairs", "How often these rules had to be mended", proxy.repairs),
-            ("proxy_udp_flows_ended", "UDP flows ended because they led nowhere", proxy.flows_ended),
+        gauges(r, PROXY_LAST_CHANGE, (proxy.changes > 0).then_some(([], last)));
+        for (metric, value) in [
+            (PROXY_CHANGES, proxy.changes),
+            (PROXY_COMPARISONS, proxy.comparisons),
+            (PROXY_REPAIRS, proxy.repairs),
+            (PROXY_FLOWS_ENDED, proxy.flows_ended),
         ] {
-            counters(r, name, help, [(vec![], value)]);
+            counters(r, metric, [([], value)]);
         }
+        // What kube-proxy calls by this name and means the same by, so that its dashboards and alarms work.
+        let unserved = [("internal", proxy.no_local_internal), ("external", proxy.no_local_external)];
+        gauges(r, KUBEPROXY_NO_LOCAL, unserved.map(|(policy, n)| ([policy], float(n))));
     }
     if let Some(balancer) = &report.load_balancer {
-        let state =
-            |word: &str, list: &[String]| (vec![("state", word.to_owned())], float(list.len() as u64));
-        gauges(
-            r,
-            "loadbalancer_addresses",
-            "Addresses of the pool by what this node is to them",
-            [
-                state("held", &balancer.held),
-                state("backup", &balancer.backed_up),
-                state("listening", &balancer.listening),
-                state("refused", &balancer.refused),
-            ],
-        );
-        gauges(
-            r,
-            "loadbalancer_writer",
-            "Whether this node writes the addresses of Services",
-            [(vec![], f64::from(u8::from(balancer.writer)))],
-        );
+        let states = [
+            ("held", &balancer.held),
+            ("backup", &balancer.backed_up),
+            ("listening", &balancer.listening),
+            ("refused", &balancer.refused),
+        ];
+        gauges(r, LOADBALANCER_ADDRESSES, states.map(|(state, list)| ([state], float(list.len() as u64))));
+        gauges(r, LOADBALANCER_WRITER, [([], f64::from(u8::from(balancer.writer)))]);
     }
-}
-
-/// What kube-proxy calls by another name and means the same by, so that its dashboards and alarms work.
-fn known_names(proxy: &ProxyView) -> Registry {
-    let mut registry = Registry::with_prefix("kubeproxy_sync_proxy_rules");
-    gauges(
-        &mut registry,
-        "no_local_endpoints_total",
-        "Ports of Services with a Local traffic policy and no endpoint on this node",
-        [
-            (vec![("traffic_policy", "internal".to_owned())], float(proxy.no_local_internal)),
-            (vec![("traffic_policy", "external".to_owned())], float(proxy.no_local_external)),
-        ],
-    );
-    registry
 }
 
 fn subsystems(r: &mut Registry, report: &StatusReport) {
@@ -193,73 +149,50 @@ fn subsystems(r: &mut Registry, report: &StatusReport) {
     ];
     gauges(
         r,
-        "subsystem_state",
-        "1 for the state a subsystem is in",
+        SUBSYSTEM_STATE,
         report.subsystems.iter().flat_map(|s| {
-            states.iter().map(move |(state, word)| {
-                let labels = vec![("subsystem", s.name.clone()), ("state", (*word).to_owned())];
-                (labels, f64::from(u8::from(s.state == *state)))
-            })
+            states.map(|(state, word)| ([s.name.as_str(), word], f64::from(u8::from(s.state == state))))
         }),
     );
-    counters(
-        r,
-        "subsystem_restarts",
-        "How often a subsystem was started again",
-        report.subsystems.iter().map(|s| (vec![("subsystem", s.name.clone())], s.restarts)),
-    );
+    counters(r, SUBSYSTEM_RESTARTS, report.subsystems.iter().map(|s| ([s.name.as_str()], s.restarts)));
 }
 
 fn pools(r: &mut Registry, report: &StatusReport) {
     gauges(
         r,
-        "ipam_addresses",
-        "Addresses of a pool by state",
+        IPAM_ADDRESSES,
         report.pools.iter().flat_map(|p| {
-            let state =
-                |word: &str, n: f64| (vec![("prefix", p.prefix.clone()), ("state", word.to_owned())], n);
             [
-                state("used", float(p.used)),
-                state("quarantined", float(p.quarantined)),
-                state("held", float(p.held)),
-                state("free", p.free.parse().unwrap_or(f64::NAN)),
+                ("used", float(p.used)),
+                ("quarantined", float(p.quarantined)),
+                ("held", float(p.held)),
+                ("free", p.free.parse().unwrap_or(f64::NAN)),
             ]
+            .map(|(state, n)| ([p.prefix.as_str(), state], n))
         }),
     );
 }
 
 fn tunnels(r: &mut Registry, report: &StatusReport) {
-    let peers =
-        || report.nodes.iter().filter_map(|n| n.tunnel.as_ref().map(|t| (vec![("node", n.name.clone())], t)));
-    gauges(r, "peers", "Nodes with a tunnel", [(vec![], float(peers().count() as u64))]);
-    gauges(
-        r,
-        "peer_handshake_age_seconds",
-        "Seconds since the last handshake with a node",
-        peers().filter_map(|(l, t)| t.handshake_seconds.map(|s| (l, float(s)))),
-    );
-    counters(
-        r,
-        "tunnel_received_bytes",
-        "Bytes received from a node",
-        peers().map(|(l, t)| (l, t.received_bytes)),
-    );
-    counters(r, "tunnel_sent_bytes", "Bytes sent to a node", peers().map(|(l, t)| (l, t.sent_bytes)));
+    let peers = || report.nodes.iter().filter_map(|n| n.tunnel.as_ref().map(|t| ([n.name.as_str()], t)));
+    gauges(r, PEERS, [([], float(peers().count() as u64))]);
+    let handshakes = peers().filter_map(|(node, t)| t.handshake_seconds.map(|s| (node, float(s))));
+    gauges(r, PEER_HANDSHAKE_AGE, handshakes);
+    counters(r, TUNNEL_RECEIVED, peers().map(|(node, t)| (node, t.received_bytes)));
+    counters(r, TUNNEL_SENT, peers().map(|(node, t)| (node, t.sent_bytes)));
 }
 
 /// Durations by class. The counts were made elsewhere, which the library's own histogram has no way in for.
 #[derive(Debug)]
 struct Timings {
-    name: &'static str,
-    help: &'static str,
+    metric: Metric,
     /// Upper ends of the classes, in microseconds; beyond the last, everything.
     ends: &'static [u64],
-    all: Vec<Timing>,
+    all: Vec<(Labels, Timing)>,
 }
 
 #[derive(Debug)]
 struct Timing {
-    labels: Labels,
     /// Their sum.
     micros: u64,
     /// How many are in each class.
@@ -268,16 +201,17 @@ struct Timing {
 
 impl Collector for Timings {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let Metric { name, help, .. } = self.metric;
         let mut family =
-            encoder.encode_descriptor(self.name, self.help, Some(&Unit::Seconds), MetricType::Histogram)?;
+            encoder.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Histogram)?;
         let seconds = |micros: u64| Duration::from_micros(micros).as_secs_f64();
         let last = self.ends.iter().filter(|end| **end != u64::MAX).map(|end| seconds(*end));
         let ends: Vec<f64> = last.chain([f64::INFINITY]).collect();
-        for timing in &self.all {
+        for (labels, timing) in &self.all {
             let buckets: Vec<(f64, u64)> = ends.iter().copied().zip(timing.classes.iter().copied()).collect();
             let count = buckets.iter().map(|(_, n)| n).sum();
             // No exemplars, and so no labels of theirs.
-            family.encode_family(&timing.labels)?.encode_histogram::<NoLabelSet>(
+            family.encode_family(labels)?.encode_histogram::<NoLabelSet>(
                 seconds(timing.micros),
                 count,
                 &buckets,
@@ -288,26 +222,94 @@ impl Collector for Timings {
     }
 }
 
-/// Calls of the plugin.
-fn calls(all: &[CallsView]) -> Timings {
-    let timing = |calls: &CallsView| Timing {
-        labels: vec![("verb", calls.verb.clone()), ("result", calls.result.clone())],
-        micros: calls.micros,
-        classes: calls.classes.clone(),
-    };
-    Timings {
-        name: "cni_call",
-        help: "How long the agent took to answer calls of the CNI plugin",
-        ends: &LATENCY_CLASSES,
-        all: all.iter().map(timing).collect(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::services::BalancerView;
-    use crate::status::{ClusterNodeView, CniView, PoolView, SubsystemView, TunnelView};
+    use crate::dns::{DnsCounts, DnsView, UpstreamView};
+    use crate::ingress::IngressView;
+    use crate::policy::PolicyView;
+    use crate::services::{BalancerView, ProxyView};
+    use crate::status::{CallsView, ClusterNodeView, CniView, PoolView, SubsystemView, TunnelView};
+    use std::collections::BTreeMap;
+
+    /// A node of which everything is known.
+    fn full() -> StatusReport {
+        let tunnel = TunnelView { handshake_seconds: Some(1), ..TunnelView::default() };
+        let upstream = UpstreamView {
+            address: "192.0.2.53".into(),
+            replies: vec![("NOERROR".into(), 1)],
+            ..UpstreamView::default()
+        };
+        let counts = DnsCounts {
+            questions: vec![("udp".into(), "1".into(), "A".into(), 1)],
+            answers: vec![("NOERROR".into(), 1)],
+            others: vec![("limited".into(), 1)],
+            ..DnsCounts::default()
+        };
+        let mut report = StatusReport {
+            subsystems: vec![SubsystemView {
+                name: "overlay".into(),
+                state: HealthState::Ready,
+                message: String::new(),
+                since_seconds: 1,
+                restarts: 0,
+                last_failure: None,
+            }],
+            nodes: vec![ClusterNodeView { tunnel: Some(tunnel), ..ClusterNodeView::default() }],
+            pools: vec![PoolView::default()],
+            cni: CniView {
+                attachments: [("live".into(), 1)].into(),
+                calls: vec![CallsView {
+                    verb: "ADD".into(),
+                    result: "success".into(),
+                    micros: 1,
+                    classes: vec![1],
+                }],
+            },
+            services: ServicesReport {
+                proxy: Some(ProxyView { changes: 1, ..ProxyView::default() }),
+                load_balancer: Some(BalancerView::default()),
+            },
+            dns: Some(DnsView { upstreams: vec![upstream], counts, ..DnsView::default() }),
+            ingress: Some(IngressView {
+                unlogged: Some(1),
+                by_route: vec![("shop/web /".into(), [1; 5])],
+                ..IngressView::default()
+            }),
+            policy: Some(PolicyView {
+                loaded: true,
+                changes: 1,
+                denied: [("shop/deny".into(), 1)].into(),
+                ..PolicyView::default()
+            }),
+            ..StatusReport::default()
+        };
+        report.source.last_contact_seconds = Some(1);
+        report.store.rows.insert("pods".into(), 1);
+        report
+    }
+
+    #[test]
+    fn the_list_has_what_is_served_and_nothing_else() {
+        let text = text(&full()).unwrap();
+        let served: BTreeMap<&str, &str> =
+            text.lines().filter_map(|l| l.strip_prefix("# TYPE ")?.split_once(' ')).collect();
+        let listed: BTreeMap<String, &str> = FAMILIES
+            .iter()
+            .map(|m| (m.shown().trim_end_matches("_total").to_owned(), m.kind.word()))
+            .collect();
+        let served: BTreeMap<String, &str> = served
+            .into_iter()
+            .map(|(name, kind)| (name.trim_end_matches("_total").to_owned(), kind))
+            .collect();
+        assert_eq!(served, listed);
+        for metric in FAMILIES {
+            let said: Vec<&str> = text.lines().filter(|l| l.starts_with(metric.shown().as_ref())).collect();
+            assert!(!said.is_empty(), "{} has no value:\n{text}", metric.shown());
+            let has_all = |l: &&str| metric.labels.iter().all(|label| l.contains(&format!("{label}=\"")));
+            assert!(said.iter().all(has_all), "{said:?} lacks one of {:?}", metric.labels);
+        }
+    }
 
     #[test]
     fn the_metrics_name_what_they_measure() {

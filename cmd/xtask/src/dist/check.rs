@@ -20,11 +20,12 @@ pub(super) fn same(one: &[Artifact], two: &[Artifact]) -> Result<()> {
 }
 
 /// Shell scripts of the checks, in the order they run: what for, on which file, the script.
-const CHECKS: [(&str, &str, &str); 4] = [
+const CHECKS: [(&str, &str, &str); 5] = [
     ("install and remove the Debian package", ".deb", "deb.sh"),
     ("install and remove the RPM package", ".rpm", "rpm.sh"),
     ("import and run the container image", ".tar", "oci.sh"),
     ("install and remove the air-gap bundle", ".tar.gz", "airgap.sh"),
+    ("start a node, and read its memory", ".tar.gz", "memory.sh"),
 ];
 
 /// Installs, runs and removes each artifact in `out`.

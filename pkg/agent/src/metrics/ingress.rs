@@ -1,45 +1,39 @@
 //! Metrics of ingress.
 
+use super::families::*;
 use super::{counters, float, gauges};
 use crate::ingress::IngressView;
 use prometheus_client::registry::Registry;
 
 /// Registers them.
-pub(super) fn own(r: &mut Registry, view: &IngressView) {
-    let IngressView { ingresses, faulty, routes, connections, .. } = view;
-    for (name, help, value) in [
-        ("ingress_ingresses", "Ingresses that are served", ingresses),
-        ("ingress_faulty", "Ingresses that are served with something wrong", faulty),
-        ("ingress_routes", "Routes", routes),
-        ("ingress_connections", "Connections of clients", connections),
+pub(super) fn register(r: &mut Registry, view: &IngressView) {
+    for (metric, value) in [
+        (INGRESS_INGRESSES, view.ingresses),
+        (INGRESS_FAULTY, view.faulty),
+        (INGRESS_ROUTES, view.routes),
+        (INGRESS_CONNECTIONS, view.connections),
     ] {
-        gauges(r, name, help, [(vec![], float(*value))]);
+        gauges(r, metric, [([], float(value))]);
     }
-    for (name, help, value) in [
-        ("ingress_malformed", "Requests refused as malformed or ambiguous", view.malformed),
-        ("ingress_turned_away", "Connections turned away since there were too many", view.turned_away),
-        ("ingress_handshakes_failed", "TLS handshakes that came to nothing", view.handshakes_failed),
+    for (metric, value) in [
+        (INGRESS_MALFORMED, view.malformed),
+        (INGRESS_TURNED_AWAY, view.turned_away),
+        (INGRESS_HANDSHAKES_FAILED, view.handshakes_failed),
     ] {
-        counters(r, name, help, [(vec![], value)]);
+        counters(r, metric, [([], value)]);
     }
-    let unlogged = view.unlogged.map(|lines| (vec![], lines));
-    counters(r, "ingress_access_log_dropped", "Lines of the access log that could not be written", unlogged);
+    counters(r, INGRESS_UNLOGGED, view.unlogged.map(|lines| ([], lines)));
     let hundreds = ["1xx", "2xx", "3xx", "4xx", "5xx"];
     let by_route = view.by_route.iter().flat_map(|(route, answers)| {
         hundreds.iter().zip(answers).filter(|(_, n)| **n > 0).map(move |(code, n)| (labels(route, code), *n))
     });
-    counters(r, "ingress_answers", "Answers, by route and by hundred of their status", by_route);
+    counters(r, INGRESS_ANSWERS, by_route);
 }
 
-fn labels(route: &str, code: &str) -> super::Labels {
+fn labels<'a>(route: &'a str, code: &'a str) -> [&'a str; 4] {
     let (ingress, of) = route.split_once(' ').unwrap_or((route, ""));
     let (namespace, name) = ingress.split_once('/').unwrap_or(("", ingress));
-    vec![
-        ("namespace", namespace.to_owned()),
-        ("ingress", name.to_owned()),
-        ("route", of.to_owned()),
-        ("code", code.to_owned()),
-    ]
+    [namespace, name, of, code]
 }
 
 #[cfg(test)]

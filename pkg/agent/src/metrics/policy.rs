@@ -1,53 +1,38 @@
 //! Metrics of network policies.
 
+use super::families::*;
 use super::{counters, float, gauges};
 use crate::policy::PolicyView;
 use prometheus_client::registry::Registry;
 use std::time::Duration;
 
 /// Registers them.
-pub(super) fn own(r: &mut Registry, view: &PolicyView) {
-    let PolicyView { policies, held, refused, isolated, unknown, .. } = view;
-    for (name, help, value) in [
-        ("policy_policies", "NetworkPolicies in force", policies),
-        ("policy_held", "NetworkPolicies that outlive their objects", held),
-        ("policy_refused", "NetworkPolicies that the kernel refuses, and that allow nothing", refused),
-        ("policy_isolated_pods", "Pods of this node that a NetworkPolicy isolates", isolated),
-        ("policy_unknown_pods", "Pods of this node of which nothing is known yet", unknown),
+pub(super) fn register(r: &mut Registry, view: &PolicyView) {
+    for (metric, value) in [
+        (POLICY_POLICIES, view.policies),
+        (POLICY_HELD, view.held),
+        (POLICY_REFUSED, view.refused),
+        (POLICY_ISOLATED, view.isolated),
+        (POLICY_UNKNOWN, view.unknown),
     ] {
-        gauges(r, name, help, view.loaded.then(|| (vec![], float(*value))));
+        gauges(r, metric, view.loaded.then(|| ([], float(value))));
     }
     let last = Duration::from_micros(view.last_change_micros).as_secs_f64();
-    gauges(
-        r,
-        "policy_last_change_seconds",
-        "How long the last change took, from its row to the kernel's word",
-        (view.changes > 0).then_some((vec![], last)),
-    );
-    for (name, help, value) in [
-        ("policy_changes", "Changes of network policies brought to the kernel", view.changes),
-        (
-            "policy_comparisons",
-            "How often the kernel's rules of network policies were compared",
-            view.comparisons,
-        ),
-        ("policy_repairs", "How often these rules had to be mended", view.repairs),
-        ("policy_flows_ended", "Connections ended because they were no longer allowed", view.flows_ended),
-        ("policy_denied_packets", "Packets denied to pods of this node", view.denied_packets),
+    gauges(r, POLICY_LAST_CHANGE, (view.changes > 0).then_some(([], last)));
+    for (metric, value) in [
+        (POLICY_CHANGES, view.changes),
+        (POLICY_COMPARISONS, view.comparisons),
+        (POLICY_REPAIRS, view.repairs),
+        (POLICY_FLOWS_ENDED, view.flows_ended),
+        (POLICY_DENIED, view.denied_packets),
     ] {
-        counters(r, name, help, [(vec![], value)]);
+        counters(r, metric, [([], value)]);
     }
-    counters(
-        r,
-        "policy_denied_packets_by_policy",
-        "Packets denied to pods that a policy isolates; each counts for every such policy",
-        view.denied.iter().map(|(name, n)| (labels(name), *n)),
-    );
-}
-
-fn labels(name: &str) -> super::Labels {
-    let (namespace, name) = name.split_once('/').unwrap_or(("", name));
-    vec![("namespace", namespace.to_owned()), ("policy", name.to_owned())]
+    let denied = view.denied.iter().map(|(key, n)| {
+        let (namespace, name) = key.split_once('/').unwrap_or(("", key));
+        ([namespace, name], *n)
+    });
+    counters(r, POLICY_DENIED_BY, denied);
 }
 
 #[cfg(test)]
