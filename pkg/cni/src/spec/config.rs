@@ -285,7 +285,11 @@ fn host_port(item: &Value) -> Result<Option<HostPort>, Refusal> {
         invalid(format!("portMappings: {field} {} is not valid", cut(&value.to_string())))
     };
     let Value::Object(fields) = item else { return Err(bad("entry", item)) };
-    let set = |field: &str| fields.get(field).filter(|v| !is_empty(v));
+    // containerd names the fields as its structure in Go does (`HostPort`), and the reference plugin, being Go too, reads them
+    // in either case.
+    let either =
+        |field: &str| fields.iter().find(|(name, _)| name.eq_ignore_ascii_case(field)).map(|(_, v)| v);
+    let set = |field: &str| fields.get(field).or_else(|| either(field)).filter(|v| !is_empty(v));
     let number = |value: &Value| value.as_u64().and_then(|n| u16::try_from(n).ok());
     let Some(value) = set("hostPort").filter(|v| v.as_u64() != Some(0)) else { return Ok(None) };
     let host_port = number(value).ok_or_else(|| bad("hostPort", value))?;

@@ -257,6 +257,7 @@ fn host_ports_are_told_as_the_reference_plugin_reads_them() {
         { "hostPort": 7, "containerPort": 7, "hostIP": "" },
         { "hostPort": 0, "containerPort": 90, "protocol": "tcp" },
         { "containerPort": 91 },
+        { "HostPort": 8443, "ContainerPort": 443, "Protocol": "tcp", "HostIP": "127.0.0.1" },
     ]);
     let config = with(conf("1.1.0"), "runtimeConfig", json!({ "portMappings": list }));
     let Request::Add(add) = call("ADD", &config).parse().unwrap().request else { panic!() };
@@ -269,6 +270,7 @@ fn host_ports_are_told_as_the_reference_plugin_reads_them() {
     let want = [
         port(Protocol::Tcp, 7, 7, None),
         port(Protocol::Tcp, 8080, 80, None),
+        port(Protocol::Tcp, 8443, 443, Some("127.0.0.1")),
         port(Protocol::Udp, 53, 5353, Some("192.0.2.1")),
         port(Protocol::Udp, 53, 5353, Some("192.0.2.2")),
         port(Protocol::Sctp, 9, 9, None),
