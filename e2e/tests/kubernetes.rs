@@ -328,6 +328,8 @@ fn live(cluster: &Cluster) -> Result<()> {
         Ok(())
     })?;
 
+    gateway(cluster)?;
+
     // A policy is enforced, for Pods that a kubelet has written.
     let policy = json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
         "metadata": {"name": "closed", "namespace": "default"},
@@ -358,5 +360,38 @@ fn live(cluster: &Cluster) -> Result<()> {
         Ok(())
     })?;
     println!("{} rights, each used; none was missing", wanted.len());
+    Ok(())
+}
+
+/// A Gateway with a route of each kind: what is said of them is written.
+fn gateway(cluster: &Cluster) -> Result<()> {
+    let object = |kind: &str, name: &str, spec: Value| {
+        json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": kind, "metadata": {"name": name}, "spec": spec})
+            .to_string()
+    };
+    let listener = json!({"name": "http", "port": 80, "protocol": "HTTP"});
+    let route =
+        json!({"parentRefs": [{"name": "edge"}], "rules": [{"backendRefs": [{"name": "web", "port": 80}]}]});
+    for (kind, name, spec) in [
+        ("GatewayClass", "warren", json!({"controllerName": "warren.dev/gateway-controller"})),
+        ("Gateway", "edge", json!({"gatewayClassName": "warren", "listeners": [listener]})),
+        ("HTTPRoute", "http", route.clone()),
+        ("GRPCRoute", "grpc", route),
+    ] {
+        cluster.apply(name, &object(kind, name, spec))?;
+    }
+    for (kind, name) in
+        [("gatewayclass", "warren"), ("gateway", "edge"), ("httproute", "http"), ("grpcroute", "grpc")]
+    {
+        eventually(PATIENCE, || {
+            let shown = cluster.object(&format!("{kind} {name}"))?;
+            let (own, of_parent) = ("/status/conditions", "/status/parents/0/conditions");
+            let conditions = shown.pointer(if kind.ends_with("route") { of_parent } else { own });
+            let accepted = conditions.and_then(Value::as_array).into_iter().flatten();
+            let accepted = accepted.filter(|c| c["type"] == "Accepted" && c["status"] == "True").count();
+            ensure!(accepted == 1, "{kind} {name}: {}", shown["status"]);
+            Ok(())
+        })?;
+    }
     Ok(())
 }

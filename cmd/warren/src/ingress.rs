@@ -18,7 +18,7 @@ pub(crate) struct IngressArgs {
 
 #[derive(Debug, Subcommand)]
 enum IngressCommand {
-    /// Show the Ingresses that are served here, and what is wrong with them.
+    /// Show the Ingresses and routes of Gateways that are served here, and what is wrong with them.
     List {
         /// Only those of this namespace.
         #[arg(long, short)]
@@ -52,7 +52,7 @@ pub(crate) fn run(args: IngressArgs) -> anyhow::Result<ExitCode> {
             }
             match target.json() {
                 true => print_json(&all)?,
-                false if all.is_empty() => output::text("no Ingress is served here\n"),
+                false if all.is_empty() => output::text("no Ingress and no route is served here\n"),
                 false => output::text(&render_list(&all, output::colour())),
             };
             Ok(ExitCode::SUCCESS)

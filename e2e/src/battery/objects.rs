@@ -13,6 +13,7 @@ use std::sync::Mutex;
 const FINALIZER: &str = "warren.dev/battery";
 /// Who sets the fields.
 const MANAGER: &str = "battery";
+const GATEWAY: &str = "gateway.networking.k8s.io";
 
 /// The API of the lab, for code that waits.
 pub struct Objects {
@@ -32,9 +33,15 @@ fn resource(kind: &str) -> Result<ApiResource> {
         "NetworkPolicy" => ("networking.k8s.io", "networkpolicies"),
         "Ingress" => ("networking.k8s.io", "ingresses"),
         "IngressClass" => ("networking.k8s.io", "ingressclasses"),
+        "GatewayClass" => (GATEWAY, "gatewayclasses"),
+        "Gateway" => (GATEWAY, "gateways"),
+        "HTTPRoute" => (GATEWAY, "httproutes"),
+        "GRPCRoute" => (GATEWAY, "grpcroutes"),
+        "ReferenceGrant" => (GATEWAY, "referencegrants"),
         _ => bail!("the battery knows no kind {kind}"),
     };
-    Ok(ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, "v1", kind), plural))
+    let version = if kind == "ReferenceGrant" { "v1beta1" } else { "v1" };
+    Ok(ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), plural))
 }
 
 fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {

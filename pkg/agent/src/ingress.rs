@@ -23,6 +23,9 @@ pub struct IngressView {
     pub ingresses: u64,
     /// Of these, with something wrong.
     pub faulty: u64,
+    /// Routes of the Gateway API that are attached.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub gateway_routes: u64,
     /// Routes.
     pub routes: u64,
     /// Connections of clients, now.
@@ -43,17 +46,23 @@ pub struct IngressView {
     pub unlogged: Option<u64>,
 }
 
-/// An Ingress that is served.
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
+/// An Ingress, or a route of the Gateway API, that is served.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct IngressSummary {
+    /// `Ingress`, `HTTPRoute` or `GRPCRoute`.
+    pub kind: String,
     /// Its namespace.
     pub namespace: String,
     /// Its name.
     pub name: String,
     /// The hosts of its rules.
     pub hosts: Vec<String>,
-    /// How many paths it has.
+    /// How many paths, or matches, it has.
     pub paths: u64,
     /// Whether it has TLS.
     pub tls: bool,
@@ -91,14 +100,16 @@ impl IngressDesk {
     #[must_use]
     pub fn report(&self) -> Option<IngressView> {
         let snapshot = self.snapshot().ok()?;
-        let served = &snapshot.compiled.served;
+        let (served, attached) = (&snapshot.compiled.served, &snapshot.compiled.gateways.routes);
         let figures = snapshot.figures.unwrap_or_default();
         let sum = |hundred: usize| figures.answers.iter().map(|(_, counts)| counts[hundred]).sum();
         Some(IngressView {
             listening: snapshot.listening.at,
             failed: snapshot.listening.failed,
             ingresses: served.len() as u64,
-            faulty: served.values().filter(|served| !served.faults.is_empty()).count() as u64,
+            faulty: served.values().filter(|served| !served.faults.is_empty()).count() as u64
+                + attached.iter().filter(|route| !route.faults.is_empty()).count() as u64,
+            gateway_routes: attached.len() as u64,
             routes: snapshot.compiled.table.routes().len() as u64,
             connections: figures.connections as u64,
             answers: [sum(1), sum(2), sum(3), sum(4), sum(5)],
@@ -110,7 +121,7 @@ impl IngressDesk {
         })
     }
 
-    /// All Ingresses that are served.
+    /// All Ingresses that are served, and all routes that are attached to Gateways.
     ///
     /// # Errors
     /// When none can be.
@@ -118,6 +129,7 @@ impl IngressDesk {
         let snapshot = self.snapshot()?;
         let summary =
             |(key, served): (&warren_types::IngressKey, &warren_ingress::compile::Served)| IngressSummary {
+                kind: "Ingress".into(),
                 namespace: key.namespace.to_string(),
                 name: key.name.to_string(),
                 hosts: served.hosts.clone(),
@@ -129,7 +141,16 @@ impl IngressDesk {
                     .map(|fault| format!("{}: {}", fault.reason, fault.message))
                     .collect(),
             };
-        Ok(snapshot.compiled.served.iter().map(summary).collect())
+        let attached = snapshot.compiled.gateways.routes.iter().map(|route| IngressSummary {
+            kind: route.kind.to_string(),
+            namespace: route.namespace.clone(),
+            name: route.name.clone(),
+            hosts: route.hosts.clone(),
+            paths: route.matches as u64,
+            tls: route.tls,
+            faults: route.faults.clone(),
+        });
+        Ok(snapshot.compiled.served.iter().map(summary).chain(attached).collect())
     }
 
     /// What would become of a URL.
@@ -166,6 +187,7 @@ pub fn render_list(all: &[IngressSummary], colour: bool) -> String {
         .map(|ingress| {
             let hosts = if ingress.hosts.is_empty() { "*".to_owned() } else { ingress.hosts.join(",") };
             vec![
+                ingress.kind.as_str().into(),
                 ingress.namespace.as_str().into(),
                 ingress.name.as_str().into(),
                 hosts.into(),
@@ -175,7 +197,7 @@ pub fn render_list(all: &[IngressSummary], colour: bool) -> String {
             ]
         })
         .collect();
-    table(&mut out, Paint(colour), &["NAMESPACE", "NAME", "HOSTS", "PATHS", "TLS", "WRONG"], rows);
+    table(&mut out, Paint(colour), &["KIND", "NAMESPACE", "NAME", "HOSTS", "PATHS", "TLS", "WRONG"], rows);
     out
 }
 
@@ -214,6 +236,9 @@ pub(crate) fn lines(out: &mut String, paint: Paint, view: Option<&IngressView>) 
     let at = if view.listening.is_empty() { "nowhere".to_owned() } else { view.listening.join(" ") };
     let [_, ok, moved, wrong, failed] = view.answers;
     let _ = write!(out, "{title}  {} served by {} routes at {at}", view.ingresses, view.routes);
+    if view.gateway_routes > 0 {
+        let _ = write!(out, "  {} of Gateways", view.gateway_routes);
+    }
     let _ = write!(
         out,
         "  connections {}  answers 2xx {ok} 3xx {moved} 4xx {wrong} 5xx {failed}",

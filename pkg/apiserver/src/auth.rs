@@ -5,10 +5,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::error::{ApiError, ApiResult};
+use crate::gateway::said_by_others;
 use crate::query::Target;
 use crate::registry::{EVENT, INGRESS, KindId, NODE, POD, SERVICE};
 use crate::serve::Standing;
 use crate::table::{list, text};
+use warren_types::gateway::GATEWAY_GROUP;
 
 /// Group of administrators.
 pub(crate) const MASTERS: &str = "system:masters";
@@ -172,7 +174,7 @@ fn is_secret(target: &Target) -> bool {
 }
 
 /// What nodes follow, and may read in every namespace.
-const NODE_READS: [&str; 9] = [
+const NODE_READS: [&str; 14] = [
     "nodes",
     "pods",
     "namespaces",
@@ -182,6 +184,11 @@ const NODE_READS: [&str; 9] = [
     "networkpolicies",
     "ingresses",
     "ingressclasses",
+    "gatewayclasses",
+    "gateways",
+    "httproutes",
+    "grpcroutes",
+    "referencegrants",
 ];
 
 fn node_may(node: &str, verb: Verb, target: &Target) -> bool {
@@ -199,12 +206,15 @@ fn node_may(node: &str, verb: Verb, target: &Target) -> bool {
         ("leases", _) => own && namespace == Some(NODE_LEASES),
         // Addresses of load balancers and Ingresses, and what is wrong with them.
         ("services" | "ingresses", Verb::Patch) => target.status,
+        // What is made of Gateways and routes.
+        ("gatewayclasses" | "gateways" | "httproutes" | "grpcroutes", Verb::Patch) => target.status,
         ("events", Verb::Create | Verb::Patch) => !target.status,
         _ => false,
     }
 }
 
-/// Decides with the objects: `old` before the write, `new` after it; `served` says whether agents serve an Ingress.
+/// Decides with the objects: `old` before the write, `new` after it; `served` says whether agents serve an Ingress,
+/// or have something to say of an object of the Gateway API.
 pub(crate) fn authorize_write(
     user: &User,
     kind: KindId,
@@ -234,6 +244,14 @@ pub(crate) fn authorize_write(
             if !served(object) {
                 return refuse(name, "may only write the status of Ingresses whose class is Warren's");
             }
+        } else if kind.get().group == GATEWAY_GROUP {
+            // By what is stored: the status that it writes must not make it its own.
+            if !old.is_some_and(&served) {
+                return refuse(
+                    name,
+                    "may only write the status of Gateways of Warren's, their classes and routes",
+                );
+            }
         } else if kind == SERVICE {
             if !gives_addresses(object) {
                 return refuse(name, "may only write the status of Services that Warren gives addresses to");
@@ -241,6 +259,12 @@ pub(crate) fn authorize_write(
         } else if name != node {
             return refuse(name, "may only write its own");
         }
+    }
+    if kind.get().group == GATEWAY_GROUP
+        && let (Some(old), Some(new)) = (old, new)
+        && said_by_others(old) != said_by_others(new)
+    {
+        return refuse(text(new, "/metadata/name"), "may not change what other controllers say of a route");
     }
     if kind == NODE
         && let Some(new) = new

@@ -33,6 +33,18 @@ fn group_versions() -> Vec<(&'static str, &'static str)> {
     all
 }
 
+/// Groups with their versions, the preferred first, in the order of the registry.
+fn groups() -> Vec<(&'static str, Vec<&'static str>)> {
+    let mut all: Vec<(&str, Vec<&str>)> = Vec::new();
+    for (group, version) in group_versions() {
+        match all.iter_mut().find(|(known, _)| *known == group) {
+            Some((_, versions)) => versions.push(version),
+            None => all.push((group, vec![version])),
+        }
+    }
+    all
+}
+
 fn in_group(group: &str, version: &str) -> impl Iterator<Item = &'static Kind> {
     KINDS.iter().filter(move |k| k.group == group && k.version == version)
 }
@@ -53,12 +65,12 @@ pub(crate) fn answer(path: &str, headers: &HeaderMap) -> ApiResult<Option<Respon
         ["api"] => json!({ "kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": [] }),
         ["apis"] => {
             let groups: Vec<Value> =
-                group_versions().iter().filter(|(g, _)| !g.is_empty()).map(|(g, v)| group(g, v)).collect();
+                groups().iter().filter(|(g, _)| !g.is_empty()).map(|(g, v)| group(g, v)).collect();
             json!({ "kind": "APIGroupList", "apiVersion": "v1", "groups": groups })
         }
-        ["apis", g] => match group_versions().into_iter().find(|(name, _)| name == g) {
+        ["apis", g] => match groups().into_iter().find(|(name, _)| name == g) {
             Some((g, v)) => {
-                let mut one = group(g, v);
+                let mut one = group(g, &v);
                 one["kind"] = "APIGroup".into();
                 one["apiVersion"] = "v1".into();
                 one
@@ -106,9 +118,10 @@ fn show_openapi(document: openapi::Document, media: &'static str, headers: &Head
     response
 }
 
-fn group(group: &str, version: &str) -> Value {
-    let v = json!({ "groupVersion": format!("{group}/{version}"), "version": version });
-    json!({ "name": group, "versions": [v], "preferredVersion": v })
+fn group(group: &str, versions: &[&str]) -> Value {
+    let version = |v: &&str| json!({ "groupVersion": format!("{group}/{v}"), "version": v });
+    let versions: Vec<Value> = versions.iter().map(version).collect();
+    json!({ "name": group, "versions": versions, "preferredVersion": versions.first() })
 }
 
 fn resources(group: &str, version: &str) -> Value {
@@ -137,13 +150,16 @@ fn resources(group: &str, version: &str) -> Value {
 
 /// Aggregated discovery: the core group under `/api`, the others under `/apis`.
 fn aggregated(core: bool) -> Value {
-    let items: Vec<Value> = group_versions()
+    let items: Vec<Value> = groups()
         .into_iter()
         .filter(|(g, _)| g.is_empty() == core)
-        .map(|(g, v)| {
-            let resources: Vec<Value> = in_group(g, v).map(aggregated_resource).collect();
-            json!({ "metadata": { "name": g, "creationTimestamp": null },
-                "versions": [{ "version": v, "freshness": "Current", "resources": resources }] })
+        .map(|(g, versions)| {
+            let version = |v: &&str| {
+                let resources: Vec<Value> = in_group(g, v).map(aggregated_resource).collect();
+                json!({ "version": v, "freshness": "Current", "resources": resources })
+            };
+            let versions: Vec<Value> = versions.iter().map(version).collect();
+            json!({ "metadata": { "name": g, "creationTimestamp": null }, "versions": versions })
         })
         .collect();
     json!({ "kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items })

@@ -205,7 +205,9 @@ async fn own(app: &App, peer: &Peer, what: &'static str, request: Request) -> Ap
 fn permitted(app: &App, user: &User, verb: Verb, target: &Target) -> ApiResult<()> {
     let cache = &app.objects.cache;
     rbac::refuse_roles(user, verb, target)?;
-    match authorize(user, verb, target, |ns, name| crate::ingress::is_shown(cache, ns, name)) {
+    match authorize(user, verb, target, |ns, name| {
+        crate::ingress::is_shown(cache, ns, name) || crate::gateway::is_shown(cache, ns, name)
+    }) {
         Err(refused) => {
             let allowed = rbac::allows(cache, user, verb, target);
             let (kind, sub) = (target.kind.get(), if target.status { "/status" } else { "" });

@@ -27,6 +27,7 @@ mod deletion;
 mod discovery;
 mod error;
 mod gates;
+mod gateway;
 mod http;
 mod impersonate;
 mod ingress;

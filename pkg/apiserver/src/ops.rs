@@ -15,6 +15,7 @@ use crate::query::{FieldValidation, Target};
 use crate::registry::{Kind, KindId, NAMESPACE};
 use crate::storage::{Cache, Object, Op, Refused, Writer, object_key};
 use crate::table::{list, text};
+use warren_types::gateway::GATEWAY_GROUP;
 
 /// Tries when others change the same object at the same moment.
 const TRIES: usize = 50;
@@ -201,7 +202,10 @@ impl Objects {
         old: Option<&Value>,
         new: Option<&Value>,
     ) -> ApiResult<()> {
-        let served = |ingress: &Value| crate::ingress::is_served(&self.cache, ingress);
+        let served = |object: &Value| match kind.get().group {
+            GATEWAY_GROUP => crate::gateway::is_served(&self.cache, kind, object),
+            _ => crate::ingress::is_served(&self.cache, object),
+        };
         auth::authorize_write(&options.user, kind, old, new, served)
     }
 

@@ -163,6 +163,13 @@ pub(crate) const CLUSTER_ROLE_BINDING: KindId = KindId(17);
 /// RoleBinding's place in [`KINDS`].
 pub(crate) const ROLE_BINDING: KindId = KindId(18);
 
+/// GatewayClass' place in [`KINDS`].
+pub(crate) const GATEWAY_CLASS: KindId = KindId(19);
+/// Gateway's place in [`KINDS`].
+pub(crate) const GATEWAY: KindId = KindId(20);
+/// ReferenceGrant's place in [`KINDS`].
+pub(crate) const REFERENCE_GRANT: KindId = KindId(23);
+
 /// Every kind there is.
 pub(crate) static KINDS: &[Kind] = &[
     kinds::namespace::KIND,
@@ -184,6 +191,11 @@ pub(crate) static KINDS: &[Kind] = &[
     kinds::rbac::ROLE,
     kinds::rbac::CLUSTER_ROLE_BINDING,
     kinds::rbac::ROLE_BINDING,
+    kinds::gateway::CLASS,
+    kinds::gateway::GATEWAY,
+    kinds::gateway::HTTP_ROUTE,
+    kinds::gateway::GRPC_ROUTE,
+    kinds::gateway::GRANT,
 ];
 
 /// Finds a kind by its path.
@@ -214,6 +226,10 @@ mod tests {
         assert_eq!(
             [CLUSTER_ROLE, ROLE, CLUSTER_ROLE_BINDING, ROLE_BINDING].map(name),
             ["ClusterRole", "Role", "ClusterRoleBinding", "RoleBinding"]
+        );
+        assert_eq!(
+            [GATEWAY_CLASS, GATEWAY, REFERENCE_GRANT].map(name),
+            ["GatewayClass", "Gateway", "ReferenceGrant"]
         );
         assert_eq!(lookup("coordination.k8s.io", "v1", "leases"), Some(LEASE));
         assert_eq!(lookup("", "v1", "leases"), None);

@@ -1,9 +1,11 @@
-//! From the rows of the store to a route table: what Ingresses, classes, Services, EndpointSlices and Secrets mean.
+//! From the rows of the store to a route table: what Ingresses, classes, Gateways, routes, Services,
+//! EndpointSlices and Secrets mean.
 //!
 //! Pure: rows in, a table, faults and wanted Secrets out. Two Ingresses that want the same path of the same host are settled
 //! for the older one, and the other is told.
 
 mod backends;
+mod gateway;
 mod nginx;
 mod options;
 mod rewrite;
@@ -16,6 +18,7 @@ mod values;
 use crate::external::Resolved;
 use crate::route::RouteTable;
 use backends::{Backends, Services};
+pub use gateway::{GatewayRow, Gateways, Rows as GatewayRows, ServedRoute};
 use options::Options;
 use rustls::sign::CertifiedKey;
 use secrets::Secrets;
@@ -32,6 +35,8 @@ use warren_types::{
 pub struct Settings {
     /// The name of Warren's class, for Ingresses that name it by the annotation of old without an object of that name.
     pub class: IngressClassName,
+    /// The port on which clients reach HTTP.
+    pub http_port: u16,
     /// The port on which clients reach HTTPS.
     pub https_port: u16,
     /// Whether Services of type ExternalName are served.
@@ -50,6 +55,8 @@ pub struct Compiled {
     /// The Ingresses that are served here, with their uid, and what is wrong with them. The same allocation as before while
     /// nothing of it changed.
     pub served: Arc<BTreeMap<IngressKey, Served>>,
+    /// What there is to say of Gateways and their routes. The same allocation as before while nothing of it changed.
+    pub gateways: Arc<Gateways>,
     /// The Secrets that are needed.
     pub wanted: BTreeSet<SecretRef>,
     /// From which Secret the certificate of a host (`example.org`, `*.example.org`) is.
@@ -93,12 +100,15 @@ pub struct Engine {
     classes: BTreeMap<IngressClassName, Arc<IngressClass>>,
     services: Services,
     secrets: Secrets,
+    gateways: gateway::Rows,
     /// What names of ExternalName Services lead to.
     names: BTreeMap<String, Resolved>,
     /// The Services that the last table was made of.
     used: BTreeSet<ServiceKey>,
     /// The Ingresses of the last table.
     served: Arc<BTreeMap<IngressKey, Served>>,
+    /// The same of Gateways.
+    told: Arc<Gateways>,
     changed: bool,
 }
 
@@ -112,9 +122,11 @@ impl Engine {
             classes: BTreeMap::new(),
             services: Services::default(),
             secrets: Secrets::default(),
+            gateways: gateway::Rows::default(),
             names: BTreeMap::new(),
             used: BTreeSet::new(),
             served: Arc::default(),
+            told: Arc::default(),
             changed: true,
         }
     }
@@ -216,11 +228,16 @@ impl Engine {
         ours.sort_by_key(|read| (read.row.created, &read.row.key));
         let names = self.settings.external_names.then_some(&self.names);
         let backends = Backends::new(&self.services, names);
-        let mut compiled = routes::compile(&ours, backends, &self.secrets, &self.settings);
+        let mut compiled = routes::compile(&ours, &self.gateways, backends, &self.secrets, &self.settings);
         if self.served == compiled.served {
             compiled.served = self.served.clone();
         }
+        if self.told == compiled.gateways {
+            compiled.gateways = self.told.clone();
+        }
         self.used = ours.iter().flat_map(|read| services_of(&read.row)).collect();
+        self.used.extend(compiled.gateways.services.iter().cloned());
+        self.told = compiled.gateways.clone();
         self.served = compiled.served.clone();
         compiled
     }

@@ -9,8 +9,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 use warren_store::{Store, Table};
 use warren_types::{
-    ClusterConfig, EndpointSlice, Ingress, IngressAddresses, IngressClass, IngressClassName, IngressFaults,
-    Node, NodeName, SecretObject, Selector, Service, WantedSecrets,
+    ClusterConfig, EndpointSlice, Gateway, GatewayClass, GatewayStatus, GrpcRoute, HttpRoute, Ingress,
+    IngressAddresses, IngressClass, IngressClassName, IngressFaults, NamespaceState, Node, NodeName,
+    ReferenceGrant, SecretObject, Selector, Service, WantedSecrets,
 };
 
 /// What the user says of it.
@@ -48,9 +49,16 @@ pub struct Tables {
     pub(crate) secrets: Table<SecretObject>,
     pub(crate) nodes: Table<Node>,
     pub(crate) cluster: Table<ClusterConfig>,
+    pub(crate) gateway_classes: Table<GatewayClass>,
+    pub(crate) gateways: Table<Gateway>,
+    pub(crate) http_routes: Table<HttpRoute>,
+    pub(crate) grpc_routes: Table<GrpcRoute>,
+    pub(crate) grants: Table<ReferenceGrant>,
+    pub(crate) namespaces: Table<NamespaceState>,
     pub(crate) wanted: Table<WantedSecrets>,
     pub(crate) faults: Table<IngressFaults>,
     pub(crate) addresses: Table<IngressAddresses>,
+    pub(crate) gateway_statuses: Table<GatewayStatus>,
 }
 
 impl Tables {
@@ -65,9 +73,16 @@ impl Tables {
             secrets: store.table(),
             nodes: store.table(),
             cluster: store.table(),
+            gateway_classes: store.table(),
+            gateways: store.table(),
+            http_routes: store.table(),
+            grpc_routes: store.table(),
+            grants: store.table(),
+            namespaces: store.table(),
             wanted: store.table(),
             faults: store.table(),
             addresses: store.table(),
+            gateway_statuses: store.table(),
         }
     }
 }

@@ -90,9 +90,14 @@ pub(crate) enum Decision<'a> {
     Forward { route: &'a Arc<Route>, forward: &'a Forward, depth: usize, admission: Admission },
 }
 
-/// The route of a request.
-pub(crate) fn find<'a>(live: &'a Live, request: &Request) -> Option<(Matched<'a>, &'a Arc<RouteState>)> {
+/// The route of a request that came at a port of this scheme.
+pub(crate) fn find<'a>(
+    live: &'a Live,
+    scheme: Scheme,
+    request: &Request,
+) -> Option<(Matched<'a>, &'a Arc<RouteState>)> {
     let line = RequestLine {
+        scheme,
         host: &request.host,
         method: &request.method,
         path: request.path(),

@@ -49,7 +49,7 @@ pub(crate) async fn serve(
         Framing::Length(length) => Some(length),
         Framing::Chunked | Framing::Close => None,
     };
-    let found = decide::find(&live, request);
+    let found = decide::find(&live, peer.scheme, request);
     let decision = match found {
         _ if decide::is_misdirected(&live, peer, request, client) => {
             Decision::Answer(Answer::new(StatusCode::MISDIRECTED_REQUEST))

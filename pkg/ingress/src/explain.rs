@@ -2,8 +2,8 @@
 
 use crate::compile::Compiled;
 use crate::route::{
-    Action, Backend, Forward, HostMatch, Matched, PathEdit, PathMatch, Protocol, Readiness, Redirect,
-    RequestLine, Route, Scheme,
+    Action, Backend, Forward, HostMatch, Match, Matched, PathEdit, PathMatch, Protocol, Readiness, Redirect,
+    RequestLine, Route, Scheme, ValueMatch,
 };
 use crate::target;
 use http::{HeaderMap, Method, Uri};
@@ -65,6 +65,7 @@ pub fn explain(compiled: &Compiled, url: &str) -> Result<Explained, InvalidUrl> 
     }
     let headers = HeaderMap::new();
     let request = RequestLine {
+        scheme: if https { Scheme::Https } else { Scheme::Http },
         host: &host,
         method: &Method::GET,
         path: uri.path().as_bytes(),
@@ -74,7 +75,10 @@ pub fn explain(compiled: &Compiled, url: &str) -> Result<Explained, InvalidUrl> 
     match compiled.table.find(&request) {
         None => explained
             .say("route", "none: no rule takes this host and path, and there is no default backend; 404"),
-        Some(found) => explained.route(&found, https, authority),
+        Some(found) => {
+            explained.route(&found, https, authority);
+            explained.others(compiled, &found);
+        }
     }
     Ok(explained)
 }
@@ -114,18 +118,21 @@ impl Explained {
 
     fn route(&mut self, found: &Matched<'_>, https: bool, authority: &str) {
         let route = found.route;
-        let (ingress, _) = route.name.split_once(' ').unwrap_or((&route.name, ""));
+        let (kind, key) = object_of(route);
         let by = found.matching.map_or_else(
             || "default backend, since no rule takes this host and path".to_owned(),
             |matching| format!("host {}, {}", host(&matching.host), path(&matching.path)),
         );
-        self.say("route", format!("Ingress {ingress}: {by}"));
+        self.say("route", format!("{kind} {key}: {by}"));
         self.filters(route, https);
         match &route.action {
             Action::Answer(status) => {
                 self.say(
                     "answer",
-                    format!("{status}: `kubectl describe ingress` says what is wrong with it"),
+                    format!(
+                        "{status}: `kubectl describe {}` says what is wrong with it",
+                        kind.to_ascii_lowercase()
+                    ),
                 );
             }
             Action::Redirect(redirect) => {
@@ -136,6 +143,21 @@ impl Explained {
                 self.served = true;
             }
             Action::Forward(forward) => self.forward(forward),
+        }
+    }
+
+    /// Who else takes requests of this host and path, under conditions that a plain GET does not meet.
+    fn others(&mut self, compiled: &Compiled, found: &Matched<'_>) {
+        let Some(by) = found.matching else { return };
+        let same = |matching: &Match| {
+            matching.host == by.host && matching.path == by.path && matching.scheme == by.scheme
+        };
+        for (matching, route) in compiled.table.entries().filter(|(matching, _)| same(matching)) {
+            let asked = conditions(matching);
+            if !std::ptr::eq(matching, by) && !asked.is_empty() {
+                let (kind, key) = object_of(route);
+                self.say("others", format!("with {}: {kind} {key}", asked.join(", ")));
+            }
         }
     }
 
@@ -207,10 +229,31 @@ impl Explained {
     }
 }
 
+/// Kind and key of the object that a route is of. The key of an Ingress has one slash; others begin with their kind.
+fn object_of(route: &Route) -> (&str, &str) {
+    let (object, _) = route.name.split_once(' ').unwrap_or((&route.name, ""));
+    match object.split_once('/') {
+        Some((kind, key)) if key.contains('/') => (kind, key),
+        _ => ("Ingress", object),
+    }
+}
+
+/// What a match asks for besides host and path.
+fn conditions(matching: &Match) -> Vec<String> {
+    let value = |value: &ValueMatch| match value {
+        ValueMatch::Exact(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+        ValueMatch::Present => "anything".into(),
+    };
+    let method = matching.method.iter().map(|method| format!("method {method}"));
+    let headers = matching.headers.iter().map(|(name, wanted)| format!("header {name}: {}", value(wanted)));
+    let query = matching.query.iter().map(|(name, wanted)| format!("parameter {name}={}", value(wanted)));
+    method.chain(headers).chain(query).collect()
+}
+
 fn host(host: &HostMatch) -> String {
     match host {
         HostMatch::Exact(name) => name.to_string(),
-        HostMatch::Wildcard(parent) => format!("*.{parent}"),
+        HostMatch::Wildcard(parent) | HostMatch::Below(parent) => format!("*.{parent}"),
         HostMatch::Any => "*".into(),
     }
 }

@@ -1,5 +1,6 @@
 //! The runner: rows in, a table for the data path out, and what the API is to be told.
 
+mod gateways;
 mod names;
 mod publish;
 mod status;
@@ -78,6 +79,7 @@ pub async fn run(
         secrets: tables.secrets.watch(),
         nodes: tables.nodes.watch(),
         cluster: tables.cluster.watch(),
+        gateways: gateways::Watches::of(&tables),
     };
     let mut runner = Runner::new(config, deps, health)?;
     tokio::select! {
@@ -140,6 +142,7 @@ struct Follow {
     nodes: Watch<Node>,
     /// The same for the ranges of the cluster.
     cluster: Watch<ClusterConfig>,
+    gateways: gateways::Watches,
 }
 
 /// Tells the engine what changed in one table.
@@ -193,6 +196,7 @@ impl Follow {
             update = self.secrets.next() => tell_secrets(engine, update?),
             update = self.nodes.next() => drop(update?),
             update = self.cluster.next() => drop(update?),
+            told = self.gateways.next(engine) => told?,
         }
         Some(())
     }
@@ -216,6 +220,7 @@ impl Follow {
         }
         while self.nodes.try_next().is_some() {}
         while self.cluster.try_next().is_some() {}
+        self.gateways.take_what_is_there(engine);
     }
 }
 
@@ -241,6 +246,7 @@ impl Runner {
     fn new(config: IngressConfig, deps: Deps, health: HealthCell) -> Result<Self, RunError> {
         let settings = Settings {
             class: config.class.clone(),
+            http_port: config.http_port,
             https_port: config.https_port,
             external_names: config.external_names,
             certificate: None,
@@ -335,7 +341,7 @@ impl Runner {
         let own = self.deps.tables.nodes.get(&node_key(&self.config.node_name));
         let chosen = own.is_some_and(|node| self.config.nodes.matches(&node.labels));
         // A port that nobody needs is left to whoever may want it.
-        chosen && !self.compiled.served.is_empty()
+        chosen && (!self.compiled.served.is_empty() || self.compiled.gateways.is_served)
     }
 
     async fn listen(&mut self) -> Result<(), RunError> {
@@ -446,6 +452,7 @@ pub async fn clear(tables: &Tables, run_dir: &std::path::Path) -> Result<(), Sto
     tables.wanted.replace(Vec::new(), Durability::Cached).await?;
     tables.faults.replace(Vec::new(), Durability::Cached).await?;
     tables.addresses.replace(Vec::new(), Durability::Cached).await?;
+    tables.gateway_statuses.replace(Vec::new(), Durability::Cached).await?;
     let process = KEEPER.detached(run_dir);
     if let Ok(Err(error)) = tokio::task::spawn_blocking(move || process.end()).await {
         tracing::warn!(%error, "the keeper of the ingress sockets could not be ended");

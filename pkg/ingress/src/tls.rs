@@ -16,6 +16,8 @@ use tokio_rustls::TlsAcceptor;
 pub struct Certificates {
     exact: HashMap<Box<str>, Arc<CertifiedKey>>,
     wildcard: HashMap<Box<str>, Arc<CertifiedKey>>,
+    /// For names of any depth below these.
+    below: HashMap<Box<str>, Arc<CertifiedKey>>,
     default: Option<Arc<CertifiedKey>>,
 }
 
@@ -31,13 +33,19 @@ impl Certificates {
         self
     }
 
+    /// Serves all names below `parent`, of however many labels, by a certificate; the first of a parent counts.
+    pub fn add_below(&mut self, parent: &str, certificate: Arc<CertifiedKey>) -> &mut Self {
+        self.below.entry(parent.to_ascii_lowercase().into()).or_insert(certificate);
+        self
+    }
+
     /// The certificate for names that have none, and for clients that ask for no name.
     pub fn set_default(&mut self, certificate: Arc<CertifiedKey>) -> &mut Self {
         self.default = Some(certificate);
         self
     }
 
-    /// The certificate for a name: of exactly the name, of its wildcard, or the default.
+    /// The certificate for a name: of exactly the name, of its wildcard, of the nearest name above, or the default.
     pub fn find(&self, name: Option<&str>) -> Option<&Arc<CertifiedKey>> {
         let name = name.map(str::to_ascii_lowercase);
         name.as_deref().and_then(|name| self.own(name)).or(self.default.as_ref())
@@ -46,7 +54,12 @@ impl Certificates {
     /// The certificate of a name in lower case itself.
     fn own(&self, name: &str) -> Option<&Arc<CertifiedKey>> {
         let wildcard = || name.split_once('.').and_then(|(_, parent)| self.wildcard.get(parent));
-        self.exact.get(name).or_else(wildcard)
+        let parents = || std::iter::successors(Some(name), |name| Some(name.split_once('.')?.1)).skip(1);
+        let below = || match self.below.is_empty() {
+            true => None,
+            false => parents().find_map(|parent| self.below.get(parent)),
+        };
+        self.exact.get(name).or_else(wildcard).or_else(below)
     }
 
     /// Whether everybody who was shown a certificate of `before` for a name is shown the same now.
@@ -57,11 +70,14 @@ impl Certificates {
         let kept = |before: &Map, now: &Map| before.iter().all(|(name, shown)| same(shown, now.get(name)));
         kept(&before.exact, &self.exact)
             && kept(&before.wildcard, &self.wildcard)
+            && kept(&before.below, &self.below)
             && before.default.as_ref().is_none_or(|shown| same(shown, self.default.as_ref()))
             && self
                 .exact
                 .iter()
                 .all(|(name, now)| before.own(name).is_none_or(|shown| Arc::ptr_eq(shown, now)))
+            // Who of those below was shown another by a wider name is not known.
+            && (self.below.len() == before.below.len())
     }
 
     /// Whether a connection that was made for a name may be used for a host too: the name has no certificate of its own, or

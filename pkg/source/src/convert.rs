@@ -21,11 +21,16 @@ use warren_types::{
 };
 
 mod endpoint_slice;
+mod gateway;
 mod ingress;
 mod policy;
 mod service;
 
 pub use endpoint_slice::{endpoint_slice, slice_key_of};
+pub use gateway::{
+    gateway, gateway_class, gateway_class_of, gateway_key_of, grant_key_of, grpc_route, http_route,
+    reference_grant, route_key_of,
+};
 pub use ingress::{ingress, ingress_class, ingress_class_of, ingress_key_of, secret};
 pub use policy::{namespace, namespace_of, network_policy, policy_key_of};
 pub(crate) use service::MAX_INGRESS;

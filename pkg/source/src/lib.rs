@@ -1,20 +1,21 @@
 //! A Kubernetes API into the store, and what this node has to say back to it.
 //!
 //! Job: follow Nodes, Pods, Services, EndpointSlices, Namespaces, NetworkPolicies, Ingresses, IngressClasses, the Secrets
-//! that ingress wants and the cluster's ConfigMap for ever, through any loss of the API; write this node's Node, Lease and
-//! (where the agent registers its Node) its Pods; write the addresses of load balancers and Ingresses, and Events of what is
-//! wrong with Services and Ingresses; where it does not register Nodes, give podCIDRs to those that nobody gave any.
+//! that ingress wants, the cluster's ConfigMap and, while the API serves them, the kinds of the Gateway API for ever, through
+//! any loss of the API; write this node's Node, Lease and (where the agent registers its Node) its Pods; write the addresses
+//! of load balancers and Ingresses, the status of Gateways and routes, and Events of what is wrong with Services and Ingresses; where it does not register Nodes, give podCIDRs to those that nobody gave any.
 //! Inputs: an API, reached by a kubeconfig or a service account; tables `local_node`, `attachments`, `wanted_secrets`,
-//! `load_balancer_addresses`, `ingress_addresses`, `service_faults` and `ingress_faults`.
+//! `load_balancer_addresses`, `ingress_addresses`, `gateway_statuses`, `service_faults` and `ingress_faults`.
 //! Outputs: tables `nodes`, `pods`, `services`, `endpoint_slices`, `namespaces`, `network_policies`, `ingresses`,
-//! `ingress_classes`, `secrets`, `cluster`; objects in the API; [`SourceStatus`].
+//! `ingress_classes`, `gateway_classes`, `gateways`, `http_routes`, `grpc_routes`, `reference_grants`, `secrets`, `cluster`; objects in the API; [`SourceStatus`].
 //! Owns: annotations under `warren.dev/` of its own Node; with registration the whole Node, its Lease, and the Pods of
 //! this node that carry `warren.dev/container-id`; `status.loadBalancer` of Services that Warren gives addresses to and of
-//! Ingresses that it serves; Events whose source is `warren` on this node; the Lease `kube-system/warren-pod-cidrs`.
+//! Ingresses that it serves; the status of GatewayClasses and Gateways of its controller, and what their routes say of them;
+//! Events whose source is `warren` on this node; the Lease `kube-system/warren-pod-cidrs`.
 //! Ordering: a list replaces a table at once, when it is complete; nothing is deleted from the API before the first
 //! complete list and the first load of `attachments`. It does not know which kind of API it talks to.
 //! An API that does not serve NetworkPolicies, Ingresses or IngressClasses has none; one that stopped to serve them leaves
-//! those that are known. No Secret is read but those that `wanted_secrets` names.
+//! those that are known. Of the Gateway API, whose kinds come and go, nothing is left. No Secret is read but those that `wanted_secrets` names.
 //! Failure modes: API away: rows stay, tries go on every two seconds at most; API refuses a write: named in the status,
 //! retried with backoff; malformed object: the field is refused and named.
 
@@ -26,6 +27,7 @@ pub mod convert;
 mod events;
 mod follow;
 mod follows;
+mod gateways;
 mod ingresses;
 pub mod join;
 mod lease;
@@ -156,6 +158,7 @@ fn tasks_of(
         addresses::Listed(services),
         addresses::Listed(ingresses),
     ));
+    tasks.push(Box::pin(gateways::Gateways::new(client, store, status).run(stop.clone())));
     if !config.cluster_from_flags {
         tasks.push(follows.cluster());
     }

@@ -1,5 +1,6 @@
 use super::*;
 mod fake;
+mod gateways;
 mod ingresses;
 mod policies;
 mod services;

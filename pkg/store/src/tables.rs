@@ -22,14 +22,21 @@
 //! | `wanted_secrets` | [`WantedSecrets`] | ingress |
 //! | `ingress_faults` | [`IngressFaults`] | ingress |
 //! | `ingress_addresses` | [`IngressAddresses`] | ingress |
+//! | `gateway_classes` | [`GatewayClass`] | source |
+//! | `gateways` | [`Gateway`] | source |
+//! | `http_routes` | [`HttpRoute`] | source |
+//! | `grpc_routes` | [`GrpcRoute`] | source |
+//! | `reference_grants` | [`ReferenceGrant`] | source |
+//! | `gateway_statuses` | [`GatewayStatus`] | ingress |
 
 use crate::Record;
 use serde::{Deserialize, Serialize};
 use warren_types::{
-    Attachment, AttachmentKey, ClusterConfig, EndpointSlice, Ingress, IngressAddresses, IngressClass,
-    IngressClassName, IngressFaults, IngressKey, LoadBalancerAddresses, LocalNode, Namespace, NamespaceState,
-    NetworkPolicy, Node, NodeId, NodeName, PeerEndpoint, Pod, PodKey, PolicyKey, Secret, SecretKey,
-    SecretObject, SecretRef, Service, ServiceFaults, ServiceKey, SliceKey, WantedSecrets,
+    Attachment, AttachmentKey, ClusterConfig, EndpointSlice, Gateway, GatewayClass, GatewayStatus, GrpcRoute,
+    HttpRoute, Ingress, IngressAddresses, IngressClass, IngressClassName, IngressFaults, IngressKey,
+    LoadBalancerAddresses, LocalNode, Namespace, NamespaceState, NetworkPolicy, Node, NodeId, NodeName,
+    PeerEndpoint, Pod, PodKey, PolicyKey, ReferenceGrant, Secret, SecretKey, SecretObject, SecretRef,
+    Service, ServiceFaults, ServiceKey, SliceKey, WantedSecrets,
 };
 
 /// The secrets and the identity of this node. Table `keys`, one row.
@@ -208,5 +215,41 @@ impl Record for IngressAddresses {
     const TABLE: &'static str = "ingress_addresses";
     fn key(&self) -> String {
         ingress_key(&self.ingress)
+    }
+}
+impl Record for GatewayClass {
+    const TABLE: &'static str = "gateway_classes";
+    fn key(&self) -> String {
+        self.name.to_string()
+    }
+}
+impl Record for Gateway {
+    const TABLE: &'static str = "gateways";
+    fn key(&self) -> String {
+        self.key.to_string()
+    }
+}
+impl Record for HttpRoute {
+    const TABLE: &'static str = "http_routes";
+    fn key(&self) -> String {
+        self.0.key.to_string()
+    }
+}
+impl Record for GrpcRoute {
+    const TABLE: &'static str = "grpc_routes";
+    fn key(&self) -> String {
+        self.0.key.to_string()
+    }
+}
+impl Record for ReferenceGrant {
+    const TABLE: &'static str = "reference_grants";
+    fn key(&self) -> String {
+        self.key.to_string()
+    }
+}
+impl Record for GatewayStatus {
+    const TABLE: &'static str = "gateway_statuses";
+    fn key(&self) -> String {
+        format!("{}/{}", self.kind.as_str(), self.object)
     }
 }

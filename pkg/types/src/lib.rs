@@ -12,6 +12,7 @@ pub mod cidr;
 pub mod cluster;
 pub mod defaults;
 pub mod endpoint;
+pub mod gateway;
 pub mod health;
 pub mod ingress;
 pub mod keys;
@@ -29,6 +30,11 @@ pub use attachment::{Attachment, AttachmentKey, AttachmentPhase, HostPort, Lease
 pub use cidr::{Family, PodCidrs};
 pub use cluster::ClusterConfig;
 pub use endpoint::{Endpoint, EndpointPort, EndpointSlice};
+pub use gateway::{
+    AllowedNamespaces, Condition, Gateway, GatewayClass, GatewayObject, GatewayRoute, GatewayStatus,
+    GatewayTold, GroupKind, GrpcRoute, HeaderChange, HttpRoute, Listener, ListenerTold, ObjectRef, ParentRef,
+    PathChange, ReferenceGrant, RouteBackend, RouteFilters, RouteKind, RouteMatch, RouteRedirect, RouteRule,
+};
 pub use health::{HealthCell, HealthReport, HealthState};
 pub use ingress::{
     BackendPort, HostPattern, Ingress, IngressAddresses, IngressBackend, IngressClass, IngressFaults,
@@ -36,9 +42,10 @@ pub use ingress::{
 };
 pub use keys::{PublicKey, Secret, SecretBytes, SecretKey};
 pub use name::{
-    BootId, ContainerId, IfName, IngressClassName, IngressKey, IngressName, InvalidName, Namespace, NodeId,
-    NodeName, PodKey, PodName, PolicyKey, PolicyName, SecretName, SecretRef, ServiceKey, ServiceName,
-    SliceKey, SliceName,
+    BootId, ContainerId, GatewayClassName, GatewayKey, GatewayName, GrantKey, GrantName, IfName,
+    IngressClassName, IngressKey, IngressName, InvalidName, Namespace, NodeId, NodeName, PodKey, PodName,
+    PolicyKey, PolicyName, RouteKey, RouteName, SecretName, SecretRef, ServiceKey, ServiceName, SliceKey,
+    SliceName,
 };
 pub use node::{HeldPort, LocalNode, Node};
 pub use peer::PeerEndpoint;

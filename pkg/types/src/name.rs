@@ -156,6 +156,26 @@ name_type!(
     "use lower-case letters, digits, '-' and '.', at most 253 characters"
 );
 name_type!(
+    /// Name of a GatewayClass (`GatewayClass.metadata.name`, an RFC 1123 subdomain).
+    GatewayClassName, "gateway class name", is_dns_subdomain,
+    "use lower-case letters, digits, '-' and '.', at most 253 characters"
+);
+name_type!(
+    /// Name of a Gateway (`Gateway.metadata.name`, an RFC 1123 subdomain).
+    GatewayName, "gateway name", is_dns_subdomain,
+    "use lower-case letters, digits, '-' and '.', at most 253 characters"
+);
+name_type!(
+    /// Name of an HTTPRoute or GRPCRoute (`metadata.name`, an RFC 1123 subdomain).
+    RouteName, "route name", is_dns_subdomain,
+    "use lower-case letters, digits, '-' and '.', at most 253 characters"
+);
+name_type!(
+    /// Name of a ReferenceGrant (`ReferenceGrant.metadata.name`, an RFC 1123 subdomain).
+    GrantName, "reference grant name", is_dns_subdomain,
+    "use lower-case letters, digits, '-' and '.', at most 253 characters"
+);
+name_type!(
     /// Name of a Secret (`Secret.metadata.name`, an RFC 1123 subdomain).
     SecretName, "secret name", is_dns_subdomain,
     "use lower-case letters, digits, '-' and '.', at most 253 characters"
@@ -212,6 +232,9 @@ key_type!(ServiceKey, ServiceName, "a Service");
 key_type!(SliceKey, SliceName, "an EndpointSlice");
 key_type!(PolicyKey, PolicyName, "a NetworkPolicy");
 key_type!(IngressKey, IngressName, "an Ingress");
+key_type!(GatewayKey, GatewayName, "a Gateway");
+key_type!(RouteKey, RouteName, "an HTTPRoute or GRPCRoute");
+key_type!(GrantKey, GrantName, "a ReferenceGrant");
 key_type!(SecretRef, SecretName, "a Secret");
 
 #[cfg(test)]

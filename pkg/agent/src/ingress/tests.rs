@@ -1,12 +1,12 @@
 use super::*;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use warren_ingress::compile::{Compiled, Served};
+use warren_ingress::compile::{Compiled, Gateways, Served, ServedRoute};
 use warren_ingress::route::{
     Action, Backend, Endpoint, Forward, HostMatch, Match, PathMatch, Readiness, Route, RouteTable, Weighted,
 };
 use warren_ingress::{Listening, explain::Step};
-use warren_types::{Fault, IngressKey};
+use warren_types::{Fault, IngressKey, RouteKind};
 
 fn text_of(view: Option<&IngressView>) -> String {
     let mut out = String::new();
@@ -63,9 +63,9 @@ fn ingresses_are_listed_with_what_is_wrong_first() {
     assert_eq!(
         render_list(&list, false).lines().collect::<Vec<_>>(),
         [
-            "NAMESPACE  NAME   HOSTS                PATHS  TLS  WRONG",
-            "shop       web    foo.test,*.foo.test  3      yes",
-            "shop       wrong  *                    1      -    BackendMissing: no Service shop/gone (1 more)",
+            "KIND     NAMESPACE  NAME   HOSTS                PATHS  TLS  WRONG",
+            "Ingress  shop       web    foo.test,*.foo.test  3      yes",
+            "Ingress  shop       wrong  *                    1      -    BackendMissing: no Service shop/gone (1 more)",
         ]
     );
     assert_eq!(list[1].faults.len(), 2, "the machine-readable list has all");
@@ -165,4 +165,31 @@ fn the_line_of_the_status_says_what_matters() {
 fn figures_of_routes_leave_out_what_is_no_answer() {
     let figures = Figures { answers: vec![("shop/web".into(), [9, 1, 2, 3, 4, 5])], ..Figures::default() };
     assert_eq!(by_route(&figures), [("shop/web".to_owned(), [1, 2, 3, 4, 5])]);
+}
+
+#[test]
+fn routes_of_gateways_are_listed_after_ingresses() {
+    let mut gateways = Gateways::default();
+    gateways.routes.push(ServedRoute {
+        kind: RouteKind::Http,
+        namespace: "shop".into(),
+        name: "web".into(),
+        hosts: vec!["foo.test".into()],
+        matches: 2,
+        tls: true,
+        faults: vec!["BackendNotFound: there is no Service gone".into()],
+    });
+    let compiled = Compiled { gateways: Arc::new(gateways), ..compiled() };
+    let desk = IngressDesk { status: Some(IngressStatus::of(compiled, Listening::default())) };
+    let list = desk.list().unwrap();
+    let text = render_list(&list, false);
+    assert_eq!(
+        text.lines().last(),
+        Some(
+            "HTTPRoute  shop       web    foo.test             2      yes  BackendNotFound: there is no Service gone"
+        )
+    );
+    let view = desk.report().unwrap();
+    assert_eq!((view.ingresses, view.gateway_routes, view.faulty), (2, 1, 2));
+    assert!(text_of(Some(&view)).contains("at nowhere  1 of Gateways  connections"));
 }

@@ -5,6 +5,7 @@ pub(crate) mod daemon_set;
 pub(crate) mod endpoint_slice;
 pub(crate) mod endpoints;
 pub(crate) mod event;
+pub(crate) mod gateway;
 pub(crate) mod ingress;
 pub(crate) mod ingress_class;
 pub(crate) mod lease;

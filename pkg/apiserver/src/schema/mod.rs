@@ -62,7 +62,9 @@ pub(crate) fn definitions() -> Map<String, Value> {
     ] {
         kind(&mut generator);
     }
-    generator.take_definitions(false)
+    let mut definitions = generator.take_definitions(false);
+    definitions.extend(crate::kinds::gateway::definitions());
+    definitions
 }
 
 /// What a field holds, as far as merging cares.

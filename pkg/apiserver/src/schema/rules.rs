@@ -23,6 +23,7 @@ pub(crate) struct PatchRule {
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.";
 const CORE: &str = "io.k8s.api.core.v1.";
 const DISCOVERY: &str = "io.k8s.api.discovery.v1.";
+const GATEWAY: &str = "io.k8s.api.gateway.v1.";
 const NETWORKING: &str = "io.k8s.api.networking.v1.";
 
 const NAME: ListRule = ListRule::Keyed(&[("name", None)]);
@@ -68,6 +69,12 @@ const LISTS: &[(&str, &str, &str, ListRule)] = &[
     (CORE, "ServiceStatus", "conditions", TYPE),
     (CORE, "ServiceAccount", "secrets", NAME),
     (DISCOVERY, "Endpoint", "addresses", ListRule::Set),
+    (GATEWAY, "GatewayClassStatus", "conditions", TYPE),
+    (GATEWAY, "GatewaySpec", "listeners", NAME),
+    (GATEWAY, "GatewayStatus", "conditions", TYPE),
+    (GATEWAY, "GatewayStatus", "listeners", NAME),
+    (GATEWAY, "ListenerStatus", "conditions", TYPE),
+    (GATEWAY, "RouteParentStatus", "conditions", TYPE),
 ];
 
 /// Types whose objects have one owner as a whole.

@@ -22,7 +22,7 @@ fn class(name: &str, controller: &str, default: &str) -> Value {
         "spec": {"controller": controller}})
 }
 
-async fn node(s: &TestServer) -> kube::Client {
+pub(super) async fn node(s: &TestServer) -> kube::Client {
     let secret = s.token.expose().rsplit(':').next().unwrap().to_owned();
     let (_, body, key) = join(s, "n1", "0123456789abcdef", &secret).await;
     client_with(s, Some((body["certificate"].as_str().unwrap(), &key))).await

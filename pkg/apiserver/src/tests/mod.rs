@@ -6,6 +6,7 @@ mod backups;
 mod connections;
 mod controllers;
 mod deleting;
+mod gateways;
 mod harness;
 mod hostile;
 mod ingresses;

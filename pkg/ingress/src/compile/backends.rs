@@ -94,7 +94,8 @@ impl Services {
 /// What makes two backends of one port differ.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Special {
-    ingress: IngressKey,
+    /// Whose backend it is.
+    owner: String,
     protocol: Option<bool>,
 }
 
@@ -161,6 +162,19 @@ impl<'a> Backends<'a> {
             }
         };
         let service = ServiceKey { namespace: ingress.namespace.clone(), name: name.clone() };
+        self.service(&ingress.to_string(), service, port, options, faults)
+    }
+
+    /// The backend of a port of a Service, which is `owner`'s own when it is anything but plain.
+    pub(super) fn service(
+        &mut self,
+        owner: &str,
+        service: ServiceKey,
+        port: &BackendPort,
+        options: &Options,
+        faults: &mut Faults,
+    ) -> Result<Arc<Backend>, Fault> {
+        let name = &service.name;
         let place = self.place(&service, name, port)?;
         let app = place.app_protocol;
         if options.protocol.is_none() && TLS.contains(&app) {
@@ -177,7 +191,7 @@ impl<'a> Backends<'a> {
         let (sticky, proxy_header) = (options.sticky.clone(), options.proxy_header);
         let plain = options.protocol.is_none() && sticky.is_none() && proxy_header.is_none();
         let special = (!plain).then(|| Special {
-            ingress: ingress.clone(),
+            owner: owner.to_owned(),
             protocol: options.protocol.map(|protocol| protocol == Protocol::H2c),
         });
         let wanted = Wanted { service: service.clone(), port: place.number, special };
@@ -190,7 +204,7 @@ impl<'a> Backends<'a> {
         };
         let name = match &wanted.special {
             None => format!("{service}:{}", place.number),
-            Some(_) => format!("{service}:{} for {ingress}", place.number),
+            Some(_) => format!("{service}:{} for {owner}", place.number),
         };
         let made = Arc::new(make(name, protocol, endpoints, sticky, proxy_header));
         self.made.insert(wanted, made.clone());

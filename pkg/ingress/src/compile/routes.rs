@@ -5,7 +5,7 @@ use super::options::{Options, ToHttps};
 use super::rewrite::{Prefixed, prefixed};
 use super::secrets::Secrets;
 use super::values::shown as shown_text;
-use super::{Compiled, Faults, Read, Served, Settings, fault};
+use super::{Compiled, Faults, Read, Served, Settings, fault, gateway};
 use crate::route::{
     Action, BasicAuth, Forward, HostMatch, Match, PathEdit, PathMatch, Retry, Route, RouteTable,
     RouteTableBuilder, Weighted,
@@ -20,9 +20,10 @@ use warren_types::{
     SecretRef,
 };
 
-/// Compiles them; the oldest are to come first.
+/// Compiles them, and Gateways after them; the oldest are to come first.
 pub(super) fn compile(
     ours: &[&Read],
+    gateways: &gateway::Rows,
     backends: Backends<'_>,
     secrets: &Secrets,
     settings: &Settings,
@@ -68,6 +69,16 @@ pub(super) fn compile(
         }
         all.wanted.insert(key);
     }
+    let parts = gateway::Parts {
+        table: &mut all.table,
+        certificates: &mut all.certificates,
+        sources: &mut all.sources,
+        default: &mut default,
+        wanted: &mut all.wanted,
+        backends: &mut all.backends,
+        secrets,
+    };
+    let told = gateway::compile(gateways, settings, parts);
     let mut table = all.table;
     table.certificates(all.certificates).https_port(settings.https_port);
     let served = served.into_iter().map(|(read, mut faults)| {
@@ -87,6 +98,7 @@ pub(super) fn compile(
     Compiled {
         table: Arc::new(table.build()),
         served: Arc::new(served.collect()),
+        gateways: Arc::new(told),
         wanted: all.wanted,
         certificates: all.sources,
         default,

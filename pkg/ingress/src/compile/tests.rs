@@ -1,7 +1,7 @@
 mod names;
 
 use super::*;
-use crate::route::{Action, Matched, PathEdit, Protocol, Readiness, RequestLine, Route};
+use crate::route::{Action, Matched, PathEdit, Protocol, Readiness, RequestLine, Route, Scheme};
 use http::{HeaderMap, Method, StatusCode};
 use proptest::prelude::*;
 use std::net::IpAddr;
@@ -11,6 +11,7 @@ use warren_types::{
 };
 
 mod certificates;
+mod gateways;
 
 const NS: &str = "shop";
 
@@ -87,7 +88,8 @@ impl World {
     /// The class, Services `a`, `b`, `c` with port 80 and an endpoint each: 10.42.0.1, .2, .3.
     fn new() -> Self {
         let class = IngressClassName::new("warren").unwrap();
-        let settings = Settings { class, https_port: 443, external_names: false, certificate: None };
+        let settings =
+            Settings { class, http_port: 80, https_port: 443, external_names: false, certificate: None };
         let mut world = Self(Engine::new(settings));
         world.class("warren", INGRESS_CONTROLLER, false, 1);
         for (n, name) in (1..).zip(["a", "b", "c"]) {
@@ -132,6 +134,7 @@ fn find<'t>(compiled: &'t Compiled, host: &str, path: &str) -> Option<Matched<'t
     let headers = HeaderMap::new();
     let (path, query) = path.split_once('?').map_or((path, None), |(path, query)| (path, Some(query)));
     compiled.table.find(&RequestLine {
+        scheme: Scheme::Http,
         host,
         method: &Method::GET,
         path: path.as_bytes(),

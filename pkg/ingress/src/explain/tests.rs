@@ -235,3 +235,24 @@ fn endpoints_are_told_as_they_are_chosen() {
     let (_, many) = told((1..=30).map(|n| endpoint(n, ready)).collect());
     assert!(many.contains("10.42.0.20:8080, and 10 more: of two") && !many.contains("10.42.0.21"), "{many}");
 }
+
+#[test]
+fn routes_of_gateways_are_told_with_who_else_takes_the_path() {
+    let mut builder = RouteTable::builder();
+    let place = |scheme| Match {
+        scheme: Some(scheme),
+        ..Match::new(HostMatch::Below("test".into()), PathMatch::Prefix("/".into()))
+    };
+    let of = |name: &str| Arc::new(Route::new(name, Action::Forward(one())));
+    builder.route(place(Scheme::Http), &of("HTTPRoute/shop/web rule 0"));
+    let version = (http::HeaderName::from_static("version"), ValueMatch::Exact((*b"2").into()));
+    let next = Match { headers: vec![version], method: Some(Method::PUT), ..place(Scheme::Http) };
+    builder.route(next, &of("HTTPRoute/shop/next rule 0"));
+    builder.route(place(Scheme::Https), &of("HTTPRoute/shop/secure rule 0"));
+    let compiled = Compiled { table: Arc::new(builder.build()), ..Compiled::default() };
+    let (served, told) = steps(&compiled, "http://a.b.test/x");
+    let others = "others: with method PUT, header version: 2: HTTPRoute shop/next";
+    assert!(served);
+    assert_eq!(told, ["route: HTTPRoute shop/web: host *.test, path / and below", BACKEND, ENDPOINT, others]);
+    assert!(steps(&compiled, "https://a.test/").1[1].starts_with("route: HTTPRoute shop/secure:"));
+}

@@ -1,5 +1,6 @@
 //! What a request is matched by.
 
+use super::action::Scheme;
 use http::{HeaderName, Method};
 
 /// Which requests a route is for: all parts must match.
@@ -9,6 +10,8 @@ pub struct Match {
     pub host: HostMatch,
     /// The path.
     pub path: PathMatch,
+    /// The scheme of the port at which it came; either when there is none.
+    pub scheme: Option<Scheme>,
     /// The method; any when there is none.
     pub method: Option<Method>,
     /// Headers that must be there.
@@ -20,7 +23,7 @@ pub struct Match {
 impl Match {
     /// A match on host and path alone.
     pub fn new(host: HostMatch, path: PathMatch) -> Self {
-        Self { host, path, method: None, headers: Vec::new(), query: Vec::new() }
+        Self { host, path, scheme: None, method: None, headers: Vec::new(), query: Vec::new() }
     }
 }
 
@@ -31,6 +34,8 @@ pub enum HostMatch {
     Exact(Box<str>),
     /// One label, whatever it is, before this name: `*.example.org` is `Wildcard("example.org")`.
     Wildcard(Box<str>),
+    /// One or more labels, whatever they are, before this name.
+    Below(Box<str>),
     /// Any host.
     Any,
 }
@@ -90,6 +95,8 @@ impl ValueMatch {
 /// What a request is, as far as routes ask.
 #[derive(Clone, Copy)]
 pub struct RequestLine<'a> {
+    /// The scheme of the port at which it came.
+    pub scheme: Scheme,
     /// The host, without port, in lower case; empty when a client of HTTP/1.0 names none.
     pub host: &'a str,
     /// The method.
@@ -115,9 +122,10 @@ impl HeaderFields for http::HeaderMap {
 }
 
 impl Match {
-    /// Whether method, headers and query match. Host and path are found by the table.
+    /// Whether scheme, method, headers and query match. Host and path are found by the table.
     pub(super) fn accepts(&self, request: &RequestLine<'_>) -> bool {
-        self.method.as_ref().is_none_or(|method| method == request.method)
+        self.scheme.is_none_or(|scheme| scheme == request.scheme)
+            && self.method.as_ref().is_none_or(|method| method == request.method)
             && self
                 .headers
                 .iter()

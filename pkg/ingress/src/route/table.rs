@@ -10,7 +10,8 @@ use std::sync::Arc;
 /// All routes and certificates, as of one moment. It is made by a [`RouteTableBuilder`], never changed, and swapped as a
 /// whole.
 ///
-/// The order in which routes are asked: an exact host, then a wildcard, then any host; on one host an exact path, then the
+/// The order in which routes are asked: an exact host, then a wildcard of one label, then those of any number of
+/// labels, the longest first, then any host; on one host an exact path, then the
 /// longest prefix; on one path the route that names a method, then the one with more headers, then with more parameters;
 /// then the one that was put in first. When a host has routes but none for the path, those of the wildcard and of any host
 /// are asked too. What no route matches goes to the fallback.
@@ -18,6 +19,7 @@ use std::sync::Arc;
 pub struct RouteTable {
     exact: HashMap<Box<str>, Tree<usize>>,
     wildcard: HashMap<Box<str>, Tree<usize>>,
+    below: HashMap<Box<str>, Tree<usize>>,
     any: Tree<usize>,
     entries: Vec<Entry>,
     routes: Vec<Arc<Route>>,
@@ -62,8 +64,18 @@ impl RouteTable {
         let found = exact
             .and_then(|tree| self.find_in(tree, request))
             .or_else(|| wildcard().and_then(|tree| self.find_in(tree, request)))
+            .or_else(|| self.find_below(request))
             .or_else(|| self.find_in(&self.any, request));
         found.or_else(|| self.by_fallback())
+    }
+
+    /// The route of a wildcard of any number of labels.
+    fn find_below<'a>(&'a self, request: &RequestLine<'_>) -> Option<Matched<'a>> {
+        if self.below.is_empty() {
+            return None;
+        }
+        let parents = std::iter::successors(Some(request.host), |host| Some(host.split_once('.')?.1)).skip(1);
+        parents.filter_map(|parent| self.below.get(parent)).find_map(|tree| self.find_in(tree, request))
     }
 
     fn by_fallback(&self) -> Option<Matched<'_>> {
@@ -121,6 +133,7 @@ impl RouteTableBuilder {
         let tree = match &matching.host {
             HostMatch::Exact(name) => self.table.exact.entry(name.clone()).or_default(),
             HostMatch::Wildcard(parent) => self.table.wildcard.entry(parent.clone()).or_default(),
+            HostMatch::Below(parent) => self.table.below.entry(parent.clone()).or_default(),
             HostMatch::Any => &mut self.table.any,
         };
         match &matching.path {
@@ -154,7 +167,8 @@ impl RouteTableBuilder {
     pub fn build(self) -> RouteTable {
         let mut table = self.table;
         let entries = &table.entries;
-        let trees = table.exact.values_mut().chain(table.wildcard.values_mut()).chain([&mut table.any]);
+        let wildcards = table.wildcard.values_mut().chain(table.below.values_mut());
+        let trees = table.exact.values_mut().chain(wildcards).chain([&mut table.any]);
         for tree in trees {
             tree.sort_by_key(|entry| entries[*entry].matching.rank());
         }

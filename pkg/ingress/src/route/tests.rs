@@ -19,6 +19,7 @@ fn table(entries: &[(HostMatch, PathMatch)]) -> RouteTable {
 
 fn found(table: &RouteTable, host: &str, path: &str) -> Option<usize> {
     let request = RequestLine {
+        scheme: Scheme::Http,
         host,
         method: &Method::GET,
         path: path.as_bytes(),
@@ -95,7 +96,8 @@ fn methods_headers_and_parameters_come_before_a_bare_path() {
     let table = builder.build();
     let mut headers = HeaderMap::new();
     let ask = |method: &Method, query: &str, headers: &HeaderMap| -> usize {
-        let request = RequestLine { host: "h", method, path: b"/a", query: Some(query.as_bytes()), headers };
+        let (scheme, query) = (Scheme::Http, Some(query.as_bytes()));
+        let request = RequestLine { scheme, host: "h", method, path: b"/a", query, headers };
         table.find(&request).unwrap().route.name.parse().unwrap()
     };
     assert_eq!(ask(&Method::GET, "version=1&version=2", &headers), 0, "the first of a name counts");
@@ -124,16 +126,14 @@ fn naive(entries: &[(HostMatch, PathMatch)], host: &str, path: &str) -> Option<u
     let pieces = |path: &str| -> Vec<String> {
         path.split('/').filter(|piece| !piece.is_empty()).map(str::to_owned).collect()
     };
-    let mut best: Option<((u8, bool, usize), usize)> = None;
+    let mut best: Option<((u8, usize, bool, usize), usize)> = None;
     for (at, (host_match, path_match)) in entries.iter().enumerate() {
-        let host_rank = match host_match {
-            HostMatch::Exact(name) if **name == *host => 2,
-            HostMatch::Wildcard(parent)
-                if host.strip_suffix(&format!(".{parent}")).is_some_and(|label| !label.contains('.')) =>
-            {
-                1
-            }
-            HostMatch::Any => 0,
+        let above = |parent: &str| host.strip_suffix(parent).and_then(|rest| rest.strip_suffix('.'));
+        let (host_rank, depth) = match host_match {
+            HostMatch::Exact(name) if **name == *host => (3, 0),
+            HostMatch::Wildcard(parent) if above(parent).is_some_and(|label| !label.contains('.')) => (2, 0),
+            HostMatch::Below(parent) if above(parent).is_some() => (1, parent.len()),
+            HostMatch::Any => (0, 0),
             _ => continue,
         };
         let (exact, matches, length) = match path_match {
@@ -146,7 +146,7 @@ fn naive(entries: &[(HostMatch, PathMatch)], host: &str, path: &str) -> Option<u
                 (false, pieces(path).starts_with(&pieces(wanted)), pieces(wanted).len())
             }
         };
-        let rank = (host_rank, exact, length);
+        let rank = (host_rank, depth, exact, length);
         if matches && best.is_none_or(|(other, _)| rank > other) {
             best = Some((rank, at));
         }
@@ -157,7 +157,8 @@ fn naive(entries: &[(HostMatch, PathMatch)], host: &str, path: &str) -> Option<u
 fn any_host() -> impl Strategy<Value = HostMatch> {
     prop_oneof![
         Just(HostMatch::Any),
-        "(\\*\\.)?([ab]\\.){0,2}[ab]".prop_map(|name| HostMatch::from_name(&name))
+        "(\\*\\.)?([ab]\\.){0,2}[ab]".prop_map(|name| HostMatch::from_name(&name)),
+        "([ab]\\.){0,2}[ab]".prop_map(|name| HostMatch::Below(name.into())),
     ]
 }
 

@@ -236,7 +236,12 @@ fn read_path(door: &mut Door, field: &str, value: &Value) -> Option<IngressPath>
 }
 
 /// The text of a path, by the rules that the API has for its kind.
-fn path_text(door: &mut Door, field: &str, value: Option<&Value>, kind: PathKind) -> Option<String> {
+pub(super) fn path_text(
+    door: &mut Door,
+    field: &str,
+    value: Option<&Value>,
+    kind: PathKind,
+) -> Option<String> {
     let given = match value {
         None | Some(Value::Null) => "",
         Some(Value::String(path)) => path,

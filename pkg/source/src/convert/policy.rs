@@ -350,7 +350,7 @@ fn subjects(door: &mut Door, value: &Value) -> (Selector, bool) {
 }
 
 /// A selector of whom to allow; none when any of it cannot be read, since it would select more without that.
-fn whole_selector(door: &mut Door, field: &str, value: &Value) -> Option<Selector> {
+pub(super) fn whole_selector(door: &mut Door, field: &str, value: &Value) -> Option<Selector> {
     let conditions: Option<Vec<Requirement>> = requirements(door, field, value).into_iter().collect();
     conditions.map(Selector::new)
 }

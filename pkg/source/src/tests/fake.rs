@@ -27,6 +27,8 @@ struct Inner {
     /// Whether networking.k8s.io is not served, and whether the list of groups is not either.
     without_networking: bool,
     without_groups: bool,
+    /// The kinds of the Gateway API that are served, by version.
+    gateway_kinds: BTreeMap<String, Vec<String>>,
     /// The Secrets, by key, that this client may not read, and whether lists of Secrets come as nonsense.
     forbidden: Vec<String>,
     nonsense: bool,
@@ -84,6 +86,16 @@ impl FakeApi {
             .route("/apis/discovery.k8s.io/v1/{resource}", any(cluster_all))
             .route("/apis/networking.k8s.io/v1/{resource}", any(networking_all))
             .route("/apis/networking.k8s.io/v1/namespaces/{ns}/{resource}/{name}/status", any(ns_one))
+            .route("/apis/gateway.networking.k8s.io/{version}", any(gateway_kinds))
+            .route("/apis/gateway.networking.k8s.io/{version}/{resource}", any(gateway_all))
+            .route(
+                "/apis/gateway.networking.k8s.io/{version}/gatewayclasses/{name}/status",
+                any(gateway_class),
+            )
+            .route(
+                "/apis/gateway.networking.k8s.io/{version}/namespaces/{ns}/{resource}/{name}/status",
+                any(gateway_one),
+            )
             .route("/apis/coordination.k8s.io/v1/namespaces/{ns}/{resource}", any(ns_all))
             .route("/apis/coordination.k8s.io/v1/namespaces/{ns}/{resource}/{name}", any(ns_one))
             .with_state(served);
@@ -150,6 +162,11 @@ impl FakeApi {
         (inner.without_networking, inner.without_groups) = (without, groups);
     }
     /// From now on these Secrets may not be read.
+    /// From now on these kinds of the Gateway API are served in a version; none: the version is not.
+    pub(super) fn serve_gateways(&self, version: &str, kinds: &[&str]) {
+        let kinds = kinds.iter().map(|kind| (*kind).to_owned()).collect();
+        self.inner.lock().unwrap().gateway_kinds.insert(version.into(), kinds);
+    }
     pub(super) fn forbid_secrets(&self, keys: &[&str]) {
         self.inner.lock().unwrap().forbidden = keys.iter().map(|k| (*k).to_owned()).collect();
     }
@@ -235,6 +252,49 @@ async fn networking_all(
         return (StatusCode::NOT_FOUND, "404 page not found\n").into_response();
     }
     all(s, None, resource, q, m, body)
+}
+fn gateway_kinds_of(s: &Served, version: &str) -> Vec<String> {
+    s.inner.lock().unwrap().gateway_kinds.get(version).cloned().unwrap_or_default()
+}
+async fn gateway_kinds(State(s): State<Served>, Path(version): Path<String>) -> Response {
+    let kinds = gateway_kinds_of(&s, &version);
+    if kinds.is_empty() {
+        return (StatusCode::NOT_FOUND, "404 page not found\n").into_response();
+    }
+    let resource = |name: &String| json!({"name": name, "singularName": "", "namespaced": true, "kind": name, "verbs": []});
+    let resources: Vec<Value> = kinds.iter().map(resource).collect();
+    json!({"kind": "APIResourceList", "apiVersion": "v1",
+        "groupVersion": format!("gateway.networking.k8s.io/{version}"), "resources": resources})
+    .to_string()
+    .into_response()
+}
+async fn gateway_all(
+    State(s): State<Served>,
+    Path((version, resource)): Path<(String, String)>,
+    q: Params,
+    m: Method,
+    body: String,
+) -> Response {
+    if !gateway_kinds_of(&s, &version).contains(&resource) {
+        return (StatusCode::NOT_FOUND, "404 page not found\n").into_response();
+    }
+    all(s, None, resource, q, m, body)
+}
+async fn gateway_class(
+    State(s): State<Served>,
+    Path((_, name)): Path<(String, String)>,
+    m: Method,
+    body: String,
+) -> Response {
+    one(s, "gatewayclasses".into(), name, m, body)
+}
+async fn gateway_one(
+    State(s): State<Served>,
+    Path((_, ns, resource, name)): Path<(String, String, String, String)>,
+    m: Method,
+    body: String,
+) -> Response {
+    one(s, resource, format!("{ns}/{name}"), m, body)
 }
 async fn cluster_all(
     State(s): State<Served>,
