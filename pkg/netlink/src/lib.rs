@@ -34,6 +34,7 @@ mod address;
 pub mod conntrack;
 pub mod detached;
 pub mod error;
+pub mod fragments;
 pub mod handover;
 pub mod host;
 pub mod keeper;

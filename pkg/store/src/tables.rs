@@ -22,14 +22,17 @@
 //! | `wanted_secrets` | [`WantedSecrets`] | ingress |
 //! | `ingress_faults` | [`IngressFaults`] | ingress |
 //! | `ingress_addresses` | [`IngressAddresses`] | ingress |
+//! | `connectivity_run` | [`ConnectivityRun`] | source |
+//! | `connectivity_answer` | [`ConnectivityAnswer`] | connectivity |
 
 use crate::Record;
 use serde::{Deserialize, Serialize};
 use warren_types::{
-    Attachment, AttachmentKey, ClusterConfig, EndpointSlice, Ingress, IngressAddresses, IngressClass,
-    IngressClassName, IngressFaults, IngressKey, LoadBalancerAddresses, LocalNode, Namespace, NamespaceState,
-    NetworkPolicy, Node, NodeId, NodeName, PeerEndpoint, Pod, PodKey, PolicyKey, Secret, SecretKey,
-    SecretObject, SecretRef, Service, ServiceFaults, ServiceKey, SliceKey, WantedSecrets,
+    Attachment, AttachmentKey, ClusterConfig, ConnectivityAnswer, ConnectivityRun, EndpointSlice, Ingress,
+    IngressAddresses, IngressClass, IngressClassName, IngressFaults, IngressKey, LoadBalancerAddresses,
+    LocalNode, Namespace, NamespaceState, NetworkPolicy, Node, NodeId, NodeName, PeerEndpoint, Pod, PodKey,
+    PolicyKey, Secret, SecretKey, SecretObject, SecretRef, Service, ServiceFaults, ServiceKey, SliceKey,
+    WantedSecrets,
 };
 
 /// The secrets and the identity of this node. Table `keys`, one row.
@@ -208,5 +211,17 @@ impl Record for IngressAddresses {
     const TABLE: &'static str = "ingress_addresses";
     fn key(&self) -> String {
         ingress_key(&self.ingress)
+    }
+}
+impl Record for ConnectivityRun {
+    const TABLE: &'static str = "connectivity_run";
+    fn key(&self) -> String {
+        ONLY.into()
+    }
+}
+impl Record for ConnectivityAnswer {
+    const TABLE: &'static str = "connectivity_answer";
+    fn key(&self) -> String {
+        ONLY.into()
     }
 }

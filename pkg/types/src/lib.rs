@@ -10,6 +10,7 @@
 pub mod attachment;
 pub mod cidr;
 pub mod cluster;
+pub mod connectivity;
 pub mod defaults;
 pub mod endpoint;
 pub mod health;
@@ -28,6 +29,7 @@ pub mod service;
 pub use attachment::{Attachment, AttachmentKey, AttachmentPhase, HostPort, LeaseRequest};
 pub use cidr::{Family, PodCidrs};
 pub use cluster::ClusterConfig;
+pub use connectivity::{ConnectivityAnswer, ConnectivityRun};
 pub use endpoint::{Endpoint, EndpointPort, EndpointSlice};
 pub use health::{HealthCell, HealthReport, HealthState};
 pub use ingress::{
