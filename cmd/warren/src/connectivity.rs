@@ -143,7 +143,7 @@ async fn check(
     let steps = [
         (RunPhase::Hello, WORDS, "are the agents there?"),
         (RunPhase::Attach, timeout + WORDS, "attaching probe pods"),
-        (RunPhase::Ask, timeout * 2 + WORDS, "asking"),
+        (RunPhase::Ask, timeout * 3 + WORDS, "asking"),
         (RunPhase::Policy, timeout + WORDS, "asking under a network policy"),
     ];
     for (phase, limit, what) in steps {

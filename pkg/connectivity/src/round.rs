@@ -16,7 +16,7 @@ use warren_types::connectivity::{
 };
 
 /// How long one try may take; there are several in the time that a question has.
-const TRY: Duration = Duration::from_secs(1);
+const TRY: Duration = Duration::from_millis(1500);
 /// The wait between two tries.
 const AGAIN: Duration = Duration::from_millis(100);
 /// Round trips of which the latency is the median.
@@ -25,8 +25,8 @@ const ROUNDS: usize = 11;
 const CLOSED: usize = 2;
 /// Sizes of IP packets by which a path that is too narrow is measured; the link's own MTU is added.
 const SIZES: [u32; 11] = [576, 1000, 1200, 1240, 1280, 1300, 1320, 1340, 1360, 1380, 1400];
-/// How long answers to packets of all sizes are waited for.
-const SIZES_WAIT: Duration = Duration::from_millis(800);
+/// How long answers to packets of these sizes are waited for, in a try.
+const SIZES_WAIT: Duration = Duration::from_millis(500);
 /// The API's own name, below the cluster's domain.
 const API: &str = "kubernetes.default.svc";
 
@@ -199,15 +199,21 @@ impl Round {
         }
     }
 
-    /// Asks everything at once, then measures latency without anything else under way.
+    /// Asks everything at once but for the largest packets, then those, then measures latency without anything else under
+    /// way: a narrow path, or a busy tunnel, loses what comes in a burst.
     pub(crate) async fn ask(&self) -> Vec<Check> {
         let limit = Duration::from_millis(self.run.timeout_ms);
-        let mut asked = JoinSet::new();
-        for (place, item) in self.plan().into_iter().enumerate() {
-            asked.spawn(async move { (place, judge(item, limit).await) });
+        let (last, first): (Vec<Item>, Vec<Item>) =
+            self.plan().into_iter().partition(|item| item.kind == CheckKind::Mtu);
+        let mut checks = Vec::new();
+        for wave in [first, last] {
+            let mut asked = JoinSet::new();
+            for (place, item) in wave.into_iter().enumerate() {
+                asked.spawn(async move { (place, judge(item, limit).await) });
+            }
+            let judged: BTreeMap<usize, Check> = asked.join_all().await.into_iter().collect();
+            checks.extend(judged.into_values());
         }
-        let checks: BTreeMap<usize, Check> = asked.join_all().await.into_iter().collect();
-        let mut checks: Vec<Check> = checks.into_values().collect();
         let timed = |c: &&mut Check| c.kind == CheckKind::Udp && c.outcome == Outcome::Held;
         for check in checks.iter_mut().filter(timed) {
             if let Some(ip) = check.address {
@@ -258,8 +264,11 @@ async fn held(question: &Question, limit: Duration) -> Result<Option<u32>, Fault
         }
         match timeout(left.min(TRY), attempt(question)).await {
             Ok(Ok(bytes)) => return Ok(bytes),
-            Ok(Err(found)) => fault = found,
-            Err(_) => fault.why = "no answer".into(),
+            // What was measured once is more than that something was lost later.
+            Ok(Err(found)) if found.bytes >= fault.bytes => fault = found,
+            Ok(Err(_)) => {}
+            Err(_) if fault.bytes.is_none() => fault.why = "no answer".into(),
+            Err(_) => {}
         }
         tokio::time::sleep(AGAIN.min(left)).await;
     }
@@ -321,24 +330,29 @@ async fn largest(to: SocketAddr, mtu: u32) -> Result<u32, Fault> {
     socket.connect(to).await?;
     warren_netlink::fragments::forbid(&socket, to.is_ipv4())?;
     let headers = if to.is_ipv4() { 28 } else { 48 };
-    let sizes: BTreeSet<u32> = SIZES.into_iter().filter(|s| *s < mtu).chain([mtu]).collect();
-    let mut refused = None;
-    for size in &sizes {
-        let mut payload = format!("{size} ").into_bytes();
-        payload.resize(size.saturating_sub(headers) as usize, b'.');
-        refused = socket.send(&payload).await.err().or(refused);
-    }
-    let end = Instant::now() + SIZES_WAIT;
-    let (mut found, mut buffer) = (0, vec![0; 65_536]);
-    while found < mtu {
-        let Ok(Ok(length)) = tokio::time::timeout_at(end, socket.recv(&mut buffer)).await else { break };
-        let text = String::from_utf8_lossy(buffer.get(..length).unwrap_or_default());
-        // NAME ADDRESS SIZE ...
-        let size = text.split_whitespace().nth(2).and_then(|word| word.parse::<u32>().ok());
-        found = size.filter(|s| sizes.contains(s)).unwrap_or(0).max(found);
+    let smaller: Vec<u32> = SIZES.into_iter().filter(|s| *s < mtu).collect();
+    let (mut found, mut refused, mut buffer) = (0, None, vec![0; 2048]);
+    // The smaller ones only when it has to be measured.
+    for sizes in [&[mtu][..], &smaller] {
+        for size in sizes {
+            let mut payload = format!("{size} ").into_bytes();
+            payload.resize(size.saturating_sub(headers) as usize, b'.');
+            refused = socket.send(&payload).await.err().or(refused);
+        }
+        let end = Instant::now() + SIZES_WAIT;
+        let most = sizes.iter().max().copied().unwrap_or_default();
+        while found < most {
+            let Ok(heard) = tokio::time::timeout_at(end, socket.recv(&mut buffer)).await else { break };
+            let text = String::from_utf8_lossy(buffer.get(..heard?).unwrap_or_default());
+            // NAME ADDRESS SIZE ...
+            let size = text.split_whitespace().nth(2).and_then(|word| word.parse::<u32>().ok());
+            found = size.filter(|s| sizes.contains(s)).unwrap_or(0).max(found);
+        }
+        if found >= mtu {
+            return Ok(found);
+        }
     }
     match (found, refused) {
-        (found, _) if found >= mtu => Ok(found),
         (0, Some(error)) => Err(error.into()),
         (0, None) => Err(Fault { why: "no answer".into(), bytes: None }),
         (found, _) => {
