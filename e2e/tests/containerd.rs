@@ -102,6 +102,11 @@ const CONFIG: &str = r#"version = 2
 [plugins."io.containerd.grpc.v1.cri".containerd]
   snapshotter = "native"
 "#;
+/// Before 2.0 containerd brings the loopback up by a plugin of this name, which Kubernetes' package of plugins has.
+const LOOPBACK: &str = r#"#!/bin/sh
+[ "$CNI_COMMAND" != ADD ] || nsenter --net="$CNI_NETNS" ip link set lo up
+echo '{"cniVersion": "0.3.1"}'
+"#;
 const SHOP: &str = "shop";
 const PROGRAM: &str = "/usr/local/bin/warren";
 
@@ -142,6 +147,8 @@ impl Site {
             );
         }
         Self::start_agent(&lab)?;
+        let write = "printf '%s' \"$1\" > /opt/cni/bin/loopback && chmod 755 /opt/cni/bin/loopback";
+        lab.exec(NODE, &["sh", "-c", write, "sh", LOOPBACK])?;
         start_containerd(&lab, CONFIG)?;
         lab.exec(NODE, &["sh", "-c", &format!("{CTR} -n k8s.io image import --snapshotter native {image}")])?;
         let pid = lab

@@ -24,7 +24,7 @@ const ROUNDS: usize = 11;
 /// Tries in a row that must fail before a port counts as closed.
 const CLOSED: usize = 2;
 /// Sizes of IP packets by which a path that is too narrow is measured; the link's own MTU is added.
-const SIZES: [u32; 11] = [576, 1000, 1200, 1240, 1280, 1300, 1320, 1340, 1360, 1380, 1400];
+const SIZES: [u32; 12] = [576, 1000, 1200, 1240, 1280, 1300, 1320, 1340, 1360, 1380, 1400, 1420];
 /// How long answers to packets of these sizes are waited for, in a try.
 const SIZES_WAIT: Duration = Duration::from_millis(500);
 /// The API's own name, below the cluster's domain.
@@ -324,42 +324,65 @@ async fn is_closed(to: SocketAddr, limit: Duration) -> bool {
     true
 }
 
-/// The largest packet that passes in one piece; a fault when it is smaller than the link's MTU.
+/// The largest packet that passes in one piece. It may be smaller than the link's MTU where the node says so, as it does of
+/// tunnels that are narrower than others: senders heed that. What is lost without a word is a fault.
 async fn largest(to: SocketAddr, mtu: u32) -> Result<u32, Fault> {
     let socket = UdpSocket::bind((unspecified(to.ip()), 0)).await?;
     socket.connect(to).await?;
     warren_netlink::fragments::forbid(&socket, to.is_ipv4())?;
     let headers = if to.is_ipv4() { 28 } else { 48 };
     let smaller: Vec<u32> = SIZES.into_iter().filter(|s| *s < mtu).collect();
-    let (mut found, mut refused, mut buffer) = (0, None, vec![0; 2048]);
+    let (mut found, mut told, mut buffer) = (0, false, vec![0; 2048]);
     // The smaller ones only when it has to be measured.
     for sizes in [&[mtu][..], &smaller] {
         for size in sizes {
             let mut payload = format!("{size} ").into_bytes();
             payload.resize(size.saturating_sub(headers) as usize, b'.');
-            refused = socket.send(&payload).await.err().or(refused);
+            // A refusal may be that of the packet before, whose word has just come: then this one was not sent.
+            for _ in 0..2 {
+                match socket.send(&payload).await {
+                    Ok(_) => break,
+                    Err(e) => told |= is_too_large(&e),
+                }
+            }
         }
         let end = Instant::now() + SIZES_WAIT;
         let most = sizes.iter().max().copied().unwrap_or_default();
         while found < most {
-            let Ok(heard) = tokio::time::timeout_at(end, socket.recv(&mut buffer)).await else { break };
-            let text = String::from_utf8_lossy(buffer.get(..heard?).unwrap_or_default());
+            let length = match tokio::time::timeout_at(end, socket.recv(&mut buffer)).await {
+                Ok(Ok(length)) => length,
+                Ok(Err(e)) if is_too_large(&e) && most == mtu => {
+                    told = true;
+                    break;
+                }
+                Ok(Err(e)) if is_too_large(&e) => continue,
+                Ok(Err(e)) => return Err(e.into()),
+                Err(_) => break,
+            };
+            let text = String::from_utf8_lossy(buffer.get(..length).unwrap_or_default());
             // NAME ADDRESS SIZE ...
             let size = text.split_whitespace().nth(2).and_then(|word| word.parse::<u32>().ok());
             found = size.filter(|s| sizes.contains(s)).unwrap_or(0).max(found);
         }
         if found >= mtu {
-            return Ok(found);
+            break;
         }
     }
-    match (found, refused) {
-        (0, Some(error)) => Err(error.into()),
-        (0, None) => Err(Fault { why: "no answer".into(), bytes: None }),
-        (found, _) => {
-            let why = format!("packets of more than {found} bytes are lost; the link's MTU is {mtu}");
+    match found {
+        0 => Err(Fault { why: "no answer".into(), bytes: None }),
+        _ if told || found >= mtu => Ok(found),
+        _ => {
+            let why = format!(
+                "packets of more than {found} bytes are lost without a word; the link's MTU is {mtu}"
+            );
             Err(Fault { why, bytes: Some(found) })
         }
     }
+}
+
+/// Whether a router, or this host, has said that a packet is too large for the way.
+fn is_too_large(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(nix::libc::EMSGSIZE)
 }
 
 /// Shortest and median time of a round trip, in microseconds.

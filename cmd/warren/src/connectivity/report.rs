@@ -98,7 +98,9 @@ fn advice(column: Column, from: &NodeName, to: Option<&NodeName>) -> String {
         Column::Service | Column::NodePort => {
             format!("on {from}: warren status, warren explain node svc/default/kubernetes:443")
         }
-        Column::Dns => format!("on {from}: warren dns status, warren doctor"),
+        Column::Dns => {
+            format!("on {from}: warren dns query kubernetes.default.svc.cluster.local, warren doctor")
+        }
         Column::Policy => format!("on {there}: warren policy denials, warren status"),
         Column::Ingress => format!("on {there}: warren ingress list, warren status"),
         Column::Mtu => format!("on {from} and {there}: warren doctor; a smaller --mtu for warren agent"),
