@@ -123,8 +123,10 @@ impl Sandbox {
 pub struct Output {
     /// Its exit code.
     pub code: u64,
-    /// What it printed, then what it complained of.
-    pub text: String,
+    /// What it printed.
+    pub out: String,
+    /// What it complained of.
+    pub err: String,
 }
 
 /// A runtime.
@@ -208,7 +210,7 @@ impl Cri {
     pub fn exec(&self, container: &str, command: &[&str]) -> Result<Output> {
         let message = Message::default().text(1, container).texts(2, command).value(3, 20);
         let answer = self.call("ExecSync", &message)?;
-        Ok(Output { code: answer.value(3), text: answer.text(1) + &answer.text(2) })
+        Ok(Output { code: answer.value(3), out: answer.text(1), err: answer.text(2) })
     }
 
     /// Stops a sandbox with all that is in it, and removes it.

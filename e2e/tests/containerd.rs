@@ -84,9 +84,7 @@ fn containerd_attaches_and_detaches() -> Result<()> {
     let own = lab.pods_on(NODE)?.len();
     links(&lab, own + 5)?;
     for n in 0..5 {
-        sh(&format!(
-            "{CTR} task kill -s SIGKILL c{n} && {CTR} task delete c{n} ; {CTR} container delete c{n}"
-        ))?;
+        sh(&format!("{CTR} task delete --force c{n} && {CTR} container delete c{n}"))?;
     }
     println!("links after the containers were deleted: {}", sh("ip -o link | grep -c wrnp || true")?.trim());
     eventually(Duration::from_secs(30), || links(&lab, own))?;
@@ -210,14 +208,14 @@ impl Site {
         Ok(Running { sandbox, container, ips })
     }
 
-    /// The page that a container is given.
+    /// The page that a container is given. The static busybox of Debian dies of `wget -T`, so another program has the time.
     fn page(&self, from: &Running, host: &str) -> Result<String> {
         let out = self.cri.exec(
             &from.container,
-            &["/bin/busybox", "wget", "-q", "-T", "2", "-O", "-", &format!("http://{host}/")],
+            &["/bin/busybox", "timeout", "3", "/bin/busybox", "wget", "-O", "-", &format!("http://{host}/")],
         )?;
-        ensure!(out.code == 0, "{host}: {}", out.text);
-        Ok(out.text)
+        ensure!(out.code == 0, "{host}: {} (exit code {})", out.err, out.code);
+        Ok(out.out)
     }
 
     fn policy(&self) -> Result<Value> {
@@ -225,6 +223,13 @@ impl Site {
             "metadata": { "name": "web", "namespace": SHOP },
             "spec": { "podSelector": { "matchLabels": { "app": "web" } }, "policyTypes": ["Ingress"],
                 "ingress": [{ "from": [{ "podSelector": { "matchLabels": { "app": "client" } } }] }] } }))
+    }
+
+    /// What the node makes of the Service, for a failure.
+    fn told(&self) -> String {
+        let words =
+            format!("{PROGRAM} service show shop/web; {PROGRAM} policy list; ps -eo pid,args | tail -30");
+        self.lab.exec(NODE, &["sh", "-c", &words]).unwrap_or_default()
     }
 
     fn leases(&self) -> Result<String> {
@@ -242,7 +247,7 @@ fn containers_of_an_installed_node_reach_services_find_names_and_obey_policies()
     let dir = tempfile::tempdir()?;
     let site = Site::up(&busybox_image(dir.path())?)?;
     site.objects.apply(&json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": SHOP } }))?;
-    let serve = "mkdir -p /www && echo hello > /www/index.html && exec /bin/busybox httpd -f -p 8080 -h /www";
+    let serve = "/bin/busybox mkdir -p /www && echo hello > /www/index.html && exec /bin/busybox httpd -f -p 8080 -h /www";
     let web = site.run("web", &["/bin/sh", "-c", serve])?;
     let client = site.run("client", &["/bin/sleep", "600"])?;
     let stranger = site.run("stranger", &["/bin/sleep", "600"])?;
@@ -258,7 +263,8 @@ fn containers_of_an_installed_node_reach_services_find_names_and_obey_policies()
     // Pods and Services, in both families.
     for from in [&client, &stranger] {
         for target in &targets {
-            let (page, _) = eventually(PATIENCE, || site.page(from, target))?;
+            let (page, _) =
+                eventually(PATIENCE, || site.page(from, target)).map_err(|e| e.context(site.told()))?;
             ensure!(page == "hello\n", "{target}: {page:?}");
         }
     }
@@ -267,11 +273,11 @@ fn containers_of_an_installed_node_reach_services_find_names_and_obey_policies()
     eventually(PATIENCE, || {
         let out =
             site.cri.exec(&client.container, &["/bin/busybox", "nslookup", "web.shop.svc.cluster.local"])?;
-        ensure!(out.code == 0 && out.text.contains(&cluster_ip), "{out:?}");
+        ensure!(out.code == 0 && out.out.contains(&cluster_ip), "{out:?}");
         Ok(())
     })?;
     let resolver = site.cri.exec(&client.container, &["/bin/cat", "/etc/resolv.conf"])?;
-    ensure!(resolver.text.contains("nameserver 10.43.0.10"), "{resolver:?}");
+    ensure!(resolver.out.contains("nameserver 10.43.0.10"), "{resolver:?}");
 
     // A policy by labels, for containers of this node and pods of another.
     for (name, app) in [("far-client", "client"), ("far-stranger", "stranger")] {
@@ -280,7 +286,10 @@ fn containers_of_an_installed_node_reach_services_find_names_and_obey_policies()
     }
     site.policy()?;
     let far = |name: &str, target: &str| {
-        site.lab.exec(name, &["busybox", "wget", "-q", "-T", "2", "-O", "-", &format!("http://{target}/")])
+        site.lab.exec(
+            name,
+            &["busybox", "timeout", "3", "busybox", "wget", "-q", "-O", "-", &format!("http://{target}/")],
+        )
     };
     for target in &targets {
         eventually(PATIENCE, || {
