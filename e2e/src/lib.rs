@@ -6,6 +6,7 @@
 
 pub mod battery;
 pub mod capture;
+pub mod cri;
 pub mod dig;
 pub mod faults;
 pub mod frame;

@@ -341,6 +341,12 @@ fn live(cluster: &Cluster) -> Result<()> {
         Ok(())
     })?;
 
+    // Who reaches whom, by pods that no kubelet makes. The balanced Service has the nodes' port 80, which ingress needs.
+    cluster.kubectl("delete service balanced")?;
+    let bin = warren_bin().display().to_string();
+    let script = format!("{bin} connectivity --kubeconfig {DIR}/admin --nodes node-2,node-3");
+    println!("{}", cluster.sh("node-1", &script)?);
+
     // A third node comes: the Lease is renewed for it. An agent that starts anew tells again what was told before.
     cluster.node("node-1")?;
     for node in ["node-2", "node-3"] {

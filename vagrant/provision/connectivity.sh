@@ -1,5 +1,5 @@
 #!/bin/sh
-# connectivity.sh NODES: waits until this node has tunnels to all others of so many nodes, and shows who reaches whom.
+# connectivity.sh NODES: on the server, waits until it has tunnels to all others of so many nodes, and shows who reaches whom.
 set -eu
 nodes=$1
 warren=/usr/local/bin/warren
@@ -16,7 +16,6 @@ until [ "$(tunnels)" -ge $((nodes - 1)) ]; do
 	}
 	sleep 1
 done
-if $warren connectivity --help >/dev/null 2>&1; then
-	exec $warren connectivity
-fi
-exec $warren status
+# That of k3s, where k3s is the server; else the command finds Warren's own.
+[ ! -e /etc/rancher/k3s/k3s.yaml ] || export KUBECONFIG=/etc/rancher/k3s/k3s.yaml
+exec $warren connectivity

@@ -10,6 +10,7 @@ mod api;
 mod backup;
 mod ca;
 mod completion;
+mod connectivity;
 mod dns;
 mod doctor;
 mod failure;
@@ -71,6 +72,8 @@ enum Command {
     Status(status::StatusArgs),
     /// Look for what keeps, or would keep, Warren from working on this node, and say what to do.
     Doctor(Box<doctor::DoctorArgs>),
+    /// See who reaches whom, in every way and between all nodes, from pods that are made for it.
+    Connectivity(connectivity::ConnectivityArgs),
     /// Look at Services: where packets arrive, where this node sends them, and why.
     Service(service::ServiceArgs),
     /// Say step by step what would happen to a packet to a Service, and why.
@@ -141,6 +144,7 @@ impl Command {
             Command::Delete(args) => objects::delete(args),
             Command::Status(args) => status::run(args),
             Command::Doctor(args) => doctor::run(*args),
+            Command::Connectivity(args) => connectivity::run(args),
             Command::Service(args) => service::run(args),
             Command::Explain(args) => service::explain(args),
             Command::Dns(args) => dns::run(args),

@@ -1,6 +1,7 @@
 //! Which subsystems an agent has, what each is given, and what it waits for.
 
 mod cni;
+mod connectivity;
 mod dns;
 mod ingress;
 mod ipam;
@@ -131,6 +132,7 @@ pub(crate) fn start_all(supervisor: &mut Supervisor, shared: &Shared) {
     start(supervisor, shared, "ingress", ingress::run);
     start(supervisor, shared, "ipam", ipam::run);
     start(supervisor, shared, "cni", cni::run);
+    start(supervisor, shared, "connectivity", connectivity::run);
 }
 
 fn start<F, Fut, E>(supervisor: &mut Supervisor, shared: &Shared, name: &'static str, run: F)

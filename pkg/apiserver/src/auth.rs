@@ -7,9 +7,11 @@ use std::sync::Arc;
 use crate::error::{ApiError, ApiResult};
 use crate::gateway::said_by_others;
 use crate::query::Target;
-use crate::registry::{EVENT, INGRESS, KindId, NODE, POD, SERVICE};
+use crate::registry::{CONFIG_MAP, EVENT, INGRESS, KindId, NODE, POD, SERVICE};
 use crate::serve::Standing;
 use crate::table::{list, text};
+use warren_types::cluster::CONFIG_MAP_NAMESPACE;
+use warren_types::connectivity::CONFIG_MAP_NAME;
 use warren_types::gateway::GATEWAY_GROUP;
 
 /// Group of administrators.
@@ -196,7 +198,11 @@ fn node_may(node: &str, verb: Verb, target: &Target) -> bool {
     let namespace = target.namespace.as_deref();
     match (target.kind.get().plural, verb) {
         (plural, v) if v.reads() && NODE_READS.contains(&plural) => true,
-        ("configmaps", v) if v.reads() => namespace == Some("kube-system"),
+        ("configmaps", v) if v.reads() => namespace == Some(CONFIG_MAP_NAMESPACE),
+        // What it found in a run of `warren connectivity`.
+        ("configmaps", Verb::Patch) => {
+            (namespace, target.name.as_deref()) == (Some(CONFIG_MAP_NAMESPACE), Some(CONFIG_MAP_NAME))
+        }
         (_, Verb::DeleteCollection) => false,
         // The name of a new object is in its body: authorize_write.
         ("nodes" | "pods", Verb::Create) => true,
@@ -239,6 +245,16 @@ pub(crate) fn authorize_write(
                 let why =
                     "may only write Events about Services and Ingresses, with source.host set to itself";
                 return refuse(name, why);
+            }
+        } else if kind == CONFIG_MAP {
+            let others = |object: &Value| {
+                let mut data = object["data"].clone();
+                data.as_object_mut().map(|d| d.remove(&format!("node.{node}")));
+                data
+            };
+            // Before the patch is made only the old one is known.
+            if new.is_some() && old.map(others) != new.map(others) {
+                return refuse(name, "may only write its own answer");
             }
         } else if kind == INGRESS {
             if !served(object) {

@@ -21,7 +21,6 @@ mod check;
 pub mod client;
 mod cni;
 mod dir;
-mod echo;
 mod error;
 mod exec;
 mod fabric;
@@ -97,9 +96,17 @@ pub fn run_role(role: Role, argument: &str) -> Result<ExitCode, LabError> {
         Role::Holder => holder::main(argument),
         Role::Node => node::main(argument),
         Role::Pod => pod::main(argument),
-        Role::Echo => echo::main(argument),
+        Role::Echo => echo(argument),
         Role::Probe => probe::main(),
     }
+}
+
+/// Runs the echo server until it is killed.
+fn echo(name: &str) -> Result<ExitCode, LabError> {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = builder.enable_all().build().map_err(LabError::io("start the runtime"))?;
+    runtime.block_on(warren_connectivity::echo::serve(name)).map_err(LabError::io("serve the echo"))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// A command that runs one of the lab's own processes.

@@ -35,6 +35,7 @@ pub mod conntrack;
 mod control_group;
 pub mod detached;
 pub mod error;
+pub mod fragments;
 pub mod handover;
 pub mod host;
 pub mod keeper;

@@ -1,10 +1,10 @@
 //! Packet sockets: whole Ethernet frames of one kind, received from and sent on one link.
 //!
-//! Job: hear and speak ARP or IPv6 neighbour discovery for addresses that the host does not hold.
+//! Job: hear and speak ARP or IPv6 neighbour discovery for addresses that the host does not hold; see what leaves by a link.
 //! Inputs: a link's index and a kind. Outputs: frames, with their Ethernet header and without a VLAN tag.
 //! Owns: nothing; a socket that is closed leaves the link as it was.
 //! Ordering: frames come in the order of the link, and only those that arrive after the socket was opened; what the host
-//! sends itself does not come. A reader that is too slow misses frames.
+//! sends itself comes to [`Frames::All`] alone. A reader that is too slow misses frames.
 
 use crate::{NetNs, NetlinkError};
 use nix::libc;
@@ -28,15 +28,19 @@ pub enum Frames {
     Arp,
     /// ICMPv6 neighbour solicitations and advertisements, also those to multicast groups that the host has not joined.
     NeighbourDiscovery,
+    /// Every kind, also what the host itself sends.
+    All,
 }
 
 impl Frames {
-    /// The EtherType.
+    /// The EtherType, or what the kernel has in its place for all.
     #[must_use]
     pub fn ether_type(self) -> u16 {
         match self {
             Self::Arp => 0x0806,
             Self::NeighbourDiscovery => 0x86dd,
+            // `ETH_P_ALL`.
+            Self::All => 0x0003,
         }
     }
 }

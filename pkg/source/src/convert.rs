@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use warren_types::cluster::{CONFIG_MAP_KEY, CONFIG_MAP_NAME};
+use warren_types::connectivity::{self, ConnectivityRun, RUN_KEY};
 use warren_types::ingress::ANNOTATION_INGRESS;
 use warren_types::node::{
     ANNOTATION_ENDPOINTS, ANNOTATION_NODE_ID, ANNOTATION_OBSERVED, ANNOTATION_PUBLIC_KEY,
@@ -435,6 +436,18 @@ pub fn cluster(meta: &ObjectMeta, data: &Value) -> Converted<ClusterConfig> {
             None
         }
         Some(json) => door.keep(&field, serde_json::from_str::<ClusterConfig>(json)),
+    };
+    Converted { row, refused: door.refused }
+}
+
+/// The ConfigMap of a run of `warren connectivity` into the row of table `connectivity_run`. Another ConfigMap gives nothing.
+#[must_use]
+pub fn connectivity_run(meta: &ObjectMeta, data: &Value) -> Converted<ConnectivityRun> {
+    let mut door = Door::new("ConfigMap", meta);
+    let text = data.get("data").and_then(|d| d.get(RUN_KEY)).and_then(Value::as_str);
+    let row = match text.filter(|_| meta.name.as_deref() == Some(connectivity::CONFIG_MAP_NAME)) {
+        None => None,
+        Some(json) => door.keep(&format!("data[{RUN_KEY:?}]"), serde_json::from_str::<ConnectivityRun>(json)),
     };
     Converted { row, refused: door.refused }
 }

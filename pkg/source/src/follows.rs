@@ -15,6 +15,7 @@ use warren_store::tables::{
 };
 use warren_store::{Record, Store};
 use warren_types::cluster::{CONFIG_MAP_NAME, CONFIG_MAP_NAMESPACE};
+use warren_types::connectivity::{self, ConnectivityRun};
 use warren_types::{ClusterConfig, NodeName};
 
 /// Group of NetworkPolicy, Ingress and IngressClass.
@@ -71,10 +72,17 @@ impl Follows<'_> {
 
     /// Follows the ConfigMap of the cluster's ranges, and no other.
     pub(crate) fn cluster(&self) -> Task {
+        self.config_map("ConfigMap", CONFIG_MAP_NAME, CLUSTER)
+    }
+
+    /// Follows the ConfigMap of a run of `warren connectivity`, and no other.
+    pub(crate) fn connectivity(&self) -> Task {
+        self.config_map("ConnectivityRun", connectivity::CONFIG_MAP_NAME, CONNECTIVITY)
+    }
+
+    fn config_map<R: Record>(&self, kind: &'static str, name: &'static str, (convert, key): Read<R>) -> Task {
         let api = Api::namespaced_with(self.client.clone(), CONFIG_MAP_NAMESPACE, &resource::<ConfigMap>());
-        let (table, status) = (self.store.table(), self.status.clone());
-        let (convert, key) = CLUSTER;
-        let (kind, only) = ("ConfigMap", Some(CONFIG_MAP_NAME));
+        let (table, status, only) = (self.store.table(), self.status.clone(), Some(name));
         let follow =
             Follow { kind, api, table, convert, key, observer: Nobody, status, optional: None, only };
         Box::pin(follow.run(self.stop.clone()))
@@ -116,4 +124,8 @@ const CLASS: Read<warren_types::IngressClass> = (
 const CLUSTER: Read<ClusterConfig> = (
     |o| convert::cluster(&o.metadata, &o.data),
     |o| (o.metadata.name.as_deref() == Some(CONFIG_MAP_NAME)).then(|| ONLY.to_owned()),
+);
+const CONNECTIVITY: Read<ConnectivityRun> = (
+    |o| convert::connectivity_run(&o.metadata, &o.data),
+    |o| (o.metadata.name.as_deref() == Some(connectivity::CONFIG_MAP_NAME)).then(|| ONLY.to_owned()),
 );

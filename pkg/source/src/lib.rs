@@ -23,6 +23,7 @@ mod addresses;
 mod allot;
 pub mod backoff;
 pub mod client;
+mod connectivity;
 pub mod convert;
 mod events;
 mod follow;
@@ -162,6 +163,9 @@ fn tasks_of(
     if !config.cluster_from_flags {
         tasks.push(follows.cluster());
     }
+    tasks.push(follows.connectivity());
+    let answers = connectivity::Publisher::new(config, client.clone(), store, status.clone());
+    tasks.push(Box::pin(answers.run(stop.clone())));
     let publisher = node::Publisher::new(config, client.clone(), store, own_node, status.clone());
     tasks.push(Box::pin(publisher.run(stop.clone())));
     if config.register_node {

@@ -28,15 +28,17 @@
 //! | `grpc_routes` | [`GrpcRoute`] | source |
 //! | `reference_grants` | [`ReferenceGrant`] | source |
 //! | `gateway_statuses` | [`GatewayStatus`] | ingress |
+//! | `connectivity_run` | [`ConnectivityRun`] | source |
+//! | `connectivity_answer` | [`ConnectivityAnswer`] | connectivity |
 
 use crate::Record;
 use serde::{Deserialize, Serialize};
 use warren_types::{
-    Attachment, AttachmentKey, ClusterConfig, EndpointSlice, Gateway, GatewayClass, GatewayStatus, GrpcRoute,
-    HttpRoute, Ingress, IngressAddresses, IngressClass, IngressClassName, IngressFaults, IngressKey,
-    LoadBalancerAddresses, LocalNode, Namespace, NamespaceState, NetworkPolicy, Node, NodeId, NodeName,
-    PeerEndpoint, Pod, PodKey, PolicyKey, ReferenceGrant, Secret, SecretKey, SecretObject, SecretRef,
-    Service, ServiceFaults, ServiceKey, SliceKey, WantedSecrets,
+    Attachment, AttachmentKey, ClusterConfig, ConnectivityAnswer, ConnectivityRun, EndpointSlice, Gateway,
+    GatewayClass, GatewayStatus, GrpcRoute, HttpRoute, Ingress, IngressAddresses, IngressClass,
+    IngressClassName, IngressFaults, IngressKey, LoadBalancerAddresses, LocalNode, Namespace, NamespaceState,
+    NetworkPolicy, Node, NodeId, NodeName, PeerEndpoint, Pod, PodKey, PolicyKey, ReferenceGrant, Secret,
+    SecretKey, SecretObject, SecretRef, Service, ServiceFaults, ServiceKey, SliceKey, WantedSecrets,
 };
 
 /// The secrets and the identity of this node. Table `keys`, one row.
@@ -251,5 +253,17 @@ impl Record for GatewayStatus {
     const TABLE: &'static str = "gateway_statuses";
     fn key(&self) -> String {
         format!("{}/{}", self.kind.as_str(), self.object)
+    }
+}
+impl Record for ConnectivityRun {
+    const TABLE: &'static str = "connectivity_run";
+    fn key(&self) -> String {
+        ONLY.into()
+    }
+}
+impl Record for ConnectivityAnswer {
+    const TABLE: &'static str = "connectivity_answer";
+    fn key(&self) -> String {
+        ONLY.into()
     }
 }

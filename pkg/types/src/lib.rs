@@ -10,6 +10,7 @@
 pub mod attachment;
 pub mod cidr;
 pub mod cluster;
+pub mod connectivity;
 pub mod defaults;
 pub mod endpoint;
 pub mod gateway;
@@ -29,6 +30,7 @@ pub mod service;
 pub use attachment::{Attachment, AttachmentKey, AttachmentPhase, HostPort, LeaseRequest};
 pub use cidr::{Family, PodCidrs};
 pub use cluster::ClusterConfig;
+pub use connectivity::{ConnectivityAnswer, ConnectivityRun};
 pub use endpoint::{Endpoint, EndpointPort, EndpointSlice};
 pub use gateway::{
     AllowedNamespaces, Condition, Gateway, GatewayClass, GatewayObject, GatewayRoute, GatewayStatus,

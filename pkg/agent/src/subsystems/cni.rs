@@ -15,7 +15,7 @@ use warren_netlink::nft::Nft;
 use warren_types::{HealthCell, HealthState, defaults};
 
 /// Name of the network in the conflist.
-const NETWORK: &str = "warren";
+pub(super) const NETWORK: &str = "warren";
 /// Calls worked on side by side.
 const AT_ONCE: usize = 32;
 /// How soon a state is looked at again.

@@ -85,6 +85,9 @@ fn what_a_node_may() {
         (List, CONFIG_MAP, "", "", false),
         (Get, CONFIG_MAP, "default", "c", false),
         (Patch, CONFIG_MAP, "kube-system", "warren-cluster", false),
+        (Patch, CONFIG_MAP, "kube-system", "warren-connectivity", true),
+        (Patch, CONFIG_MAP, "default", "warren-connectivity", false),
+        (Update, CONFIG_MAP, "kube-system", "warren-connectivity", false),
         (Create, NAMESPACE, "", "", false),
         (Delete, NAMESPACE, "", "a", false),
         (Create, NODE, "", "", true),
@@ -210,6 +213,11 @@ fn objects_of_others_are_refused_by_what_they_hold() {
         !ok(INGRESS, Some(&ingress(false)), None)
             && !ok(INGRESS, Some(&ingress(false)), Some(&ingress(true)))
     );
+    let answers = |own: &str, other: &str| json!({"metadata": {"name": "warren-connectivity"}, "data": {"run": "r", "node.n1": own, "node.n2": other}});
+    let run = json!({"metadata": {"name": "warren-connectivity"}, "data": {"run": "r", "node.n2": "x"}});
+    assert!(ok(CONFIG_MAP, Some(&run), None) && ok(CONFIG_MAP, Some(&run), Some(&answers("a", "x"))));
+    assert!(!ok(CONFIG_MAP, Some(&run), Some(&answers("a", "y"))));
+    assert!(!ok(CONFIG_MAP, Some(&run), Some(&json!({"data": {"node.n2": "x", "node.n1": "a"}}))));
     for other in
         [event("warren", "n2", "Service"), event("x", "n1", "Service"), event("warren", "n1", "Node")]
     {
