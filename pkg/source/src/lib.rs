@@ -23,6 +23,7 @@ mod allot;
 pub mod backoff;
 pub mod client;
 pub mod convert;
+mod election;
 mod events;
 mod follow;
 mod follows;
