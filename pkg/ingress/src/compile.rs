@@ -14,8 +14,8 @@ mod tests;
 mod values;
 
 use crate::external::Resolved;
-use crate::route::RouteTable;
-use backends::{Backends, Services};
+use crate::route::{Backend, RouteTable};
+use backends::{Backends, Fed, Services};
 use options::Options;
 use rustls::sign::CertifiedKey;
 use secrets::Secrets;
@@ -97,6 +97,10 @@ pub struct Engine {
     names: BTreeMap<String, Resolved>,
     /// The Services that the last table was made of.
     used: BTreeSet<ServiceKey>,
+    /// The backends of the last table that EndpointSlices feed.
+    fed: Vec<Fed>,
+    /// Services of that table whose endpoints may be others now.
+    moved: BTreeSet<ServiceKey>,
     /// The Ingresses of the last table.
     served: Arc<BTreeMap<IngressKey, Served>>,
     changed: bool,
@@ -114,6 +118,8 @@ impl Engine {
             secrets: Secrets::default(),
             names: BTreeMap::new(),
             used: BTreeSet::new(),
+            fed: Vec::new(),
+            moved: BTreeSet::new(),
             served: Arc::default(),
             changed: true,
         }
@@ -164,11 +170,18 @@ impl Engine {
         self.services.set(key, row);
     }
 
-    /// An EndpointSlice is like this now, or gone.
+    /// An EndpointSlice is like this now, or gone. No route changes by it.
     pub fn set_slice(&mut self, key: &SliceKey, row: Option<Arc<EndpointSlice>>) {
-        for service in self.services.set_slice(key, row).into_iter().flatten() {
-            self.changed |= self.used.contains(&service);
-        }
+        let services = self.services.set_slice(key, row).into_iter().flatten();
+        self.moved.extend(services.filter(|service| self.used.contains(service)));
+    }
+
+    /// Gives the backends of the last table the endpoints that there are now; those that have others than before. The same
+    /// comes of it as of another table, for less.
+    pub fn move_endpoints(&mut self) -> Vec<Arc<Backend>> {
+        let moved = std::mem::take(&mut self.moved);
+        let fed = self.fed.iter().filter(|fed| moved.contains(fed.service()));
+        fed.filter_map(|fed| fed.renew(&self.services)).collect()
     }
 
     /// A Secret is like this now, or nobody asks for it any more.
@@ -212,16 +225,18 @@ impl Engine {
     /// What the rows mean now.
     pub fn compile(&mut self) -> Compiled {
         self.changed = false;
+        self.moved.clear();
         let mut ours: Vec<&Read> = self.ingresses.values().filter(|read| self.is_ours(&read.row)).collect();
         ours.sort_by_key(|read| (read.row.created, &read.row.key));
         let names = self.settings.external_names.then_some(&self.names);
         let backends = Backends::new(&self.services, names);
-        let mut compiled = routes::compile(&ours, backends, &self.secrets, &self.settings);
+        let (mut compiled, fed) = routes::compile(&ours, backends, &self.secrets, &self.settings);
         if self.served == compiled.served {
             compiled.served = self.served.clone();
         }
         self.used = ours.iter().flat_map(|read| services_of(&read.row)).collect();
         self.served = compiled.served.clone();
+        self.fed = fed;
         compiled
     }
 

@@ -1,6 +1,6 @@
 //! The routes of all Ingresses, the oldest first.
 
-use super::backends::Backends;
+use super::backends::{Backends, Fed};
 use super::options::{Options, ToHttps};
 use super::rewrite::{Prefixed, prefixed};
 use super::secrets::Secrets;
@@ -20,13 +20,13 @@ use warren_types::{
     SecretRef,
 };
 
-/// Compiles them; the oldest are to come first.
+/// Compiles them, and says which backends EndpointSlices feed; the oldest are to come first.
 pub(super) fn compile(
     ours: &[&Read],
     backends: Backends<'_>,
     secrets: &Secrets,
     settings: &Settings,
-) -> Compiled {
+) -> (Compiled, Vec<Fed>) {
     let mut all = Compiler {
         table: RouteTable::builder(),
         certificates: Certificates::default(),
@@ -84,15 +84,17 @@ pub(super) fn compile(
         };
         (read.row.key.clone(), served)
     });
-    Compiled {
+    let (names, fed) = all.backends.into_sources();
+    let compiled = Compiled {
         table: Arc::new(table.build()),
         served: Arc::new(served.collect()),
         wanted: all.wanted,
         certificates: all.sources,
         default,
         default_fault,
-        names: all.backends.into_names(),
-    }
+        names,
+    };
+    (compiled, fed)
 }
 
 struct Compiler<'a> {
