@@ -361,7 +361,7 @@ fn only_what_the_table_was_made_of_asks_for_another() {
     let Compiled { served, .. } = world.compile();
     assert!(!world.0.is_changed());
     let port = ServicePort::new(Transport::Tcp, 81);
-    world.service(service("b", &[port.clone()]));
+    world.service(service("b", std::slice::from_ref(&port)));
     assert!(!world.0.is_changed(), "nobody names b");
     world.service(service("a", &[ServicePort::new(Transport::Tcp, 80), port]));
     assert!(world.0.is_changed());
