@@ -67,7 +67,7 @@ impl Cluster {
             "node-1",
             &format!(
                 "WARREN_LOG=info,rbac=debug {bin} --log-format json server --listen 0.0.0.0:7443 --data-dir {DIR} \
-                 --advertise-address {} --write-kubeconfig {DIR}/admin --allocate-node-cidrs=false",
+                 --advertise-address {} --write-kubeconfig {DIR}/admin --allocate-node-cidrs=false --issue-certificates=false",
                 cluster.address("node-1")?
             ),
             "api",
@@ -135,7 +135,8 @@ impl Cluster {
     fn agent_again(&self, node: &str) -> Result<()> {
         let bin = warren_bin().display().to_string();
         let command = format!(
-            "{bin} agent --kubeconfig {DIR}/account --node-name {node} --data-dir {DIR} --register-node=false"
+            "{bin} agent --kubeconfig {DIR}/account --node-name {node} --data-dir {DIR} --register-node=false \
+             --ingress-certificates=on"
         );
         self.start(node, &command, "agent")
     }
@@ -220,6 +221,74 @@ fn from_pod(runtime: &Runtime, words: &[&str]) -> Result<String> {
     succeeded(&words.join(" "), &in_pod(runtime, words)?.output()?)
 }
 
+/// An agent issues what an Ingress asks for, again for another host, and clients verify it by the exported root.
+fn certificates(cluster: &Cluster) -> Result<()> {
+    let to = json!({"service": {"name": "web", "port": {"number": 80}}});
+    let ask = |hosts: &[&str]| {
+        let rules: Vec<Value> = hosts
+            .iter()
+            .map(|host| json!({"host": host, "http": {"paths": [{"path": "/", "pathType": "Prefix", "backend": to}]}}))
+            .collect();
+        let ingress = json!({"apiVersion": "networking.k8s.io/v1", "kind": "Ingress",
+            "metadata": {"name": "issued", "namespace": "default",
+                "annotations": {"ingress.warren.dev/certificate": "private"}},
+            "spec": {"ingressClassName": "warren", "tls": [{"hosts": hosts, "secretName": "issued"}], "rules": rules}});
+        cluster.apply("issued", &ingress.to_string())
+    };
+    let (root, bin) = (format!("{DIR}/root.crt"), warren_bin().display().to_string());
+    let verified = |host: &str, node: &str| -> Result<()> {
+        let url = format!("https://{host}/");
+        let resolve = format!("{host}:443:{}", cluster.address(node)?);
+        let words = [
+            "curl",
+            "-sS",
+            "--max-time",
+            "2",
+            "--cacert",
+            &root,
+            "--resolve",
+            &resolve,
+            "-o",
+            "/dev/null",
+            &url,
+        ];
+        cluster.lab.exec("node-1", &words).map(drop)
+    };
+    ask(&["a.issued.test"])?;
+    let export = format!("{bin} ca export --kubeconfig {DIR}/admin -o {root}");
+    let ((), took) = eventually(PATIENCE, || {
+        cluster.sh("node-1", &export)?;
+        verified("a.issued.test", "node-2")?;
+        verified("a.issued.test", "node-3")
+    })?;
+    println!("a certificate was issued and shown after {} ms", took.as_millis());
+    ask(&["a.issued.test", "b.issued.test"])?;
+    let ((), took) = eventually(PATIENCE, || verified("b.issued.test", "node-3"))?;
+    println!("another one for two hosts after {} ms", took.as_millis());
+
+    // One that somebody made himself stays.
+    let own = certificate("own.test")?.secret("own");
+    cluster.apply("own-secret", &own.to_string())?;
+    let ingress = json!({"apiVersion": "networking.k8s.io/v1", "kind": "Ingress",
+        "metadata": {"name": "own", "namespace": "default", "annotations": {"ingress.warren.dev/certificate": "private"}},
+        "spec": {"ingressClassName": "warren", "tls": [{"hosts": ["own.test"], "secretName": "own"}],
+            "rules": [{"host": "own.test", "http": {"paths": [{"path": "/", "pathType": "Prefix", "backend": to}]}}]}});
+    cluster.apply("own", &ingress.to_string())?;
+    eventually(PATIENCE, || {
+        let events = cluster.object("events -n default")?;
+        let refused =
+            events["items"].as_array().into_iter().flatten().any(|e| e["reason"] == "CertificateRefused");
+        ensure!(refused, "no Event says that it is left as it is");
+        Ok(())
+    })?;
+    let kept = cluster.object("secret own")?;
+    ensure!(
+        kept["metadata"]["annotations"]["warren.dev/issued"].is_null(),
+        "somebody's Secret was written over"
+    );
+    Ok(())
+}
+
 #[test]
 fn agents_live_with_the_rights_of_the_manifests() -> Result<()> {
     let cluster = Cluster::up()?;
@@ -237,14 +306,20 @@ fn agents_live_with_the_rights_of_the_manifests() -> Result<()> {
 
 fn live(cluster: &Cluster) -> Result<()> {
     let printed = Command::new(warren_bin())
-        .args(["manifests", "--k3s", "--api-server", &format!("https://{}:7443", cluster.address("node-1")?)])
+        .args([
+            "manifests",
+            "--k3s",
+            "--certificates",
+            "--api-server",
+            &format!("https://{}:7443", cluster.address("node-1")?),
+        ])
         .output()?;
     let manifests = succeeded("warren manifests", &printed)?;
 
     println!("{}", cluster.apply("manifests", &manifests)?);
     let again = cluster.apply("manifests", &manifests)?;
     let changed: Vec<&str> = again.lines().filter(|l| !l.ends_with("unchanged")).collect();
-    ensure!(changed.is_empty() && again.lines().count() == 9, "applied again: {again}");
+    ensure!(changed.is_empty() && again.lines().count() == 13, "applied again: {again}");
 
     for node in ["node-2", "node-3"] {
         cluster.node(node)?;
@@ -329,6 +404,7 @@ fn live(cluster: &Cluster) -> Result<()> {
     })?;
 
     gateway(cluster)?;
+    certificates(cluster)?;
 
     // A policy is enforced, for Pods that a kubelet has written.
     let policy = json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",

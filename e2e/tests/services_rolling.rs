@@ -5,7 +5,7 @@
 use anyhow::{Context as _, Result, ensure};
 use std::time::Duration;
 use warren_e2e::Battery;
-use warren_e2e::scenario::services::{Agents, Rolled, Rolling, Through, rolling};
+use warren_e2e::scenario::services::{Agents, Rolled, Rolling, Through, WAITED_FOR, rolling};
 
 const WHOAMI: &str = env!("CARGO_BIN_EXE_whoami");
 
@@ -51,8 +51,8 @@ fn a_deployment_is_rolled_and_agents_restart_and_no_request_to_ingress_fails() -
 fn agents_are_killed_and_requests_to_ingress_fail_only_in_that_moment() -> Result<()> {
     let rolled = roll("ingress-kill", 3, Agents::Killed, Through::Ingress)?;
     ensure!(rolled.disturbed > 0, "no agent was killed");
-    // Four clients ask a node, one request at a time each.
-    let most = rolled.disturbed * 4;
+    // Four clients ask a node, so many requests at a time each.
+    let most = rolled.disturbed * 4 * WAITED_FOR;
     ensure!(rolled.failed <= most, "{} of {} attempts failed, more than {most}", rolled.failed, rolled.asked);
     ensure!(rolled.gap < 3000, "a client met failures for {} ms", rolled.gap);
     Ok(())

@@ -135,6 +135,10 @@ pub(crate) struct AgentArgs {
     /// Serve backends that are Services of type ExternalName (on), or not (off) [default: off].
     #[arg(long, value_name = "ON|OFF", env = "WARREN_INGRESS_EXTERNAL_NAMES", help_heading = "Ingress")]
     ingress_external_names: Option<String>,
+    /// Issue certificates to Ingresses that ask for them (on), or not (off); `warren server` does so itself. Needs the rights
+    /// that `warren manifests --certificates` gives [default: off].
+    #[arg(long, value_name = "ON|OFF", env = "WARREN_INGRESS_CERTIFICATES", help_heading = "Ingress")]
+    ingress_certificates: Option<String>,
     /// Peers that may say for whom a request is, such as another proxy in front [default: nobody].
     #[arg(long, value_name = "CIDR[,CIDR]", env = "WARREN_INGRESS_TRUSTED", help_heading = "Ingress")]
     ingress_trusted: Vec<String>,
@@ -233,6 +237,7 @@ impl AgentArgs {
             ("ingress-class", one(self.ingress_class)),
             ("ingress-nodes", self.ingress_nodes),
             ("ingress-external-names", one(self.ingress_external_names)),
+            ("ingress-certificates", one(self.ingress_certificates)),
             ("ingress-trusted", self.ingress_trusted),
             ("ingress-proxy-protocol", self.ingress_proxy_protocol),
             ("ingress-access-log", one(self.ingress_access_log)),

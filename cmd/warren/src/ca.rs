@@ -57,7 +57,8 @@ async fn root(api: &Api) -> anyhow::Result<String> {
     let none = |why: &str| {
         Hinted::new(
             format!("{why} ConfigMap {namespace}/{name}"),
-            "the authority is that of `warren server`, which keeps its certificate there; other APIs have none",
+            "`warren server` keeps the certificate of its authority there, and agents that issue certificates (`warren manifests \
+             --certificates`) that of theirs, once there is an Ingress; others have none",
         )
     };
     let found = match api.json(Method::GET, &path, &[], Vec::new()).await {

@@ -232,6 +232,7 @@ mod tests {
             certificate_life: warren_apiserver::CERTIFICATE_LIFE,
             limits: warren_apiserver::Limits::default(),
             allocate_node_cidrs: true,
+            issue_certificates: true,
             node_ports: 30_000..=32_767,
             default_ingress_class: false,
             node_life: warren_apiserver::NodeLife::default(),

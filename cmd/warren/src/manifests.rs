@@ -31,6 +31,8 @@ const PARTS: [&str; 4] = [
     include_str!("../../../embedded-manifests/ingress-class.yaml"),
     include_str!("../../../embedded-manifests/daemonset.yaml"),
 ];
+/// More rights, where agents issue certificates.
+const CERTIFICATES: &str = include_str!("../../../embedded-manifests/certificates.yaml");
 
 /// Arguments of `warren manifests`.
 #[derive(Debug, Args)]
@@ -64,6 +66,9 @@ pub(crate) struct ManifestsArgs {
     /// Make Warren serve Ingresses that name no class.
     #[arg(long)]
     default_ingress_class: bool,
+    /// Have agents issue certificates to Ingresses that ask for them; lets them make and change Secrets.
+    #[arg(long)]
+    certificates: bool,
     /// Where container runtimes look for CNI configuration.
     #[arg(long, value_name = "DIR", default_value = defaults::CNI_CONF_DIR, value_parser = check::directory)]
     cni_conf_dir: String,
@@ -103,7 +108,8 @@ impl ManifestsArgs {
             ("cni-conf-dir", self.cni_conf_dir.clone()),
             ("cni-bin-dir", self.cni_bin_dir.clone()),
         ];
-        Ok(PARTS.map(|part| fill(part, &values)).join("---\n"))
+        let parts = PARTS.iter().chain(self.certificates.then_some(&CERTIFICATES));
+        Ok(parts.map(|part| fill(part, &values)).collect::<Vec<_>>().join("---\n"))
     }
 
     fn api(&self) -> anyhow::Result<Api> {
@@ -152,6 +158,9 @@ impl ManifestsArgs {
     /// The agents' configuration file.
     fn settings(&self) -> String {
         let mut out = String::new();
+        if self.certificates {
+            out.push_str("ingress-certificates: \"on\"\n");
+        }
         for Setting { key, value } in &self.set {
             // A JSON text is a YAML text, whatever is in it.
             let _ = writeln!(out, "{key}: {}", serde_json::Value::from(value.as_str()));

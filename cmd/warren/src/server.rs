@@ -56,6 +56,9 @@ pub(crate) struct ServerArgs {
     /// Give podCIDRs to new nodes; else the agents do, as in a Kubernetes whose controller manager does not.
     #[arg(long, value_name = "BOOL", env = "WARREN_ALLOCATE_NODE_CIDRS", default_value_t = true, action = clap::ArgAction::Set)]
     allocate_node_cidrs: bool,
+    /// Issue certificates to Ingresses that ask for them; else the agents do that are told to, as in a Kubernetes.
+    #[arg(long, value_name = "BOOL", env = "WARREN_ISSUE_CERTIFICATES", default_value_t = true, action = clap::ArgAction::Set)]
+    issue_certificates: bool,
     /// Ports of the nodes that Services of type NodePort and LoadBalancer may have.
     #[arg(long, value_name = "FIRST-LAST", env = "WARREN_SERVICE_NODE_PORT_RANGE", default_value = "30000-32767", value_parser = port_range)]
     service_node_port_range: std::ops::RangeInclusive<u16>,
@@ -157,6 +160,7 @@ async fn serve(args: ServerArgs) -> anyhow::Result<()> {
         node_prefix_v4: args.node_prefix_v4,
         node_prefix_v6: args.node_prefix_v6,
         allocate_node_cidrs: args.allocate_node_cidrs,
+        issue_certificates: args.issue_certificates,
         node_ports: args.service_node_port_range,
         token_file: args.token_file,
         kubeconfig: Some(args.write_kubeconfig),

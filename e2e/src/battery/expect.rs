@@ -28,6 +28,8 @@ pub struct Ask {
     pub timeout: u64,
     /// Between two attempts, in milliseconds.
     pub gap: u64,
+    /// So many a second, whatever answers take, while fewer than `threads` are waited for; 0: by `gap`.
+    pub rate: u64,
     /// From this address.
     pub source: Option<IpAddr>,
     /// From this port.
@@ -55,6 +57,7 @@ impl Ask {
             count: 1,
             timeout: 1000,
             gap: 0,
+            rate: 0,
             source: None,
             source_port: 0,
             keep: false,
@@ -77,11 +80,12 @@ impl Ask {
         let numbers = [
             ("--count", u128::from(self.count)),
             ("--timeout", timeout),
-            ("--gap", self.gap.into()),
             ("--from-port", self.source_port.into()),
             ("--threads", self.threads.into()),
         ];
         words.extend(numbers.into_iter().flat_map(|(flag, n)| [flag.to_owned(), n.to_string()]));
+        let (pace, number) = if self.rate > 0 { ("--rate", self.rate) } else { ("--gap", self.gap) };
+        words.extend([pace.to_owned(), number.to_string()]);
         words.extend(self.http.iter().flat_map(|host| ["--http".to_owned(), host.clone()]));
         words.extend(self.source.iter().flat_map(|ip| ["--from".to_owned(), ip.to_string()]));
         let flags = [

@@ -5,8 +5,10 @@
 
 mod dns;
 mod ingress;
+mod keys;
 mod services;
 
+pub use keys::{KEYS, LISTS, SERVER_KEYS};
 pub use services::ServicesConfig;
 pub use warren_loadbalancer::Mode;
 
@@ -20,87 +22,6 @@ use warren_ingress::IngressConfig;
 use warren_policy::Unknown;
 use warren_types::cidr::overlap;
 use warren_types::{Family, NodeName, Secret, defaults};
-
-/// Keys that the agent reads.
-pub const KEYS: &[&str] = &[
-    "kubeconfig",
-    "server",
-    "token",
-    "token-file",
-    "node-name",
-    "node-ip",
-    "data-dir",
-    "run-dir",
-    "cluster-cidr",
-    "service-cidr",
-    "cni-conf-dir",
-    "cni-bin-dir",
-    "tunnel-port",
-    "tunnel-backend",
-    "register-node",
-    "health-address",
-    "mtu",
-    "proxy",
-    "nodeport-addresses",
-    "service-external-ips",
-    "loadbalancer",
-    "loadbalancer-pool",
-    "loadbalancer-interface",
-    "network-policy",
-    "network-policy-unknown",
-    "ingress",
-    "ingress-http-port",
-    "ingress-https-port",
-    "ingress-class",
-    "ingress-nodes",
-    "ingress-external-names",
-    "ingress-trusted",
-    "ingress-proxy-protocol",
-    "ingress-access-log",
-    "ingress-access-log-file",
-    "dns",
-    "cluster-dns",
-    "cluster-domain",
-    "dns-upstream",
-    "dns-stub",
-    "dns-host",
-    "dns-rewrite",
-    "dns-ttl",
-    "dns-pod-names",
-    "dns-search",
-    "dns-offline",
-    "dns-client-limit",
-];
-/// Keys of `warren server` that are none of the agent's; both may share the file.
-pub const SERVER_KEYS: &[&str] = &[
-    "listen",
-    "advertise-address",
-    "tls-san",
-    "node-prefix-v4",
-    "node-prefix-v6",
-    "allocate-node-cidrs",
-    "write-kubeconfig",
-    "service-node-port-range",
-    "default-ingress-class",
-    "audit-log",
-];
-/// Keys that may be given more than once, or as a list.
-pub const LISTS: &[&str] = &[
-    "node-ip",
-    "cluster-cidr",
-    "service-cidr",
-    "nodeport-addresses",
-    "service-external-ips",
-    "loadbalancer-pool",
-    "ingress-nodes",
-    "ingress-trusted",
-    "ingress-proxy-protocol",
-    "cluster-dns",
-    "dns-upstream",
-    "dns-stub",
-    "dns-host",
-    "dns-rewrite",
-];
 
 /// Which implementation of WireGuard is used.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -176,6 +97,8 @@ pub struct AgentConfig {
     pub policy: Option<Unknown>,
     /// Ingresses; none when somebody else serves them.
     pub ingress: Option<IngressConfig>,
+    /// Whether the agents issue certificates to Ingresses that ask for them.
+    pub issue_certificates: bool,
     /// Cluster DNS; none when somebody else serves it.
     pub dns: Option<DnsConfig>,
 }
@@ -373,6 +296,7 @@ impl RawConfig {
             services: self.services(),
             policy: self.policy(),
             ingress: self.ingress(&node),
+            issue_certificates: self.issue_certificates(joins),
             dns: self.dns(),
             api: api.unwrap_or(ApiChoice::InCluster),
             node_name: node,

@@ -30,6 +30,8 @@ pub struct ServerConfig {
     pub node_prefix_v6: u8,
     /// Whether new nodes get podCIDRs; else agents give them.
     pub allocate_node_cidrs: bool,
+    /// Whether Ingresses that ask for certificates get them; else agents issue them.
+    pub issue_certificates: bool,
     /// Ports of the nodes that Services may have.
     pub node_ports: std::ops::RangeInclusive<u16>,
     /// A file with the secret (or whole token) that nodes join with; none: one is made.

@@ -212,7 +212,7 @@ impl Server {
         let controllers = controllers::run(
             objects.clone(),
             self.authority.ca_pem.clone(),
-            self.ingress_authority,
+            self.config.issue_certificates.then_some(self.ingress_authority),
             self.config.node_life,
             stop.clone(),
         );

@@ -15,5 +15,5 @@ mod secret;
 
 pub use authority::{Authority, CaError, LIFE, Leaf, Name, Root};
 pub use event::Told;
-pub use plan::{Plan, Wish, Write, node_names, of_default, of_namespace};
-pub use secret::{Found, Owner, body, set};
+pub use plan::{Plan, Wish, Write, default_rests, node_names, of_default, of_namespace, rests};
+pub use secret::{Found, Owner, authority_body, authority_of, body, set};

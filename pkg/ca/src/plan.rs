@@ -5,14 +5,14 @@
 
 use crate::authority::{Name, Root};
 use crate::event::Told;
-use crate::secret::{Found, Owner};
+use crate::secret::{Found, Owner, good};
 use jiff::Timestamp;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 use warren_types::ingress::{ANNOTATION_CERTIFICATE, CERTIFICATE_PRIVATE, DEFAULT_CERTIFICATE};
-use warren_types::{Fault, HostPattern};
+use warren_types::{Fault, HostPattern, Ingress, SecretContent};
 
 /// Most names of a certificate: it is sent in every handshake.
 const MOST_NAMES: usize = 100;
@@ -49,6 +49,21 @@ impl Wish {
             namespace: text("/metadata/namespace").to_owned(),
             owner: Owner { name: text("/metadata/name").to_owned(), uid: text("/metadata/uid").to_owned() },
             tls: tls.into_iter().flatten().map(entry).collect(),
+        })
+    }
+
+    /// That of a row; none when it wants none. What could not be read of its hosts is not in it.
+    #[must_use]
+    pub fn of(ingress: &Ingress) -> Option<Self> {
+        let asks = ingress.options.get(ANNOTATION_CERTIFICATE)?.trim() == CERTIFICATE_PRIVATE;
+        let tls = ingress.tls.iter().map(|tls| {
+            let secret = tls.secret.as_ref().map(ToString::to_string).unwrap_or_default();
+            (secret, tls.hosts.iter().map(ToString::to_string).collect())
+        });
+        asks.then(|| Self {
+            namespace: ingress.key.namespace.to_string(),
+            owner: Owner { name: ingress.key.name.to_string(), uid: ingress.uid.clone() },
+            tls: tls.collect(),
         })
     }
 
@@ -242,15 +257,48 @@ pub fn of_default(
     now: Timestamp,
 ) -> Plan {
     let mut plan = Plan::default();
+    let names = default_names(nodes);
+    if !names.is_empty() {
+        plan.keep(DEFAULT_CERTIFICATE.1, found, (names, BTreeSet::new()), root, now);
+    }
+    plan
+}
+
+fn default_names(nodes: impl IntoIterator<Item = BTreeSet<Name>>) -> BTreeSet<Name> {
     let mut names: BTreeSet<Name> = nodes.into_iter().flatten().collect();
     // Names of nodes are the first to be left out.
     while names.len() > MOST_NAMES {
         names.pop_first();
     }
-    if !names.is_empty() {
-        plan.keep(DEFAULT_CERTIFICATE.1, found, (names, BTreeSet::new()), root, now);
+    names
+}
+
+/// How long what the Ingresses of a namespace wish rests, by what its Secrets hold; none when there is something to issue, or to
+/// refuse. It is a reason to look closer and no more: whether a Secret may be written, [`of_namespace`] knows.
+pub fn rests<'a>(
+    wishes: &[Wish],
+    held: impl Fn(&str) -> Option<&'a SecretContent>,
+    now: Timestamp,
+) -> Option<Duration> {
+    let mut wanted: BTreeMap<&str, BTreeSet<Name>> = BTreeMap::new();
+    for (secret, hosts) in wishes.iter().flat_map(|wish| &wish.tls) {
+        let of = wanted.entry(secret).or_default();
+        for host in hosts {
+            of.insert(Name::Host(HostPattern::new(host.as_str()).ok()?));
+        }
     }
-    plan
+    let each = wanted.into_iter().map(|(secret, names)| good(held(secret)?, &names, now));
+    each.collect::<Option<Vec<_>>>().map(|all| all.into_iter().fold(LOOK, Duration::min))
+}
+
+/// The same of the certificate of hosts that have none of their own.
+pub fn default_rests(
+    nodes: impl IntoIterator<Item = BTreeSet<Name>>,
+    held: Option<&SecretContent>,
+    now: Timestamp,
+) -> Option<Duration> {
+    let names = default_names(nodes);
+    if names.is_empty() { Some(LOOK) } else { good(held?, &names, now) }
 }
 
 #[cfg(test)]

@@ -1,12 +1,15 @@
 //! Secrets that hold certificates of the authority.
 
-use crate::authority::{Issued, Leaf, Root};
+use crate::authority::{Authority, CaError, Issued, Leaf, Name, Root};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use jiff::Timestamp;
 use ring::digest::{SHA256, digest};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
+use std::time::Duration;
 use warren_types::ingress::ANNOTATION_ISSUED;
+use warren_types::{Secret, SecretContent};
 
 /// The type of such a Secret.
 const KIND: &str = "kubernetes.io/tls";
@@ -110,4 +113,28 @@ pub fn set(secret: &mut Value, leaf: Option<(&Leaf, &Root)>, owners: &BTreeSet<O
     if !owners.is_empty() {
         secret["metadata"]["ownerReferences"] = owners.iter().map(Owner::reference).collect();
     }
+}
+
+/// A Secret with the certificate and the key of an authority.
+#[must_use]
+pub fn authority_body(name: &str, cert: &str, key: &Secret) -> Value {
+    json!({"metadata": {"name": name}, "type": KIND,
+        "data": {"tls.crt": STANDARD.encode(cert), "tls.key": STANDARD.encode(key.expose())}})
+}
+
+/// The authority that such a Secret holds.
+///
+/// # Errors
+/// [`CaError`] when it holds none.
+pub fn authority_of(secret: &Value) -> Result<Authority, CaError> {
+    let text = |key| String::from_utf8(entry(secret, key)).unwrap_or_default();
+    Authority::from_pem(&text("tls.crt"), &Secret::new(text("tls.key")))
+}
+
+/// How long the certificate that a Secret holds is good for these names, by the authority that it names.
+pub(crate) fn good(content: &SecretContent, names: &BTreeSet<Name>, now: Timestamp) -> Option<Duration> {
+    let entry = |key| std::str::from_utf8(content.data.get(key)?.expose()).ok();
+    let root = Root::from_pem(entry("ca.crt")?).ok()?;
+    let issued = Issued::read(entry("tls.crt")?.as_bytes(), entry("tls.key")?)?;
+    (issued.names == *names).then(|| issued.rests(&root, now)).flatten()
 }

@@ -16,8 +16,8 @@ mod tests;
 mod values;
 
 use crate::external::Resolved;
-use crate::route::RouteTable;
-use backends::{Backends, Services};
+use crate::route::{Backend, RouteTable};
+use backends::{Backends, Fed, Services};
 pub use gateway::{GatewayRow, Gateways, Rows as GatewayRows, ServedRoute};
 use options::Options;
 use rustls::sign::CertifiedKey;
@@ -105,6 +105,10 @@ pub struct Engine {
     names: BTreeMap<String, Resolved>,
     /// The Services that the last table was made of.
     used: BTreeSet<ServiceKey>,
+    /// The backends of the last table that EndpointSlices feed.
+    fed: Vec<Fed>,
+    /// Services of that table whose endpoints may be others now.
+    moved: BTreeSet<ServiceKey>,
     /// The Ingresses of the last table.
     served: Arc<BTreeMap<IngressKey, Served>>,
     /// The same of Gateways.
@@ -125,6 +129,8 @@ impl Engine {
             gateways: gateway::Rows::default(),
             names: BTreeMap::new(),
             used: BTreeSet::new(),
+            fed: Vec::new(),
+            moved: BTreeSet::new(),
             served: Arc::default(),
             told: Arc::default(),
             changed: true,
@@ -176,11 +182,18 @@ impl Engine {
         self.services.set(key, row);
     }
 
-    /// An EndpointSlice is like this now, or gone.
+    /// An EndpointSlice is like this now, or gone. No route changes by it.
     pub fn set_slice(&mut self, key: &SliceKey, row: Option<Arc<EndpointSlice>>) {
-        for service in self.services.set_slice(key, row).into_iter().flatten() {
-            self.changed |= self.used.contains(&service);
-        }
+        let services = self.services.set_slice(key, row).into_iter().flatten();
+        self.moved.extend(services.filter(|service| self.used.contains(service)));
+    }
+
+    /// Gives the backends of the last table the endpoints that there are now; those that have others than before. The same
+    /// comes of it as of another table, for less.
+    pub fn move_endpoints(&mut self) -> Vec<Arc<Backend>> {
+        let moved = std::mem::take(&mut self.moved);
+        let fed = self.fed.iter().filter(|fed| moved.contains(fed.service()));
+        fed.filter_map(|fed| fed.renew(&self.services)).collect()
     }
 
     /// A Secret is like this now, or nobody asks for it any more.
@@ -224,11 +237,13 @@ impl Engine {
     /// What the rows mean now.
     pub fn compile(&mut self) -> Compiled {
         self.changed = false;
+        self.moved.clear();
         let mut ours: Vec<&Read> = self.ingresses.values().filter(|read| self.is_ours(&read.row)).collect();
         ours.sort_by_key(|read| (read.row.created, &read.row.key));
         let names = self.settings.external_names.then_some(&self.names);
         let backends = Backends::new(&self.services, names);
-        let mut compiled = routes::compile(&ours, &self.gateways, backends, &self.secrets, &self.settings);
+        let (mut compiled, fed) =
+            routes::compile(&ours, &self.gateways, backends, &self.secrets, &self.settings);
         if self.served == compiled.served {
             compiled.served = self.served.clone();
         }
@@ -239,6 +254,7 @@ impl Engine {
         self.used.extend(compiled.gateways.services.iter().cloned());
         self.told = compiled.gateways.clone();
         self.served = compiled.served.clone();
+        self.fed = fed;
         compiled
     }
 

@@ -189,7 +189,7 @@ impl Exchange<'_> {
                     .as_ref()
                     .filter(|_| !stays)
                     .map(|sticky| decide::set_cookie(sticky, &endpoint.token, self.client.secure));
-                let way = Way { backend, endpoint, fresh, cookie, upgrade: upgrade.as_deref() };
+                let way = Way { backend, endpoint: &endpoint, fresh, cookie, upgrade: upgrade.as_deref() };
                 let attempt = match backend.protocol {
                     Protocol::Http1 => self.by_h1(&way, request, source, front).await?,
                     Protocol::H2c => Box::pin(self.by_h2(&way, request, source, front)).await?,

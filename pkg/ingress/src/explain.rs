@@ -208,12 +208,13 @@ impl Explained {
             Protocol::H2c => "HTTP/2 in clear text",
         };
         self.say("backend", format!("Service {}, by {protocol}", backend.name));
-        if backend.endpoints.is_empty() {
+        let endpoints = backend.endpoints.get();
+        if endpoints.is_empty() {
             return self.say("endpoints", "none is ready; 503");
         }
         self.served = true;
-        let ready = backend.endpoints.iter().filter(|e| e.readiness == Readiness::Ready).count();
-        let shown = backend.endpoints.iter().take(ENDPOINTS).map(|endpoint| match endpoint.readiness {
+        let ready = endpoints.iter().filter(|e| e.readiness == Readiness::Ready).count();
+        let shown = endpoints.iter().take(ENDPOINTS).map(|endpoint| match endpoint.readiness {
             Readiness::Ready => endpoint.address.to_string(),
             Readiness::Terminating if ready == 0 => {
                 format!("{} (ends, but there is no other)", endpoint.address)
@@ -221,8 +222,8 @@ impl Explained {
             Readiness::Terminating => format!("{} (ends, gets nothing new)", endpoint.address),
         });
         let mut shown: Vec<String> = shown.collect();
-        if backend.endpoints.len() > ENDPOINTS {
-            shown.push(format!("and {} more", backend.endpoints.len() - ENDPOINTS));
+        if endpoints.len() > ENDPOINTS {
+            shown.push(format!("and {} more", endpoints.len() - ENDPOINTS));
         }
         let choice = if ready > 1 { ": of two drawn ones that with fewer requests" } else { "" };
         self.say("endpoints", format!("{}{choice}", shown.join(", ")));

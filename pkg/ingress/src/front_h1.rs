@@ -174,9 +174,9 @@ async fn take_head(
 
 /// Says why nothing more is read.
 async fn refuse(worker: &Worker, writer: &mut Writer, status: u16) {
-    let buffer = writer.buffer();
     // What was begun of another answer would make this one a part of it.
-    buffer.clear();
+    writer.discard();
+    let buffer = writer.buffer();
     write_status(buffer, status);
     buffer.extend_from_slice(b"connection: close\r\ncontent-length: 0\r\n\r\n");
     let _ = timeout(worker.shared.bounds.body, writer.flush()).await;

@@ -145,18 +145,17 @@ pub(crate) enum Sink<'a> {
 impl Sink<'_> {
     async fn data(&mut self, piece: &[u8]) -> Result<(), Broken> {
         match self {
-            Self::H1 { writer, framing, patience } => {
-                Ok(within(*patience, pin!(writer.body(*framing, piece))).await??)
-            }
+            Self::H1 { writer, framing, patience } => writer.body(*framing, piece, *patience).await,
             Self::H2 { stream, patience, left } => {
-                let mut piece = Bytes::copy_from_slice(piece);
-                while !piece.is_empty() {
-                    stream.reserve_capacity(piece.len());
+                let mut rest = piece;
+                while !rest.is_empty() {
+                    stream.reserve_capacity(rest.len());
                     let capacity = timeout(*patience, poll_fn(|cx| stream.poll_capacity(cx)));
                     let granted = capacity.await.map_err(|_| Broken::Slow)?.ok_or(Broken::Closed)??;
-                    let part = piece.split_to(granted.min(piece.len()));
+                    let (part, later) = rest.split_at(granted.min(rest.len()));
                     *left = left.and_then(|left| left.checked_sub(part.len() as u64));
-                    stream.send_data(part, *left == Some(0))?;
+                    stream.send_data(Bytes::copy_from_slice(part), *left == Some(0))?;
+                    rest = later;
                 }
                 Ok(())
             }

@@ -11,9 +11,9 @@ mod tests;
 mod tree;
 
 pub use action::{
-    Action, Backend, BasicAuth, Cors, Ejection, Endpoint, Forward, HeaderEdits, Limits, PathEdit, Protocol,
-    ProxyHeader, Rate, Readiness, Redirect, Retry, Route, SameSite, Scheme, SourceRanges, Sticky, Timeouts,
-    Weighted,
+    Action, Backend, BasicAuth, Cors, Ejection, Endpoint, Endpoints, Forward, HeaderEdits, Limits, PathEdit,
+    Protocol, ProxyHeader, Rate, Readiness, Redirect, Retry, Route, SameSite, Scheme, SourceRanges, Sticky,
+    Timeouts, Weighted,
 };
 pub use matching::{HeaderFields, HostMatch, Match, PathMatch, RequestLine, ValueMatch};
 pub use table::{Matched, RouteTable, RouteTableBuilder};

@@ -302,6 +302,11 @@ impl Runner {
         self.judge_names();
         if self.engine.is_changed() {
             self.compile();
+        } else {
+            let moved = self.engine.move_endpoints();
+            if let Some(server) = self.server.as_ref().filter(|_| !moved.is_empty()) {
+                server.renew(&moved);
+            }
         }
         self.listen().await?;
         self.told.publish(&self.config, &self.deps, &self.compiled).await?;

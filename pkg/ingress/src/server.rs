@@ -5,7 +5,7 @@ use crate::decide::Peer;
 use crate::error::{Broken, IngressError};
 use crate::h1::io::Stream;
 use crate::observe::Observer;
-use crate::route::{RouteTable, Scheme};
+use crate::route::{Backend, RouteTable, Scheme};
 use crate::standby::Standby;
 use crate::tls;
 use crate::worker::{Counted, Shared, Worker};
@@ -137,6 +137,11 @@ impl Ingress {
     /// Serves new requests by another table; those under way keep theirs.
     pub fn swap(&self, table: Arc<RouteTable>) {
         self.shared.swap(table);
+    }
+
+    /// Backends of its table have other endpoints.
+    pub(crate) fn renew(&self, backends: &[Arc<Backend>]) {
+        self.shared.renew(backends);
     }
 
     /// What was counted.

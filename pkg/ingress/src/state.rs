@@ -5,7 +5,7 @@ use crate::route::{Backend, Ejection, Endpoint, Limits, Readiness, RouteTable};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 /// How many clients a route's limits remember.
@@ -31,9 +31,12 @@ impl Live {
     }
 }
 
+/// The endpoints of a backend, and their state.
+type LiveEndpoints = Arc<[(Readiness, Arc<EndpointState>)]>;
+
 /// A backend and its endpoints.
 pub(crate) struct LiveBackend {
-    pub(crate) endpoints: Vec<(Readiness, Arc<EndpointState>)>,
+    endpoints: RwLock<LiveEndpoints>,
     ejection: Ejection,
 }
 
@@ -55,16 +58,41 @@ impl Registry {
         let routes = routes.collect();
         let mut backends = QuickMap::default();
         for backend in table.backends() {
-            let endpoints = backend.endpoints.iter().map(|Endpoint { address, readiness }| {
-                let key = (backend.name.clone(), *address);
-                let state = old.endpoints.remove(&key);
-                let state = state.unwrap_or_else(|| Arc::new(EndpointState::new(&key.0, *address)));
-                (*readiness, self.endpoints.entry(key).or_insert(state).clone())
-            });
-            let live = LiveBackend { endpoints: endpoints.collect(), ejection: backend.ejection };
+            let endpoints = self.states(backend, |key| old.endpoints.remove(key));
+            let live = LiveBackend { endpoints: RwLock::new(endpoints), ejection: backend.ejection };
             backends.insert(Arc::as_ptr(backend).addr(), live);
         }
         Live { table, routes, backends }
+    }
+
+    /// Takes the endpoints that a backend of a table has now; those that stay keep their state.
+    pub(crate) fn renew(&mut self, live: &Live, backend: &Arc<Backend>) {
+        let Some(known) = live.backend(backend) else { return };
+        let mut old: HashMap<SocketAddr, Arc<EndpointState>> = HashMap::new();
+        for (_, state) in &*known.endpoints() {
+            old.extend(
+                self.endpoints
+                    .remove(&(backend.name.clone(), state.address))
+                    .map(|state| (state.address, state)),
+            );
+        }
+        let endpoints = self.states(backend, |(_, address)| old.remove(address));
+        *known.endpoints.write().unwrap_or_else(PoisonError::into_inner) = endpoints;
+    }
+
+    /// The endpoints that a backend has, with the state that each had, or a new one.
+    fn states(
+        &mut self,
+        backend: &Backend,
+        mut old: impl FnMut(&(Arc<str>, SocketAddr)) -> Option<Arc<EndpointState>>,
+    ) -> LiveEndpoints {
+        let endpoints = backend.endpoints.get();
+        let states = endpoints.iter().map(|Endpoint { address, readiness }| {
+            let key = (backend.name.clone(), *address);
+            let state = old(&key).unwrap_or_else(|| Arc::new(EndpointState::new(&key.0, *address)));
+            (*readiness, self.endpoints.entry(key).or_insert(state).clone())
+        });
+        states.collect()
     }
 }
 
@@ -145,6 +173,11 @@ fn now() -> u64 {
 }
 
 impl LiveBackend {
+    /// Those of this moment.
+    pub(crate) fn endpoints(&self) -> LiveEndpoints {
+        self.endpoints.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// The endpoint of a request: the one that the client sticks to when it is ready, else of two drawn ones that with fewer
     /// requests under way. Those that were tried are left out, and so are the ejected ones unless there is no other.
     pub(crate) fn pick(
@@ -152,31 +185,32 @@ impl LiveBackend {
         stuck: Option<&str>,
         tried: &[SocketAddr],
         mut draw: impl FnMut(usize) -> usize,
-    ) -> Option<&Arc<EndpointState>> {
-        let has_ready = self.endpoints.iter().any(|(readiness, _)| *readiness == Readiness::Ready);
+    ) -> Option<Arc<EndpointState>> {
+        let endpoints = self.endpoints();
+        let has_ready = endpoints.iter().any(|(readiness, _)| *readiness == Readiness::Ready);
         let wanted = if has_ready { Readiness::Ready } else { Readiness::Terminating };
         let usable = |ejected: bool| {
-            self.endpoints.iter().filter(move |(readiness, state)| {
+            endpoints.iter().filter(move |(readiness, state)| {
                 *readiness == wanted && !tried.contains(&state.address) && (ejected || !state.is_ejected())
             })
         };
         if let Some(stuck) = stuck
             && let Some((_, state)) = usable(false).find(|(_, state)| state.token == stuck)
         {
-            return Some(state);
+            return Some(state.clone());
         }
         let ejected = usable(false).next().is_none();
         let count = usable(ejected).count();
         let nth = |at: usize| usable(ejected).nth(at).map(|(_, state)| state);
         match count {
             0 => None,
-            1 => nth(0),
+            1 => nth(0).cloned(),
             _ => {
                 let first = draw(count);
                 let second = (first + 1 + draw(count - 1)) % count;
                 let (first, second) = (nth(first)?, nth(second)?);
                 let load = |state: &EndpointState| state.outstanding.load(Relaxed);
-                Some(if load(second) < load(first) { second } else { first })
+                Some(if load(second) < load(first) { second } else { first }.clone())
             }
         }
     }
@@ -281,5 +315,56 @@ pub(crate) fn network(client: IpAddr) -> IpAddr {
     match client.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),
         IpAddr::V6(address) => IpAddr::V6((u128::from(address) >> 64 << 64).into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::route::{Action, Forward, HostMatch, Match, PathMatch, Route, Weighted};
+
+    fn endpoints(last: &[u8]) -> Vec<Endpoint> {
+        let endpoint =
+            |last: &u8| Endpoint { address: ([10, 0, 0, *last], 80).into(), readiness: Readiness::Ready };
+        last.iter().map(endpoint).collect()
+    }
+
+    #[test]
+    fn endpoints_that_stay_keep_what_is_known_of_them() {
+        let backend =
+            Backend { name: "a".into(), endpoints: endpoints(&[1, 2]).into(), ..Backend::default() };
+        let backend = Arc::new(backend);
+        let backends = vec![Weighted { weight: 1, backend: backend.clone() }];
+        let route = Route::new("route", Action::Forward(Forward { backends, ..Forward::default() }));
+        let mut table = RouteTable::builder();
+        table.route(Match::new(HostMatch::Any, PathMatch::Prefix("/".into())), &Arc::new(route));
+        let table = Arc::new(table.build());
+        let mut registry = Registry::default();
+        let live = registry.enliven(table.clone());
+        let known = live.backend(&backend).unwrap();
+        let (first, second) = (known.endpoints()[0].1.clone(), known.endpoints()[1].1.clone());
+        let _under_way = (first.begin(), second.begin());
+        second.failed(&Ejection { failures: 1, ..Ejection::default() });
+
+        backend.endpoints.set(endpoints(&[2, 3]));
+        registry.renew(&live, &backend);
+        let now = known.endpoints();
+        assert!(Arc::ptr_eq(&now[0].1, &second) && now[0].1.is_ejected());
+        assert_eq!(
+            (now.len(), now[1].1.address, registry.endpoints.len()),
+            (2, ([10, 0, 0, 3], 80).into(), 2)
+        );
+        for _ in 0..4 {
+            assert_eq!(known.pick(None, &[], |_| 0).unwrap().address, now[1].1.address, "the other rests");
+        }
+        // The same as by a table that is made anew.
+        let again = registry.enliven(table);
+        let other = again.backend(&backend).unwrap().endpoints();
+        assert!(other.iter().zip(&*now).all(|(a, b)| Arc::ptr_eq(&a.1, &b.1)));
+        // One that was away begins anew, though a request of before is under way there.
+        backend.endpoints.set(endpoints(&[1]));
+        registry.renew(&again, &backend);
+        let back = again.backend(&backend).unwrap().endpoints();
+        assert!(!Arc::ptr_eq(&back[0].1, &first) && back.len() == 1);
     }
 }

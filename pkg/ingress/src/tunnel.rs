@@ -86,12 +86,13 @@ async fn copy(
         if from.bytes().is_empty() && from.fill().await? == 0 {
             return to.shutdown().await;
         }
-        activity.seen();
-        let count = from.bytes().len();
-        to.buffer().extend_from_slice(from.bytes());
-        from.consume(count);
-        if let Some(sent) = sent {
-            sent.fetch_add(count as u64, Relaxed);
+        while !from.bytes().is_empty() {
+            activity.seen();
+            let taken = to.take(from.bytes()).await?;
+            from.consume(taken);
+            if let Some(sent) = sent {
+                sent.fetch_add(taken as u64, Relaxed);
+            }
         }
         to.flush().await?;
     }
@@ -101,8 +102,12 @@ async fn copy(
 async fn from_stream(client: &mut H2Source, to: &mut Writer, activity: &Activity) -> Result<(), End> {
     let here = |_: io::Error| End::Here;
     while let Some(data) = client.piece().await.map_err(End::Client)? {
-        activity.seen();
-        to.buffer().extend_from_slice(&data);
+        let mut rest = &data[..];
+        while !rest.is_empty() {
+            activity.seen();
+            let taken = to.take(rest).await.map_err(here)?;
+            rest = &rest[taken..];
+        }
         to.flush().await.map_err(here)?;
         client.release(data.len()).map_err(End::Client)?;
     }

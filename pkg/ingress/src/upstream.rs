@@ -105,7 +105,9 @@ impl Pool {
             .table
             .backends()
             .iter()
-            .flat_map(|backend| backend.endpoints.iter().map(|endpoint| endpoint.address))
+            .flat_map(|backend| {
+                backend.endpoints.get().iter().map(|endpoint| endpoint.address).collect::<Vec<_>>()
+            })
             .collect();
         lock(&self.idle).retain(|address, kept| {
             kept.retain_mut(|(connection, since)| {

@@ -2,7 +2,7 @@
 
 use crate::bounds::Bounds;
 use crate::observe::Observer;
-use crate::route::RouteTable;
+use crate::route::{Backend, RouteTable};
 use crate::state::{Live, Registry, lock, network};
 use crate::tickets::Tickets;
 use crate::upstream::Pool;
@@ -77,6 +77,13 @@ impl Shared {
         if !live.table.certificates().keeps(before.table.certificates()) {
             self.tickets.renew();
         }
+    }
+
+    /// Takes the endpoints that these backends of the table have now.
+    pub(crate) fn renew(&self, backends: &[Arc<Backend>]) {
+        let mut registry = lock(&self.registry);
+        let live = self.live();
+        backends.iter().for_each(|backend| registry.renew(&live, backend));
     }
 
     pub(crate) fn drain(&self) {

@@ -332,7 +332,7 @@ fn a_kept_connection_that_died_costs_an_idempotent_request_nothing() {
 fn endpoints_that_end_serve_only_when_nothing_is_ready() {
     let (ready, ending) = (Origin::hello(), Origin::hello());
     let endpoint = |origin: &Origin, readiness| Endpoint { address: origin.address, readiness };
-    let of = |endpoints| Backend { endpoints, ..backend(&[]) };
+    let of = |endpoints: Vec<Endpoint>| Backend { endpoints: endpoints.into(), ..backend(&[]) };
     let front = Front::start(
         config(),
         table_to(of(vec![endpoint(&ready, Readiness::Ready), endpoint(&ending, Readiness::Terminating)])),

@@ -5,11 +5,10 @@
 //! nothing: whoever writes first is right, and both choose from the same ranges.
 
 use crate::client::chain;
+use crate::election::Election;
 use crate::{SourceError, SourceStatus, status_code};
-use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::Node as NodeObject;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
-use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
+use kube::api::{Api, ListParams, Patch, PatchParams};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -19,16 +18,10 @@ use warren_store::{Store, StoreError, Table};
 use warren_types::pod_cidr::PodCidrAllocator;
 use warren_types::{ClusterConfig, Family, Node, NodeName};
 
-/// The Lease, in `kube-system`.
+/// The Lease.
 const LEASE: &str = "warren-pod-cidrs";
-/// Its namespace.
-const NAMESPACE: &str = "kube-system";
 /// How long a Node may be without podCIDRs before it is given some: a controller manager takes a second.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// How long the Lease holds for others.
-const HOLDS: Duration = Duration::from_secs(15);
-/// How long who has it counts on it, from before it was asked for.
-const COUNTS_ON: Duration = Duration::from_secs(10);
 /// How soon a failed or refused round is tried again.
 const RETRY: Duration = Duration::from_secs(5);
 /// Prefix lengths of a Node's podCIDRs: those of kube-controller-manager.
@@ -38,26 +31,21 @@ const PREFIX_V6: u8 = 64;
 
 /// Gives podCIDRs where they are missing.
 pub(crate) struct Allotter {
-    own: NodeName,
     nodes: Table<Node>,
     cluster: Table<ClusterConfig>,
     objects: Api<NodeObject>,
-    leases: Api<Lease>,
+    election: Election,
     status: SourceStatus,
-    /// The Lease as somebody else holds it, and since when it has not been renewed, by this machine's clock.
-    other: Option<(Option<LeaseSpec>, Instant)>,
 }
 
 impl Allotter {
     pub(crate) fn new(own: NodeName, client: kube::Client, store: &Store, status: SourceStatus) -> Self {
         Self {
-            own,
             nodes: store.table(),
             cluster: store.table(),
             objects: Api::all(client.clone()),
-            leases: Api::namespaced(client, NAMESPACE),
+            election: Election::new(LEASE, own, client),
             status,
-            other: None,
         }
     }
 
@@ -79,7 +67,7 @@ impl Allotter {
     /// One look; says when the next is due.
     async fn look(&mut self, without: &mut BTreeMap<NodeName, Instant>) -> Duration {
         const IDLE: Duration = Duration::from_secs(3600);
-        let object = format!("Lease {NAMESPACE}/{LEASE}");
+        let object = self.election.object();
         let rows = self.nodes.snapshot().rows;
         let missing: Vec<&Node> =
             rows.values().map(AsRef::as_ref).filter(|n| n.pod_cidrs.is_empty()).collect();
@@ -95,7 +83,7 @@ impl Allotter {
         if waited < PATIENCE {
             return PATIENCE.saturating_sub(waited);
         }
-        let result = match self.elected().await {
+        let result = match self.election.elected().await {
             Ok(Some(until)) => self.give(&ranges, until).await,
             Ok(None) => Ok(()),
             Err(e) => Err(chain(&e)),
@@ -105,63 +93,6 @@ impl Allotter {
         }
         self.status.write_result(&object, result.err());
         RETRY
-    }
-
-    /// Takes or renews the Lease; says until when it can be counted on, or none when it is another's.
-    async fn elected(&mut self) -> Result<Option<Instant>, kube::Error> {
-        let (asked, own) = (Instant::now(), self.own.to_string());
-        let spec = |had: Option<&LeaseSpec>| {
-            let now = Some(MicroTime(jiff::Timestamp::now()));
-            let kept = had.filter(|h| h.holder_identity.as_ref() == Some(&own));
-            LeaseSpec {
-                holder_identity: Some(own.clone()),
-                lease_duration_seconds: i32::try_from(HOLDS.as_secs()).ok(),
-                acquire_time: kept.and_then(|k| k.acquire_time.clone()).or_else(|| now.clone()),
-                renew_time: now,
-                lease_transitions: Some(
-                    had.and_then(|h| h.lease_transitions).unwrap_or(0)
-                        + i32::from(had.is_some() && kept.is_none()),
-                ),
-                ..LeaseSpec::default()
-            }
-        };
-        let written = match self.leases.get_opt(LEASE).await? {
-            None => {
-                let metadata = ObjectMeta { name: Some(LEASE.into()), ..ObjectMeta::default() };
-                let lease = Lease { metadata, spec: Some(spec(None)) };
-                self.leases.create(&PostParams::default(), &lease).await
-            }
-            Some(mut lease) => {
-                let holder =
-                    lease.spec.as_ref().and_then(|s| s.holder_identity.as_deref()).unwrap_or_default();
-                if !holder.is_empty() && holder != own && !self.expired(lease.spec.as_ref()) {
-                    return Ok(None);
-                }
-                lease.spec = Some(spec(lease.spec.as_ref()));
-                self.leases.replace(LEASE, &PostParams::default(), &lease).await
-            }
-        };
-        match written {
-            Ok(_) => {
-                self.other = None;
-                Ok(Some(asked + COUNTS_ON))
-            }
-            // Another agent was faster.
-            Err(e) if status_code(&e) == Some(409) => Ok(None),
-            Err(e) => Err(e),
-        }
-    }
-
-    /// Whether another's Lease has not been renewed for as long as it holds. Clocks of nodes differ: what counts is how
-    /// long this one has seen it unchanged.
-    fn expired(&mut self, spec: Option<&LeaseSpec>) -> bool {
-        match &self.other {
-            Some((seen, since)) if seen.as_ref() == spec => since.elapsed() > HOLDS,
-            _ => {
-                self.other = Some((spec.cloned(), Instant::now()));
-                false
-            }
-        }
     }
 
     /// Gives podCIDRs to every Node without, from what the API says now.
@@ -244,24 +175,5 @@ mod tests {
         let mut small = allocator(&[net("10.42.0.0/26")]).unwrap();
         assert_eq!(small.assign("a").unwrap(), [net("10.42.0.0/26")]);
         assert!(small.assign("b").is_err());
-    }
-
-    #[tokio::test]
-    async fn a_lease_expires_when_it_was_seen_unchanged_for_long_enough() {
-        let client = kube::Client::try_from(kube::Config::new("http://192.0.2.1".parse().unwrap())).unwrap();
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).unwrap().store;
-        let mut a = Allotter::new(NodeName::new("a").unwrap(), client, &store, SourceStatus::default());
-        let spec = |second: i64| LeaseSpec {
-            holder_identity: Some("b".into()),
-            renew_time: Some(MicroTime(jiff::Timestamp::from_second(second).unwrap())),
-            ..LeaseSpec::default()
-        };
-        assert!(!a.expired(Some(&spec(1))) && !a.expired(Some(&spec(1))));
-        let long_ago = Instant::now().checked_sub(HOLDS * 2).unwrap();
-        a.other = Some((Some(spec(1)), long_ago));
-        assert!(a.expired(Some(&spec(1))));
-        a.other = Some((Some(spec(1)), long_ago));
-        assert!(!a.expired(Some(&spec(2))), "it was renewed");
     }
 }

@@ -3,7 +3,9 @@
 //! Job: follow Nodes, Pods, Services, EndpointSlices, Namespaces, NetworkPolicies, Ingresses, IngressClasses, the Secrets
 //! that ingress wants, the cluster's ConfigMap and, while the API serves them, the kinds of the Gateway API for ever, through
 //! any loss of the API; write this node's Node, Lease and (where the agent registers its Node) its Pods; write the addresses
-//! of load balancers and Ingresses, the status of Gateways and routes, and Events of what is wrong with Services and Ingresses; where it does not register Nodes, give podCIDRs to those that nobody gave any.
+//! of load balancers and Ingresses, the status of Gateways and routes, and Events of what is wrong with Services and Ingresses;
+//! where it does not register Nodes, give podCIDRs to those that nobody gave any; where it is told to, issue certificates to
+//! Ingresses that ask for them.
 //! Inputs: an API, reached by a kubeconfig or a service account; tables `local_node`, `attachments`, `wanted_secrets`,
 //! `load_balancer_addresses`, `ingress_addresses`, `gateway_statuses`, `service_faults` and `ingress_faults`.
 //! Outputs: tables `nodes`, `pods`, `services`, `endpoint_slices`, `namespaces`, `network_policies`, `ingresses`,
@@ -11,20 +13,24 @@
 //! Owns: annotations under `warren.dev/` of its own Node; with registration the whole Node, its Lease, and the Pods of
 //! this node that carry `warren.dev/container-id`; `status.loadBalancer` of Services that Warren gives addresses to and of
 //! Ingresses that it serves; the status of GatewayClasses and Gateways of its controller, and what their routes say of them;
-//! Events whose source is `warren` on this node; the Lease `kube-system/warren-pod-cidrs`.
+//! Events whose source is `warren` on this node; the Leases `warren-pod-cidrs` and `warren-certificates` in `kube-system`; where
+//! it issues certificates, the Secrets that carry the mark of having been issued, and the authority's Secret and ConfigMap.
 //! Ordering: a list replaces a table at once, when it is complete; nothing is deleted from the API before the first
 //! complete list and the first load of `attachments`. It does not know which kind of API it talks to.
 //! An API that does not serve NetworkPolicies, Ingresses or IngressClasses has none; one that stopped to serve them leaves
-//! those that are known. Of the Gateway API, whose kinds come and go, nothing is left. No Secret is read but those that `wanted_secrets` names.
+//! those that are known. Of the Gateway API, whose kinds come and go, nothing is left. No Secret is read but those that
+//! `wanted_secrets` names, and the authority's.
 //! Failure modes: API away: rows stay, tries go on every two seconds at most; API refuses a write: named in the status,
 //! retried with backoff; malformed object: the field is refused and named.
 
 mod addresses;
 mod allot;
 pub mod backoff;
+mod certificates;
 pub mod client;
 mod connectivity;
 pub mod convert;
+mod election;
 mod events;
 mod follow;
 mod follows;
@@ -66,6 +72,8 @@ pub struct SourceConfig {
     pub register_node: bool,
     /// Whether table `cluster` is the agent's own, from flags: then the ConfigMap is not read.
     pub cluster_from_flags: bool,
+    /// Whether agents issue certificates to Ingresses that ask for them: the API is somebody else's, and lets them.
+    pub issue_certificates: bool,
 }
 
 /// Why the source cannot go on. A missing API is no reason.
@@ -177,7 +185,13 @@ fn tasks_of(
         )));
         let pods = pods::Publisher::new(config, client.clone(), store.table(), own_pods, status.clone());
         tasks.push(Box::pin(pods.run(stop.clone())));
-    } else {
+    }
+    if config.issue_certificates {
+        let issuer =
+            certificates::Issuer::new(config.node_name.clone(), client.clone(), store, status.clone());
+        tasks.push(Box::pin(issuer.run(stop.clone())));
+    }
+    if !config.register_node {
         let allotter = allot::Allotter::new(config.node_name.clone(), client.clone(), store, status.clone());
         tasks.push(Box::pin(allotter.run(stop.clone())));
     }

@@ -10,6 +10,7 @@ use crate::follow::{CEILING_REFUSED, CEILING_UNREACHABLE, identity, note_refused
 use crate::{Object, SourceError, SourceStatus, convert, resource};
 use futures::TryStreamExt as _;
 use k8s_openapi::api::core::v1::Secret;
+use kube::Resource as _;
 use kube::api::{Api, ListParams, ObjectList, Request, WatchEvent, WatchParams};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -193,6 +194,18 @@ fn name(key: &SecretRef) -> String {
     format!("{KIND} {key}")
 }
 
+/// Lists the Secret of this name, and no other.
+pub(crate) async fn list_one(
+    client: &kube::Client,
+    namespace: &str,
+    name: &str,
+) -> Result<ObjectList<Object>, kube::Error> {
+    let list = ListParams::default().fields(&format!("metadata.name={name}"));
+    let request = Request::new(Secret::url_path(&(), Some(namespace))).list(&list);
+    let text = client.request_text(request.map_err(kube::Error::BuildRequest)?).await?;
+    serde_json::from_str(&text).map_err(kube::Error::SerdeError)
+}
+
 /// Follows one Secret.
 struct One {
     client: kube::Client,
@@ -258,10 +271,8 @@ impl One {
         let version = match from {
             Some(version) => version.clone(),
             None => {
-                let request = Request::new(api.resource_url()).list(&ListParams::default().fields(&fields));
-                let text = self.client.request_text(request.map_err(kube::Error::BuildRequest)?).await?;
-                let list: ObjectList<Object> =
-                    serde_json::from_str(&text).map_err(kube::Error::SerdeError)?;
+                let list =
+                    list_one(&self.client, self.key.namespace.as_str(), self.key.name.as_str()).await?;
                 let version = list.metadata.resource_version.clone().unwrap_or_default();
                 let found = list.items.iter().find(|object| self.is_meant(object));
                 self.seen(found).await;

@@ -1,4 +1,5 @@
 use super::*;
+mod certificates;
 mod fake;
 mod gateways;
 mod ingresses;
@@ -43,6 +44,10 @@ struct Bench {
 
 impl Bench {
     async fn start(api: &FakeApi, register: bool) -> Self {
+        Self::with(api, register, false).await
+    }
+
+    async fn with(api: &FakeApi, register: bool, issue_certificates: bool) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let kubeconfig = dir.path().join("kubeconfig");
         std::fs::write(&kubeconfig, api.kubeconfig()).unwrap();
@@ -53,6 +58,7 @@ impl Bench {
             node_name: NodeName::new("n1").unwrap(),
             register_node: register,
             cluster_from_flags: false,
+            issue_certificates,
         };
         let mut task = tokio::task::JoinSet::new();
         task.spawn(run(config, store.clone(), status.clone(), HealthCell::default(), stop.clone()));

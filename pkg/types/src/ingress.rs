@@ -31,6 +31,8 @@ pub const DEFAULT_CERTIFICATE: (&str, &str) = ("kube-system", "warren-ingress-de
 pub const ANNOTATION_ISSUED: &str = "warren.dev/issued";
 /// Namespace and name of the ConfigMap with the certificate of Warren's authority, in the entry `ca.crt`.
 pub const AUTHORITY_CONFIG_MAP: (&str, &str) = ("kube-system", "warren-ca");
+/// Namespace and name of the Secret with that authority's certificate and key, where agents issue certificates.
+pub const AUTHORITY_SECRET: (&str, &str) = ("kube-system", "warren-ca-key");
 /// Options, without their prefix, that name a Secret: `name`, or `namespace/name` with the Ingress' own namespace. Besides
 /// those of `spec.tls` these are all that a node may read.
 pub const SECRET_OPTIONS: [&str; 2] = ["auth-secret", "auth-tls-secret"];

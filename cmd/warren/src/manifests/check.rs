@@ -129,6 +129,7 @@ const OURS: &[&str] = &[
     "cni-bin-dir",
     "cluster-cidr",
     "service-cidr",
+    "ingress-certificates",
 ];
 
 impl FromStr for Setting {

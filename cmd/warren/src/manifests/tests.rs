@@ -56,6 +56,17 @@ fn every_object_is_what_its_type_says() {
             _ => through::<k8s_openapi::api::core::v1::ServiceAccount>(o),
         }
     }
+    let more = objects(&render(&["--k3s", "--certificates"]).unwrap());
+    for o in &more[all.len()..] {
+        match o["kind"].as_str().unwrap() {
+            "ClusterRole" => through::<k8s_openapi::api::rbac::v1::ClusterRole>(o),
+            "Role" => through::<k8s_openapi::api::rbac::v1::Role>(o),
+            "RoleBinding" => through::<k8s_openapi::api::rbac::v1::RoleBinding>(o),
+            _ => through::<k8s_openapi::api::rbac::v1::ClusterRoleBinding>(o),
+        }
+    }
+    let agent = one(&more, "ConfigMap", "warren-agent")["data"]["config.yaml"].as_str().unwrap();
+    assert_eq!((more.len() - all.len(), agent.trim()), (4, "ingress-certificates: \"on\""));
     let cluster = one(&all, "ConfigMap", "warren-cluster")["data"]["config.json"].as_str().unwrap();
     let cluster: ClusterConfig = serde_json::from_str(cluster).unwrap();
     assert_eq!(cluster.cluster_cidrs, ["10.42.0.0/16".parse().unwrap()]);

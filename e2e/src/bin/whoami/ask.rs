@@ -29,8 +29,10 @@ pub(crate) fn run(order: &Ask) -> io::Result<()> {
                 tally.stop.store(true, Ordering::Relaxed);
             });
         }
+        let begun = Instant::now();
         for _ in 0..order.threads {
-            scope.spawn(|| asker(order, &tally));
+            let tally = &tally;
+            scope.spawn(move || asker(order, tally, begun));
         }
     });
     if order.summary {
@@ -43,24 +45,32 @@ pub(crate) fn run(order: &Ask) -> io::Result<()> {
     Ok(())
 }
 
-fn asker(order: &Ask, tally: &Tally) {
+fn asker(order: &Ask, tally: &Tally, first: Instant) {
     let mut line = None;
-    let mut begun = Instant::now();
+    let mut begun = first;
     while !tally.stop.load(Ordering::Relaxed) {
         let number = tally.asked.fetch_add(1, Ordering::Relaxed);
         if order.count > 0 && number >= order.count {
             tally.asked.fetch_sub(1, Ordering::Relaxed);
             return;
         }
+        if let Some(rate) = order.rate {
+            // All threads share its times.
+            wait_until(first + Duration::from_secs(1).mul_f64(number as f64 / f64::from(rate.get())));
+        }
         let start = Instant::now();
         let result = attempt(order, &mut line, number);
         report(order, tally, number, start, result);
         // At a steady pace: what an attempt takes is not waited for again.
         begun = (begun + Duration::from_millis(order.gap)).max(start);
-        let rest = begun.saturating_duration_since(Instant::now());
-        if !rest.is_zero() {
-            thread::park_timeout(rest);
-        }
+        wait_until(begun);
+    }
+}
+
+fn wait_until(time: Instant) {
+    let rest = time.saturating_duration_since(Instant::now());
+    if !rest.is_zero() {
+        thread::park_timeout(rest);
     }
 }
 

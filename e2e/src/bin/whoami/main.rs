@@ -89,6 +89,9 @@ struct Ask {
     /// Between two attempts.
     #[arg(long, default_value_t = 0, value_name = "MS")]
     gap: u64,
+    /// So many a second, whatever answers take, while fewer than `--threads` are waited for; what is late is asked at once.
+    #[arg(long, value_name = "N", conflicts_with = "gap")]
+    rate: Option<std::num::NonZeroU32>,
     /// From this address.
     #[arg(long)]
     from: Option<IpAddr>,

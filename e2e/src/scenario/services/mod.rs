@@ -38,7 +38,7 @@ pub use node_port::{
 };
 pub use pool::{POOL, held_ports_are_refused, pool_addresses_move};
 pub use repair::{foreign_changes_are_repaired, foreign_tables_are_left_alone};
-pub use rolling::{Agents, Rolled, Rolling, Through, rolling};
+pub use rolling::{Agents, Rolled, Rolling, Through, WAITED_FOR, rolling};
 pub use slices::{several_slices, slices_by_hand};
 pub use stray::strays_end_no_connection;
 pub use topology::{node_hints, traffic_distribution, zone_hints};

@@ -47,6 +47,16 @@ impl RawConfig {
         on.then_some(config)
     }
 
+    /// Whether certificates are issued by the agents of a cluster whose API does not.
+    pub(super) fn issue_certificates(&mut self, joins: bool) -> bool {
+        let on = self.parse("ingress-certificates", on_off).unwrap_or(false);
+        if on && joins {
+            let shown = self.shown("ingress-certificates");
+            self.fault(&shown, "`warren server` issues them itself; this is for the API of a Kubernetes");
+        }
+        on
+    }
+
     fn access_log(&mut self) -> Option<AccessLogConfig> {
         let format = self.parse("ingress-access-log", |v| match v {
             "off" => Ok(None),
@@ -167,6 +177,22 @@ mod tests {
         ] {
             assert!(keys.contains(&format!("--{key}").as_str()), "{key}: {faults:?}");
         }
+    }
+
+    #[test]
+    fn agents_issue_certificates_where_they_are_told_to_and_no_server_does() {
+        let of = |said: Option<&str>, joins| {
+            let mut raw = RawConfig::default();
+            if let Some(said) = said {
+                raw.say("ingress-certificates", Origin::Flag, vec![said.to_owned()]);
+            }
+            (raw.issue_certificates(joins), raw.faults.len())
+        };
+        assert_eq!(
+            (of(None, false), of(Some("on"), false), of(Some("off"), true)),
+            ((false, 0), (true, 0), (false, 0))
+        );
+        assert_eq!((of(Some("on"), true).1, of(Some("some"), false)), (1, (false, 1)));
     }
 
     #[test]

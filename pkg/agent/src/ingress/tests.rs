@@ -29,7 +29,8 @@ fn served(hosts: &[&str], paths: usize, tls: bool, faults: &[(&str, &str)]) -> S
 /// `shop/web` with an endpoint, `shop/wrong` with a fault and no route.
 fn compiled() -> Compiled {
     let endpoint = Endpoint { address: ([10, 42, 0, 1], 8080).into(), readiness: Readiness::Ready };
-    let backend = Backend { name: "shop/web:80".into(), endpoints: vec![endpoint], ..Backend::default() };
+    let backend =
+        Backend { name: "shop/web:80".into(), endpoints: vec![endpoint].into(), ..Backend::default() };
     let backends = vec![Weighted { weight: 1, backend: Arc::new(backend) }];
     let route =
         Route::new("shop/web foo.test /", Action::Forward(Forward { backends, ..Forward::default() }));

@@ -27,6 +27,7 @@ pub(super) async fn run(
         node_name: shared.config.node_name.clone(),
         register_node: shared.config.register_node,
         cluster_from_flags: !shared.config.cluster_cidrs.is_empty(),
+        issue_certificates: shared.config.issue_certificates,
     };
     loop {
         let life = stop.child_token();

@@ -42,11 +42,11 @@ const RESTART: Duration = Duration::from_secs(1);
 /// How often history that is too old is dropped.
 const COMPACTION: Duration = Duration::from_secs(60);
 
-/// Runs every controller until `stop`.
+/// Runs every controller until `stop`; that of certificates when there is an authority to issue them by.
 pub(crate) async fn run(
     objects: Objects,
     ca_pem: String,
-    ingress: Arc<warren_ca::Authority>,
+    ingress: Option<Arc<warren_ca::Authority>>,
     life: NodeLife,
     stop: CancellationToken,
 ) {
@@ -59,7 +59,7 @@ pub(crate) async fn run(
         );
     };
     let certificates = async {
-        let Some(secret) = secret_kind() else { return };
+        let (Some(secret), Some(ingress)) = (secret_kind(), ingress) else { return };
         let make = || certificates::Certificates::new(api.clone(), secret, ingress.clone(), Timestamp::now);
         keep(make, &api, &stop).await;
     };

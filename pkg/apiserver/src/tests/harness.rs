@@ -37,6 +37,7 @@ pub(super) fn config(directory: &Path) -> ServerConfig {
         node_prefix_v4: 24,
         node_prefix_v6: 64,
         allocate_node_cidrs: true,
+        issue_certificates: true,
         node_ports: 30_000..=32_767,
         token_file: None,
         kubeconfig: Some(directory.join("kubeconfig")),

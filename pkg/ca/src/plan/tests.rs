@@ -297,3 +297,44 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn rows_tell_when_there_is_something_to_do() {
+    use warren_types::{IngressTls, SecretBytes};
+    let row = |hosts: &[&str]| Ingress {
+        key: warren_types::IngressKey::parse("shop/web").unwrap(),
+        uid: "u".into(),
+        created: 0,
+        class: None,
+        options: [(ANNOTATION_CERTIFICATE.to_owned(), "private".to_owned())].into(),
+        default_backend: None,
+        rules: Vec::new(),
+        tls: vec![IngressTls {
+            hosts: hosts.iter().map(|host| HostPattern::new(*host).unwrap()).collect(),
+            secret: Some(warren_types::SecretName::new("tls").unwrap()),
+        }],
+        published: Vec::new(),
+    };
+    assert_eq!(Wish::of(&Ingress { options: BTreeMap::new(), ..row(&["a.test"]) }), None);
+    let wish = Wish::of(&row(&["a.test"])).unwrap();
+    let read = json!({"metadata": {"name": "web", "namespace": "shop", "uid": "u", "annotations": {ANNOTATION_CERTIFICATE: "private"}},
+        "spec": {"tls": [{"hosts": ["a.test"], "secretName": "tls"}]}});
+    assert_eq!(Some(&wish), Wish::read(&read).as_ref(), "an object and its row wish the same");
+    let ca = authority();
+    let names = [Name::Host(HostPattern::new("a.test").unwrap())].into();
+    let leaf = ca.issue(&names, now()).unwrap();
+    let entries = [
+        ("tls.crt", leaf.cert_pem.as_str()),
+        ("tls.key", leaf.key_pem.expose()),
+        ("ca.crt", ca.root().pem.as_str()),
+    ];
+    let data = entries.map(|(key, text)| (key.to_owned(), SecretBytes::new(text))).into();
+    let held = SecretContent { kind: "kubernetes.io/tls".into(), data };
+    let asked = |wish: &Wish, held: Option<&SecretContent>, day| {
+        rests(std::slice::from_ref(wish), |_| held, days(day))
+    };
+    assert!(asked(&wish, Some(&held), 0).is_some() && asked(&wish, Some(&held), 59).is_some());
+    assert_eq!((asked(&wish, Some(&held), 61), asked(&wish, None, 0)), (None, None));
+    assert_eq!(asked(&Wish::of(&row(&["a.test", "b.test"])).unwrap(), Some(&held), 0), None, "other hosts");
+    assert!(default_rests([names], Some(&held), now()).is_some() && default_rests([], None, now()).is_some());
+}

@@ -14,7 +14,7 @@ use warren_ingress::{
 /// Serves on one thread until it is killed: plain on its port, by TLS on the port a hundred above.
 pub(crate) fn serve(dir: &Path, setup: Setup) -> Result<()> {
     let endpoint = Endpoint { address: BACKEND.parse()?, readiness: Readiness::Ready };
-    let backend = Backend { name: "backend".into(), endpoints: vec![endpoint], ..Backend::default() };
+    let backend = Backend { name: "backend".into(), endpoints: vec![endpoint].into(), ..Backend::default() };
     let backend = Arc::new(backend);
     let route = |name: String| {
         let backends = vec![Weighted { weight: 1, backend: backend.clone() }];

@@ -65,11 +65,11 @@ impl Services {
     }
 
     /// The endpoints behind a port, in the order of their addresses, each once.
-    fn endpoints(&self, service: &ServiceKey, port: &ServicePort) -> Vec<Endpoint> {
+    fn endpoints(&self, service: &ServiceKey, port: &str) -> Vec<Endpoint> {
         let mut found: BTreeMap<SocketAddr, Readiness> = BTreeMap::new();
         for slice in self.of.get(service).into_iter().flat_map(BTreeMap::values) {
             let ports = slice.ports.iter();
-            let ports = ports.filter(|p| p.name == port.name && p.protocol == Transport::Tcp).map(|p| p.port);
+            let ports = ports.filter(|p| p.name == port && p.protocol == Transport::Tcp).map(|p| p.port);
             for number in ports {
                 for endpoint in &slice.endpoints {
                     let readiness = if endpoint.ready {
@@ -107,6 +107,30 @@ pub(super) struct Wanted {
     special: Option<Special>,
 }
 
+/// A backend of a table, and of what port of a Service its endpoints are.
+#[derive(Debug)]
+pub(super) struct Fed {
+    backend: Arc<Backend>,
+    service: ServiceKey,
+    port: String,
+}
+
+impl Fed {
+    pub(super) fn service(&self) -> &ServiceKey {
+        &self.service
+    }
+
+    /// Gives it the endpoints that there are now; the backend when these are others.
+    pub(super) fn renew(&self, services: &Services) -> Option<Arc<Backend>> {
+        let endpoints = services.endpoints(&self.service, &self.port);
+        let differs = *self.backend.endpoints.get() != *endpoints;
+        differs.then(|| {
+            self.backend.endpoints.set(endpoints);
+            self.backend.clone()
+        })
+    }
+}
+
 /// Makes backends, each once.
 pub(super) struct Backends<'a> {
     services: &'a Services,
@@ -114,6 +138,7 @@ pub(super) struct Backends<'a> {
     names: Option<&'a BTreeMap<String, Resolved>>,
     wanted_names: BTreeSet<String>,
     made: Made<Wanted, Backend>,
+    fed: Vec<Fed>,
 }
 
 /// A port of a Service.
@@ -133,12 +158,12 @@ enum Behind<'a> {
 
 impl<'a> Backends<'a> {
     pub(super) fn new(services: &'a Services, names: Option<&'a BTreeMap<String, Resolved>>) -> Self {
-        Self { services, names, wanted_names: BTreeSet::new(), made: Made::new() }
+        Self { services, names, wanted_names: BTreeSet::new(), made: Made::new(), fed: Vec::new() }
     }
 
-    /// The names that are to be resolved for the backends that were made.
-    pub(super) fn into_names(self) -> BTreeSet<String> {
-        self.wanted_names
+    /// The names that are to be resolved for the backends that were made, and those of them that EndpointSlices feed.
+    pub(super) fn into_sources(self) -> (BTreeSet<String>, Vec<Fed>) {
+        (self.wanted_names, self.fed)
     }
 
     /// The backend that an Ingress names; why there is none. What is wrong with one that there is, is put to `faults`.
@@ -199,7 +224,7 @@ impl<'a> Backends<'a> {
             return Ok(made.clone());
         }
         let endpoints = match (place.behind, endpoints_of_name) {
-            (Behind::Slices(port), _) => self.services.endpoints(&service, port),
+            (Behind::Slices(port), _) => self.services.endpoints(&service, &port.name),
             (Behind::Name(_), endpoints) => endpoints.unwrap_or_default(),
         };
         let name = match &wanted.special {
@@ -207,6 +232,9 @@ impl<'a> Backends<'a> {
             Some(_) => format!("{service}:{} for {owner}", place.number),
         };
         let made = Arc::new(make(name, protocol, endpoints, sticky, proxy_header));
+        if let Behind::Slices(port) = place.behind {
+            self.fed.push(Fed { backend: made.clone(), service, port: port.name.clone() });
+        }
         self.made.insert(wanted, made.clone());
         Ok(made)
     }
@@ -308,5 +336,12 @@ fn make(
     sticky: Option<Sticky>,
     proxy_header: Option<ProxyHeader>,
 ) -> Backend {
-    Backend { name: name.into(), protocol, endpoints, sticky, proxy_header, ..Backend::default() }
+    Backend {
+        name: name.into(),
+        protocol,
+        endpoints: endpoints.into(),
+        sticky,
+        proxy_header,
+        ..Backend::default()
+    }
 }

@@ -1,6 +1,6 @@
 //! The routes of all Ingresses, the oldest first.
 
-use super::backends::Backends;
+use super::backends::{Backends, Fed};
 use super::options::{Options, ToHttps};
 use super::rewrite::{Prefixed, prefixed};
 use super::secrets::Secrets;
@@ -20,14 +20,14 @@ use warren_types::{
     SecretRef,
 };
 
-/// Compiles them, and Gateways after them; the oldest are to come first.
+/// Compiles them, and Gateways after them, and says which backends EndpointSlices feed; the oldest are to come first.
 pub(super) fn compile(
     ours: &[&Read],
     gateways: &gateway::Rows,
     backends: Backends<'_>,
     secrets: &Secrets,
     settings: &Settings,
-) -> Compiled {
+) -> (Compiled, Vec<Fed>) {
     let mut all = Compiler {
         table: RouteTable::builder(),
         certificates: Certificates::default(),
@@ -95,7 +95,8 @@ pub(super) fn compile(
         };
         (read.row.key.clone(), served)
     });
-    Compiled {
+    let (names, fed) = all.backends.into_sources();
+    let compiled = Compiled {
         table: Arc::new(table.build()),
         served: Arc::new(served.collect()),
         gateways: Arc::new(told),
@@ -103,8 +104,9 @@ pub(super) fn compile(
         certificates: all.sources,
         default,
         default_fault,
-        names: all.backends.into_names(),
-    }
+        names,
+    };
+    (compiled, fed)
 }
 
 struct Compiler<'a> {

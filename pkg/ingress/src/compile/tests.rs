@@ -1,3 +1,4 @@
+mod moved;
 mod names;
 
 use super::*;
@@ -150,7 +151,7 @@ fn to(compiled: &Compiled, host: &str, path: &str) -> String {
         Some(Action::Answer(status)) => status.as_str().into(),
         Some(Action::Redirect(redirect)) => format!("{redirect:?}"),
         Some(Action::Forward(forward)) => {
-            let endpoints = &forward.backends[0].backend.endpoints;
+            let endpoints = forward.backends[0].backend.endpoints.get();
             endpoints.first().map_or_else(|| "nobody".into(), |endpoint| endpoint.address.to_string())
         }
     }
@@ -329,7 +330,7 @@ fn backends_are_the_endpoints_of_a_port_and_what_cannot_be_served_says_so() {
     };
     let made = &forward.backends[0].backend;
     let found: Vec<(String, Readiness)> =
-        made.endpoints.iter().map(|end| (end.address.to_string(), end.readiness)).collect();
+        made.endpoints.get().iter().map(|end| (end.address.to_string(), end.readiness)).collect();
     assert_eq!(
         found,
         [
@@ -360,18 +361,14 @@ fn backends_are_the_endpoints_of_a_port_and_what_cannot_be_served_says_so() {
 fn only_what_the_table_was_made_of_asks_for_another() {
     let mut world = World::new();
     world.ingress(ingress("one", 1, &[rule("foo.test", &[path("/", PathKind::Prefix, "a")])]));
-    let served = world.compile().served;
+    let Compiled { served, .. } = world.compile();
     assert!(!world.0.is_changed());
-    world.slice(slice("b", "b", &[("", 8080)], vec![Endpoint::ready(address(9))]));
+    let port = ServicePort::new(Transport::Tcp, 81);
+    world.service(service("b", std::slice::from_ref(&port)));
     assert!(!world.0.is_changed(), "nobody names b");
-    world.slice(slice("a", "a", &[("", 8080)], vec![Endpoint::ready(address(9))]));
+    world.service(service("a", &[ServicePort::new(Transport::Tcp, 80), port]));
     assert!(world.0.is_changed());
-    assert_eq!(to(&world.compile(), "foo.test", "/"), "10.42.0.9:8080");
     assert!(Arc::ptr_eq(&served, &world.compile().served), "nothing new to tell of Ingresses");
-    // A slice that goes over to another Service is missed by the first.
-    world.slice(slice("c", "a", &[("", 8080)], vec![Endpoint::ready(address(9))]));
-    assert!(world.0.is_changed());
-    assert_eq!(to(&world.compile(), "foo.test", "/"), "nobody");
 }
 
 fn self_signed(host: &str) -> (Vec<u8>, Vec<u8>) {

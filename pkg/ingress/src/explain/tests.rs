@@ -11,7 +11,7 @@ fn endpoint(last: u8, readiness: Readiness) -> Endpoint {
 }
 
 fn forward(endpoints: Vec<Endpoint>) -> Forward {
-    let backend = Backend { name: "shop/web:80".into(), endpoints, ..Backend::default() };
+    let backend = Backend { name: "shop/web:80".into(), endpoints: endpoints.into(), ..Backend::default() };
     Forward { backends: vec![Weighted { weight: 1, backend: Arc::new(backend) }], ..Forward::default() }
 }
 

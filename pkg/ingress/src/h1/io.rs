@@ -1,43 +1,25 @@
 //! Bytes from and to a connection. A connection that waits holds no buffer.
 
 use super::body::{Decoder, Step};
+use super::buffer::{Buffer, SMALL};
 use super::head::{self, Framing};
 use crate::bounds::Bounds;
 use crate::error::Broken;
 use crate::fields::Fields;
+use crate::patience::within;
 use crate::text;
-use std::cell::RefCell;
 use std::future::{Future, poll_fn};
-use std::io;
-use std::pin::Pin;
+use std::io::{self, IoSlice};
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
 
-/// The size of a buffer. Heads may grow it.
-const BUFFER: usize = 16 << 10;
+/// Bytes from which on a piece is not copied to what is kept, but written beside it.
+const MUCH: usize = SMALL / 2;
 /// The longest line that begins a chunk of ours.
 const CHUNK_LINE: usize = 18;
-/// How many unused buffers a thread keeps.
-const SPARE: usize = 256;
-
-thread_local! {
-    static SPARES: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
-}
-
-fn take_buffer() -> Vec<u8> {
-    SPARES.with_borrow_mut(Vec::pop).unwrap_or_else(|| Vec::with_capacity(BUFFER))
-}
-
-fn give_buffer(mut buffer: Vec<u8>) {
-    SPARES.with_borrow_mut(|spares| {
-        if buffer.capacity() == BUFFER && spares.len() < SPARE {
-            buffer.clear();
-            spares.push(buffer);
-        }
-    });
-}
 
 /// A connection, in clear text or not.
 pub(crate) enum Stream {
@@ -49,8 +31,8 @@ impl Stream {
     /// Both directions of it.
     pub(crate) fn split(self) -> (Reader, Writer) {
         let (read, write) = tokio::io::split(self);
-        let reader = Reader { io: read, data: Vec::new(), start: 0 };
-        (reader, Writer { io: write, out: Vec::new() })
+        let reader = Reader { io: read, data: Buffer::default(), start: 0, comes_fast: false };
+        (reader, Writer { io: write, out: Buffer::default(), start: 0, is_flushed: true })
     }
 }
 
@@ -71,6 +53,22 @@ impl AsyncWrite for Stream {
         }
     }
 
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    /// Both do.
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
@@ -89,8 +87,10 @@ impl AsyncWrite for Stream {
 /// What comes in.
 pub(crate) struct Reader {
     io: ReadHalf<Stream>,
-    data: Vec<u8>,
+    data: Buffer,
     start: usize,
+    /// Whether the last read brought as much as a small buffer takes.
+    comes_fast: bool,
 }
 
 impl Reader {
@@ -113,26 +113,24 @@ impl Reader {
     }
 
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        if self.data.capacity() == 0 {
-            self.data = take_buffer();
+        if self.data.is_empty() && (self.data.is_none() || self.comes_fast) {
+            self.data.give_back();
+            self.data = if self.comes_fast { Buffer::large() } else { Buffer::small() };
         }
         if self.start > 0 {
             self.data.drain(..self.start);
             self.start = 0;
         }
         if self.data.len() == self.data.capacity() {
-            self.data.reserve(BUFFER);
+            self.data.reserve(SMALL);
         }
-        let read = std::pin::pin!(self.io.read_buf(&mut self.data)).poll(cx);
-        match read {
-            Poll::Ready(read) => Poll::Ready(read),
-            Poll::Pending => {
-                if self.data.is_empty() {
-                    give_buffer(std::mem::take(&mut self.data));
-                }
-                Poll::Pending
-            }
+        let read = pin!(self.io.read_buf(&mut *self.data)).poll(cx);
+        match &read {
+            Poll::Ready(read) => self.comes_fast = matches!(read, Ok(SMALL..)),
+            Poll::Pending if self.data.is_empty() => self.data.give_back(),
+            Poll::Pending => {}
         }
+        read
     }
 
     /// Whether the peer has neither closed nor said anything.
@@ -160,41 +158,76 @@ impl Reader {
 /// What goes out. Small pieces are collected and written at once.
 pub(crate) struct Writer {
     io: WriteHalf<Stream>,
-    out: Vec<u8>,
+    /// What is kept for the next write, from `start` on.
+    out: Buffer,
+    start: usize,
+    /// Whether nothing was written that TLS may still hold.
+    is_flushed: bool,
 }
 
 impl Writer {
     /// Where to put bytes that the next write takes along.
     pub(crate) fn buffer(&mut self) -> &mut Vec<u8> {
-        if self.out.capacity() == 0 {
-            self.out = take_buffer();
+        if self.out.is_none() {
+            self.out = Buffer::small();
         }
         &mut self.out
     }
 
-    /// Writes, or keeps for the next write what is little.
-    async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let buffer = self.buffer();
-        if buffer.len() + bytes.len() <= buffer.capacity() {
-            buffer.extend_from_slice(bytes);
-            return Ok(());
-        }
-        self.flush().await?;
-        if bytes.len() < BUFFER / 2 {
+    /// Takes back what was kept and not yet written.
+    pub(crate) fn discard(&mut self) {
+        self.out.give_back();
+        self.start = 0;
+    }
+
+    /// Takes of some bytes as many as it can without waiting twice, and says how many: few are kept for the next write, many
+    /// are written behind what was kept.
+    pub(crate) async fn take(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if bytes.len() < MUCH && bytes.len() <= self.room() {
             self.buffer().extend_from_slice(bytes);
-            return Ok(());
+            return Ok(bytes.len());
         }
-        self.io.write_all(bytes).await
+        self.write(bytes).await
+    }
+
+    /// How much can be kept; a buffer that grew would be no spare one any more.
+    fn room(&self) -> usize {
+        if self.out.is_none() { SMALL } else { self.out.capacity() - self.out.len() }
+    }
+
+    /// One write of what was kept and of more; says how many bytes of the latter went along.
+    async fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let kept = &self.out[self.start..];
+        let before = kept.len();
+        let written = match (kept, bytes) {
+            (some, []) | ([], some) => self.io.write(some).await?,
+            _ => self.io.write_vectored(&[IoSlice::new(kept), IoSlice::new(bytes)]).await?,
+        };
+        if written == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        self.is_flushed = false;
+        match written.checked_sub(before) {
+            None => {
+                self.start += written;
+                Ok(0)
+            }
+            Some(more) => {
+                self.discard();
+                Ok(more)
+            }
+        }
     }
 
     /// Writes all that was kept.
     pub(crate) async fn flush(&mut self) -> io::Result<()> {
-        if !self.out.is_empty() {
-            self.io.write_all(&self.out).await?;
-            self.io.flush().await?;
+        while self.start < self.out.len() {
+            self.write(&[]).await?;
         }
-        if self.out.capacity() > 0 {
-            give_buffer(std::mem::take(&mut self.out));
+        self.discard();
+        if !self.is_flushed {
+            self.io.flush().await?;
+            self.is_flushed = true;
         }
         Ok(())
     }
@@ -204,20 +237,32 @@ impl Writer {
         self.io.shutdown().await
     }
 
-    /// Writes a piece of a body.
-    pub(crate) async fn body(&mut self, framing: Framing, bytes: &[u8]) -> io::Result<()> {
+    /// Writes a piece of a body. `patience` is the longest time from one write to the next.
+    pub(crate) async fn body(
+        &mut self,
+        framing: Framing,
+        bytes: &[u8],
+        patience: Duration,
+    ) -> Result<(), Broken> {
         if framing != Framing::Chunked {
-            return self.write(bytes).await;
+            return self.all(bytes, patience).await;
         }
-        // Grown it would be no spare one any more.
-        if self.out.capacity() - self.out.len() < CHUNK_LINE {
-            self.flush().await?;
+        if self.room() < CHUNK_LINE {
+            within(patience, pin!(self.flush())).await??;
         }
         let buffer = self.buffer();
         text::hex(buffer, bytes.len() as u64);
         buffer.extend_from_slice(b"\r\n");
-        self.write(bytes).await?;
-        self.write(b"\r\n").await
+        self.all(bytes, patience).await?;
+        self.all(b"\r\n", patience).await
+    }
+
+    async fn all(&mut self, mut bytes: &[u8], patience: Duration) -> Result<(), Broken> {
+        while !bytes.is_empty() {
+            let taken = within(patience, pin!(self.take(bytes))).await??;
+            bytes = &bytes[taken..];
+        }
+        Ok(())
     }
 
     /// Ends a body.

@@ -4,7 +4,7 @@ use crate::auth::Users;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use ipnet::IpNet;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 /// A route: the filters of a request in the order in which they are asked, and what is done with it then.
@@ -148,13 +148,36 @@ pub struct Backend {
     /// What it speaks.
     pub protocol: Protocol,
     /// Where it is.
-    pub endpoints: Vec<Endpoint>,
+    pub endpoints: Endpoints,
     /// Keeps a client at one endpoint.
     pub sticky: Option<Sticky>,
     /// Tells an endpoint the client's address before the first request. Such connections are not shared among clients.
     pub proxy_header: Option<ProxyHeader>,
     /// When an endpoint that fails is left alone for a while.
     pub ejection: Ejection,
+}
+
+/// The endpoints of a backend. They come and go while the table that holds the backend stays: the one thing of a table that
+/// is replaced in place, as a whole.
+#[derive(Debug, Default)]
+pub struct Endpoints(RwLock<Arc<[Endpoint]>>);
+
+impl Endpoints {
+    /// Those of this moment.
+    pub fn get(&self) -> Arc<[Endpoint]> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// It has these from now on. A data path that serves by the table is to be told.
+    pub(crate) fn set(&self, endpoints: Vec<Endpoint>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = endpoints.into();
+    }
+}
+
+impl From<Vec<Endpoint>> for Endpoints {
+    fn from(endpoints: Vec<Endpoint>) -> Self {
+        Self(RwLock::new(endpoints.into()))
+    }
 }
 
 /// What a backend speaks.

@@ -7,7 +7,7 @@ use crate::tls::Certificates;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// All routes and certificates, as of one moment. It is made by a [`RouteTableBuilder`], never changed, and swapped as a
+/// All routes and certificates, as of one moment. It is made by a [`RouteTableBuilder`], not changed but for the endpoints of its backends, and swapped as a
 /// whole.
 ///
 /// The order in which routes are asked: an exact host, then a wildcard of one label, then those of any number of

@@ -238,7 +238,8 @@ impl Client {
 
 pub(crate) fn backend(endpoints: &[SocketAddr]) -> Backend {
     let ready = |address: &SocketAddr| Endpoint { address: *address, readiness: Readiness::Ready };
-    Backend { name: "backend".into(), endpoints: endpoints.iter().map(ready).collect(), ..Backend::default() }
+    let endpoints: Vec<Endpoint> = endpoints.iter().map(ready).collect();
+    Backend { name: "backend".into(), endpoints: endpoints.into(), ..Backend::default() }
 }
 
 pub(crate) fn forward(backend: Backend) -> Forward {

@@ -343,6 +343,9 @@ fn all(
     if m == Method::POST {
         let object: Value = serde_json::from_str(&body).unwrap();
         let mut object = object;
+        if let Some(ns) = &ns {
+            object["metadata"]["namespace"] = json!(ns);
+        }
         object["metadata"]["uid"] = json!(format!("uid-{}", key_of(&object)));
         object.as_object_mut().unwrap().remove("status");
         let exists =
@@ -457,6 +460,15 @@ fn one(s: Served, resource: String, key: String, m: Method, body: String) -> Res
             *s.inner.lock().unwrap().writes.entry(resource.clone()).or_default() += 1;
             merge(&mut object, &serde_json::from_str(&body).unwrap());
             put(&s.inner, &s.changed, &resource, object).to_string().into_response()
+        }
+        Method::PUT => {
+            let new: Value = serde_json::from_str(&body).unwrap();
+            let (was, is) = (&object["metadata"]["resourceVersion"], &new["metadata"]["resourceVersion"]);
+            if !is.is_null() && was != is {
+                return failure(409, "Conflict");
+            }
+            *s.inner.lock().unwrap().writes.entry(resource.clone()).or_default() += 1;
+            put(&s.inner, &s.changed, &resource, new).to_string().into_response()
         }
         Method::DELETE => delete(&s.inner, &s.changed, &resource, &key).unwrap().to_string().into_response(),
         _ => object.to_string().into_response(),
