@@ -1,4 +1,4 @@
-//! The sysctls that forwarding between pods needs.
+//! The sysctls that forwarding between pods needs, and what connections through Services want of connection tracking.
 
 use std::io;
 use std::sync::Arc;
@@ -11,6 +11,10 @@ pub type NoteSysctl = Arc<dyn Fn(&str, &str) -> io::Result<()> + Send + Sync>;
 
 const FORWARD_V4: &str = "net/ipv4/ip_forward";
 const FORWARD_V6: &str = "net/ipv6/conf/all/forwarding";
+/// Seconds that connection tracking remembers a connection one side of which has ended (`CLOSE_WAIT`).
+const HALF_CLOSED: &str = "net/netfilter/nf_conntrack_tcp_timeout_close_wait";
+/// What kube-proxy sets it to. By the kernel's own minute, the side that still sends loses its connection to a Service.
+const HALF_CLOSED_SECONDS: u32 = 3600;
 
 /// Lets this host forward packets of the families that pods have. What could not be had, in words. Blocking, and in the
 /// namespace of the calling thread.
@@ -29,7 +33,18 @@ pub(crate) fn forwarding(v4: bool, v6: bool, note: &NoteSysctl) -> Vec<String> {
         }
         missing.extend(set(FORWARD_V6, "1", Some(note)));
     }
+    remember_half_closed(note);
     missing
+}
+
+/// Only ever raised. Forwarding does not depend on it, so a host that does not let it be written is none the worse.
+fn remember_half_closed(note: &NoteSysctl) {
+    let now = sysctl::get(HALF_CLOSED).ok().flatten().and_then(|text| text.trim().parse::<u32>().ok());
+    if now.is_some_and(|seconds| seconds < HALF_CLOSED_SECONDS)
+        && let Some(reason) = set(HALF_CLOSED, &HALF_CLOSED_SECONDS.to_string(), Some(note))
+    {
+        tracing::debug!(reason, "half-closed connections are forgotten sooner");
+    }
 }
 
 /// Fits the tunnel link for packets whose sender has another way back: replies of a node's own addresses. These go with
