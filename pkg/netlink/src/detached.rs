@@ -16,9 +16,9 @@ use std::time::{Duration, Instant};
 
 /// The argument by which the process proper is known.
 pub const FOREGROUND: &str = "--foreground";
-/// Set in the environment of an agent in a container: what it starts is to outlive the container too, so it leaves the
-/// container's control groups.
-pub const OUTLIVE_CONTAINER: &str = "WARREN_OUTLIVE_CONTAINER";
+/// In the environment of an agent in a container: where the host's control groups are mounted. What the agent starts is to
+/// outlive the container too, so it leaves that one's for them.
+pub const HOST_CONTROL_GROUPS: &str = "WARREN_HOST_CGROUPS";
 /// What it says on its standard output when it serves.
 const READY: &str = "ready";
 /// A log larger than this is begun anew.
@@ -27,6 +27,18 @@ const LOG_MAX: u64 = 1 << 20;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How often it is looked for meanwhile.
 const LOOK: Duration = Duration::from_millis(5);
+
+/// Passes on what the launch of `name` said although it succeeded: a warning, as that it will end with its container.
+pub fn pass_on(name: &str, stderr: &[u8]) {
+    let said = String::from_utf8_lossy(stderr);
+    if !said.trim().is_empty() {
+        tracing::warn!(
+            process = name,
+            said = said.trim(),
+            "a process that outlives the agent was started with a warning"
+        );
+    }
+}
 
 /// A process of this kind, running or not.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,8 +135,8 @@ impl Detached {
         };
         // Fails only where this process leads a session already, which is as good.
         let _ = nix::unistd::setsid();
-        if std::env::var_os(OUTLIVE_CONTAINER).is_some()
-            && let Err(error) = crate::control_group::leave()
+        if let Some(host) = std::env::var_os(HOST_CONTROL_GROUPS)
+            && let Err(error) = crate::control_group::leave(Path::new(&host))
         {
             tracing::warn!(process = %self.name, %error, "it will end with its container");
         }

@@ -86,6 +86,7 @@ impl Process {
             let why = String::from_utf8_lossy(&started.stderr);
             return Err(io::Error::other(format!("{} did not start: {}", self.0, why.trim())));
         }
+        crate::detached::pass_on(self.0, &started.stderr);
         self.connect(run_dir).await
     }
 

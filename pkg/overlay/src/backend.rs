@@ -203,7 +203,10 @@ impl Tunnel {
         let launched =
             in_namespace(self.netlink.namespace(), "start the userspace tunnel", START, run).await?;
         match launched {
-            Some(Ok(out)) if out.status.success() => Ok(()),
+            Some(Ok(out)) if out.status.success() => {
+                warren_netlink::detached::pass_on(TUNNEL_LINK, &out.stderr);
+                Ok(())
+            }
             Some(Ok(out)) => Err(failed(String::from_utf8_lossy(&out.stderr).trim().replace('\n', "; "))),
             Some(Err(e)) => Err(failed(e.to_string())),
             None => Err(failed("no program is configured".into())),
