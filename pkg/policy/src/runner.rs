@@ -76,7 +76,8 @@ pub async fn run(
     let mut gate = runner.deps.gate.open();
     let mut compare = Some(Why::Own);
     let mut compare_at = tokio::time::Instant::now();
-    let mut look = tokio::time::interval(LOOK);
+    // Not at once: what a start found removed is to be remembered for a while.
+    let mut look = tokio::time::interval_at(tokio::time::Instant::now() + LOOK, LOOK);
     let mut since = Instant::now();
     loop {
         let begun = tokio::time::Instant::now();

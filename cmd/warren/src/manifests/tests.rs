@@ -74,7 +74,14 @@ fn every_object_is_what_its_type_says() {
     let settings: Value = serde_saphyr::from_str(settings).unwrap();
     assert_eq!(settings, serde_json::json!({"mtu": "1400", "dns-stub": "a.test=192.0.2.1"}));
     let env = &one(&all, "DaemonSet", "warren")["spec"]["template"]["spec"]["containers"][0]["env"];
-    assert_eq!((&env[1]["value"], &env[2]["value"]), (&"127.0.0.1".into(), &"6444".into()));
+    let set = |name: &str| {
+        env.as_array().unwrap().iter().find(|one| one["name"] == name).map(|one| one["value"].clone())
+    };
+    assert_eq!(set("KUBERNETES_SERVICE_HOST"), Some("127.0.0.1".into()));
+    assert_eq!(set("KUBERNETES_SERVICE_PORT"), Some("6444".into()));
+    // What outlives the pod needs both.
+    assert_eq!(set("WARREN_HOST_CGROUPS"), Some("/host/cgroup".into()));
+    assert_eq!(one(&all, "DaemonSet", "warren")["spec"]["template"]["spec"]["hostPID"], true);
 }
 
 #[test]
