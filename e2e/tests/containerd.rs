@@ -141,7 +141,9 @@ impl Site {
         }
         Self::start_agent(&lab)?;
         // Nobody else brings the plugin that containerd calls for the loopback.
-        lab.exec(NODE, &["test", "-L", "/opt/cni/bin/loopback"])?;
+        eventually(Duration::from_secs(20), || {
+            lab.exec(NODE, &["test", "-L", "/opt/cni/bin/loopback"]).map(drop)
+        })?;
         start_containerd(&lab, CONFIG)?;
         lab.exec(NODE, &["sh", "-c", &format!("{CTR} -n k8s.io image import --snapshotter native {image}")])?;
         let pid = lab

@@ -6,7 +6,7 @@
 use crate::ask::unspecified;
 use crate::echo::PORT;
 use crate::runner::{Facts, in_namespace};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -55,8 +55,11 @@ pub(crate) async fn look(
 ) -> Result<Vec<Check>, NetlinkError> {
     let seen = Arc::new(Mutex::new(Seen::default()));
     let word = format!("warren-connectivity {id} ");
-    let ends: Vec<Option<SocketAddr>> =
-        aims.iter().map(|aim| facts.endpoints.get(&aim.node).copied()).collect();
+    let ends: Vec<BTreeSet<SocketAddr>> = aims
+        .iter()
+        .map(|aim| facts.endpoints.get(&aim.node).cloned().unwrap_or_default())
+        .map(|ends| ends.into_iter().map(|end| (end.ip().to_canonical(), end.port()).into()).collect())
+        .collect();
     let mut watches = JoinSet::new();
     for link in netlink.list_links().await? {
         if link.up && link.name != "lo" && !link.name.starts_with(OWN_LINKS) {
@@ -73,7 +76,7 @@ pub(crate) async fn look(
         let (outcome, why) = verdict(
             seen.clear.get(&number),
             answered.get(number) == Some(&true),
-            ends.get(number).is_some_and(Option::is_some),
+            ends.get(number).is_some_and(|ends| !ends.is_empty()),
             seen.sealed.get(&number).copied().unwrap_or_default(),
         );
         let (to, address) = (Some(aim.node.clone()), Some(aim.address));
@@ -128,17 +131,15 @@ async fn watch(
     socket: &PacketSocket,
     link: &str,
     word: &[u8],
-    ends: &[Option<SocketAddr>],
+    ends: &[BTreeSet<SocketAddr>],
     seen: &Mutex<Seen>,
 ) {
     let mut frame = vec![0; MAX_FRAME];
     while let Ok(length) = socket.receive(&mut frame).await {
         let frame = frame.get(..length).unwrap_or_default();
         let (aim, to) = (said(frame, word), destination(frame));
-        let sealed = ends.iter().enumerate().filter(|(_, end)| {
-            aim.is_none()
-                && length >= LENGTH
-                && end.is_some_and(|end| to == Some((end.ip().to_canonical(), end.port())))
+        let sealed = ends.iter().enumerate().filter(|(_, ends)| {
+            aim.is_none() && length >= LENGTH && to.is_some_and(|to| ends.contains(&to.into()))
         });
         let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(aim) = aim {

@@ -3,7 +3,7 @@
 use crate::clear::{self, Aim};
 use crate::round::Round;
 use crate::{BoxFuture, echo};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -54,8 +54,8 @@ pub struct Facts {
     pub domain: String,
     /// Whether outside names are denied by configuration.
     pub offline: bool,
-    /// Where packets of the tunnels are sent, by node.
-    pub endpoints: BTreeMap<NodeName, SocketAddr>,
+    /// Where packets of the tunnels may be sent, by node.
+    pub endpoints: BTreeMap<NodeName, BTreeSet<SocketAddr>>,
 }
 
 /// What the agent lends: pods are attached by the same way as those of a container runtime.

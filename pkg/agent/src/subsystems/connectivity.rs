@@ -3,7 +3,8 @@
 use super::Shared;
 use crate::supervisor::SubsystemError;
 use serde_json::{Value, json};
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use warren_cni::plugin;
 use warren_cni::spec::Call;
 use warren_connectivity::{BoxFuture, Deps, Facts, Node, PodRequest};
 use warren_netlink::NetNs;
-use warren_types::{HealthCell, defaults};
+use warren_types::{HealthCell, NodeName, defaults};
 
 /// The link of a pod, in its own namespace.
 const IF_NAME: &str = warren_connectivity::runner::LINK;
@@ -100,7 +101,14 @@ impl Node for Lender {
     fn facts(&self) -> Facts {
         let Self(shared) = self;
         let dns = shared.config.dns.is_some().then(|| shared.dns.get()).flatten();
-        let peers = shared.overlay.get().peers;
+        // A tunnel may take another way at any moment, so all ways to a node count.
+        let mut endpoints: BTreeMap<NodeName, BTreeSet<SocketAddr>> = BTreeMap::new();
+        for node in shared.store.table::<warren_types::Node>().snapshot().rows.values() {
+            endpoints.entry(node.name.clone()).or_default().extend(&node.endpoints);
+        }
+        for peer in shared.overlay.get().peers {
+            endpoints.entry(peer.node).or_default().extend(peer.endpoint);
+        }
         Facts {
             registers: shared.config.register_node,
             ingress_port: shared.config.ingress.as_ref().map(|ingress| ingress.http_port),
@@ -109,7 +117,7 @@ impl Node for Lender {
                 .as_ref()
                 .map_or_else(|| defaults::CLUSTER_DOMAIN.to_owned(), |dns| dns.domain.clone()),
             dns: dns.map(|dns| dns.addresses.into_iter().collect()).unwrap_or_default(),
-            endpoints: peers.into_iter().filter_map(|p| Some((p.node, p.endpoint?))).collect(),
+            endpoints,
         }
     }
 }
