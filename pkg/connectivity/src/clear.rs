@@ -8,11 +8,11 @@ use crate::echo::PORT;
 use crate::runner::{Facts, in_namespace};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::net::UdpSocket;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use warren_netlink::packet::{Frames, MAX_FRAME, PacketSocket};
 use warren_netlink::{NetNs, Netlink, NetlinkError};
 use warren_types::NodeName;
@@ -22,6 +22,10 @@ use warren_types::connectivity::{Check, CheckKind, Outcome};
 const DATAGRAMS: usize = 16;
 /// Bytes of each; packets of the tunnel that are as long, or longer, may hold one.
 const LENGTH: usize = 1000;
+/// How long what was sent may take to be seen: an answer may be here before it.
+const LATE: Duration = Duration::from_secs(2);
+/// How long clear text is waited for besides, on links other than the tunnel's.
+const LAST: Duration = Duration::from_millis(100);
 /// Names of Warren's links, where clear text is as it should be, begin with this.
 const OWN_LINKS: &str = "wrn";
 
@@ -53,7 +57,7 @@ pub(crate) async fn look(
     facts: &Facts,
     limit: Duration,
 ) -> Result<Vec<Check>, NetlinkError> {
-    let seen = Arc::new(Mutex::new(Seen::default()));
+    let (seen, mut look) = watch::channel(Seen::default());
     let word = format!("warren-connectivity {id} ");
     let ends: Vec<BTreeSet<SocketAddr>> = aims
         .iter()
@@ -64,14 +68,22 @@ pub(crate) async fn look(
     for link in netlink.list_links().await? {
         if link.up && link.name != "lo" && !link.name.starts_with(OWN_LINKS) {
             let socket = PacketSocket::in_namespace(netlink.namespace(), link.index, Frames::All).await?;
-            let (seen, word, ends) = (Arc::clone(&seen), word.clone(), ends.clone());
+            let (seen, word, ends) = (seen.clone(), word.clone(), ends.clone());
             watches.spawn(async move { watch(&socket, &link.name, word.as_bytes(), &ends, &seen).await });
         }
     }
     let sent = aims.to_vec();
     let answered = in_namespace(pod, move || async move { talk(&sent, &word, limit).await }).await?;
+    let awaited = |seen: &Seen| {
+        let of = |number: &usize| ends.get(*number).is_some_and(|ends| !ends.is_empty());
+        let mut answered = (0..aims.len()).filter(|number| answered.get(*number) == Some(&true)).filter(of);
+        answered.all(|number| seen.sealed.get(&number).is_some_and(|count| *count >= DATAGRAMS))
+    };
+    // Whether it was seen at all is judged below.
+    let _ = timeout(LATE, look.wait_for(awaited)).await;
+    tokio::time::sleep(LAST).await;
     watches.shutdown().await;
-    let seen = std::mem::take(&mut *seen.lock().unwrap_or_else(PoisonError::into_inner));
+    let seen = seen.send_replace(Seen::default());
     let check = |(number, aim): (usize, &Aim)| {
         let (outcome, why) = verdict(
             seen.clear.get(&number),
@@ -132,7 +144,7 @@ async fn watch(
     link: &str,
     word: &[u8],
     ends: &[BTreeSet<SocketAddr>],
-    seen: &Mutex<Seen>,
+    seen: &watch::Sender<Seen>,
 ) {
     let mut frame = vec![0; MAX_FRAME];
     while let Ok(length) = socket.receive(&mut frame).await {
@@ -141,13 +153,18 @@ async fn watch(
         let sealed = ends.iter().enumerate().filter(|(_, ends)| {
             aim.is_none() && length >= LENGTH && to.is_some_and(|to| ends.contains(&to.into()))
         });
-        let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(aim) = aim {
-            seen.clear.insert(aim, link.to_owned());
+        let sealed: Vec<usize> = sealed.map(|(number, _)| number).collect();
+        if aim.is_none() && sealed.is_empty() {
+            continue;
         }
-        for (number, _) in sealed {
-            *seen.sealed.entry(number).or_default() += packets(length);
-        }
+        seen.send_modify(|seen| {
+            if let Some(aim) = aim {
+                seen.clear.insert(aim, link.to_owned());
+            }
+            for number in sealed {
+                *seen.sealed.entry(number).or_default() += packets(length);
+            }
+        });
     }
 }
 
