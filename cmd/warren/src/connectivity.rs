@@ -13,7 +13,7 @@ use crate::output;
 use crate::status::{Output, print_json};
 use anyhow::Context as _;
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use objects::Cluster;
 use report::{Part, Report};
 use serde_json::Value;
@@ -58,7 +58,7 @@ pub(crate) struct ConnectivityArgs {
 pub(crate) fn run(args: ConnectivityArgs) -> anyhow::Result<ExitCode> {
     api::block_on(async {
         let api = args.api.api().await?;
-        let progress = spinner();
+        let progress = crate::output::spinner();
         let cluster = Cluster::new(&api);
         let mut term = signal(SignalKind::terminate()).context("listen for signals")?;
         let outcome = tokio::select! {
@@ -77,15 +77,6 @@ pub(crate) fn run(args: ConnectivityArgs) -> anyhow::Result<ExitCode> {
         swept.context("what the run made could not be taken away; the next run tries it again")?;
         Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILURE) })
     })
-}
-
-fn spinner() -> ProgressBar {
-    let bar = ProgressBar::new_spinner();
-    if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
-        bar.set_style(style);
-    }
-    bar.enable_steady_tick(Duration::from_millis(100));
-    bar
 }
 
 /// The nodes that take part, with their own addresses.

@@ -6,11 +6,9 @@ use crate::output;
 use crate::status::{Output, print_json};
 use anyhow::Context as _;
 use clap::{ArgMatches, Args, Command, FromArgMatches, Parser};
-use indicatif::{ProgressBar, ProgressStyle};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 use warren_agent::config::{AgentConfig, Origin, RawConfig};
 use warren_agent::status::StatusReport;
 use warren_doctor::{Asked, catalogue, diagnose, gather, list, render};
@@ -106,7 +104,7 @@ pub(crate) fn run(args: DoctorArgs) -> anyhow::Result<ExitCode> {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let asked = runtime.block_on(asked(args.agent.0))?;
-    let progress = spinner();
+    let progress = crate::output::spinner();
     let facts = runtime.block_on(gather(&asked, |what| progress.set_message(format!("looking at {what}"))));
     progress.finish_and_clear();
     let report = diagnose(&facts, &args.check);
@@ -126,16 +124,6 @@ fn listed() -> Vec<serde_json::Value> {
     let all = catalogue().iter().flat_map(|g| g.checks.iter().map(move |c| (g, c)));
     all.map(|(g, c)| serde_json::json!({"id": c.id, "group": g.name, "about": c.about, "says": c.says}))
         .collect()
-}
-
-/// A line on a terminal that says what is looked at; nothing elsewhere.
-fn spinner() -> ProgressBar {
-    let bar = ProgressBar::new_spinner();
-    if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
-        bar.set_style(style);
-    }
-    bar.enable_steady_tick(Duration::from_millis(100));
-    bar
 }
 
 /// The configuration: these flags, then those of the agent that runs, then the file.

@@ -1,7 +1,9 @@
 //! Writing to a person: a closed pipe (`warren status | head`) is no failure and never a panic.
 
+use indicatif::{ProgressBar, ProgressStyle};
 use std::fmt::Display;
 use std::io::{IsTerminal as _, Write as _};
+use std::time::Duration;
 
 /// Writes a line to stdout.
 pub(crate) fn line(text: impl Display) {
@@ -17,6 +19,16 @@ pub(crate) fn text(text: &str) -> bool {
 /// Writes text as it is to stderr.
 pub(crate) fn stderr(text: &str) {
     let _ = std::io::stderr().lock().write_all(text.as_bytes());
+}
+
+/// A line on a terminal that says what is being done; nothing elsewhere.
+pub(crate) fn spinner() -> ProgressBar {
+    let bar = ProgressBar::new_spinner();
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(Duration::from_millis(100));
+    bar
 }
 
 /// Whether stdout is a terminal that wants colour (`NO_COLOR` and `TERM=dumb` say no).
