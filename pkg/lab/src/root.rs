@@ -2,7 +2,8 @@
 //!
 //! A new root is built in memory. Most of the host's top directories appear in it as they are. Directories in which a
 //! node writes (`/etc`, `/opt`, `/var/lib`) are directories of the node's disk, filled with links to the host's
-//! entries; what belongs to Warren and CNI is left out of them, so that nothing of the host is read or written there.
+//! entries; what belongs to Warren, CNI and Kubernetes is left out of them, so that nothing of the host is read or
+//! written there, also on a host that is a node of a real cluster.
 //! The host's own root is at `/.host`.
 
 use crate::LabError;
@@ -16,8 +17,11 @@ use std::path::Path;
 pub(crate) const HOST: &str = "/.host";
 
 /// Directories of the node's disk, and the entries of the host's that they hide.
-const DISK: [(&str, &[&str]); 3] =
-    [("etc", &["cni", "warren"]), ("opt", &["cni"]), ("var/lib", &["warren", "cni"])];
+const DISK: [(&str, &[&str]); 3] = [
+    ("etc", &["cni", "warren", "rancher", "kubernetes"]),
+    ("opt", &["cni"]),
+    ("var/lib", &["warren", "cni", "rancher", "kubelet", "containerd"]),
+];
 /// Directories that a node has on its disk from the first boot on.
 const OWN: [&str; 5] = ["etc/cni/net.d", "etc/warren", "opt/cni/bin", "var/lib/warren", "var/lib/cni"];
 
@@ -59,13 +63,13 @@ pub(crate) fn show(source: &Path, target: &Path) -> Result<(), LabError> {
     mounted("a directory", Some(source), target, None, MsFlags::MS_BIND | MsFlags::MS_REC, None)
 }
 
-/// Prepares a node's disk: once, and again harmlessly.
-fn format_disk(disk: &Path) -> io::Result<()> {
+/// Prepares a node's disk, with links to what `host`, the root of the host, has: once, and again harmlessly.
+fn format_disk(disk: &Path, host: &Path) -> io::Result<()> {
     for dir in OWN {
         fs::create_dir_all(disk.join(dir))?;
     }
     for (dir, hidden) in DISK {
-        let Ok(entries) = fs::read_dir(Path::new("/").join(dir)) else { continue };
+        let Ok(entries) = fs::read_dir(host.join(dir)) else { continue };
         for entry in entries.flatten() {
             let name = entry.file_name();
             if hidden.iter().any(|h| name == *h) {
@@ -87,7 +91,7 @@ fn format_disk(disk: &Path) -> io::Result<()> {
 /// Gives the calling process, and all that it starts, the file tree of a node. `disk` is the node's disk; `boot_id`
 /// makes this a boot of its own for what reads the kernel's.
 pub(crate) fn enter_node(disk: &Path, boot_id: &str) -> Result<(), LabError> {
-    format_disk(disk).map_err(LabError::io(format!("prepare the disk {}", disk.display())))?;
+    format_disk(disk, Path::new("/")).map_err(LabError::io(format!("prepare the disk {}", disk.display())))?;
     let root = disk.join("root");
     fs::create_dir_all(&root).map_err(LabError::io("make the node's root"))?;
     memory_disk(&root, "mode=755")?;
@@ -182,4 +186,25 @@ fn mirror(from: &Path, to: &Path, except: &[&str]) -> Result<(), LabError> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_of_a_hosts_own_cluster_is_within_reach_of_a_node() {
+        let dir = tempfile::tempdir().unwrap();
+        let (host, disk) = (dir.path().join("host"), dir.path().join("disk"));
+        for file in ["var/lib/kubelet/config.yaml", "etc/rancher/k3s/config.yaml", "etc/cni/net.d/x", "etc/hosts"] {
+            fs::create_dir_all(host.join(file).parent().unwrap()).unwrap();
+            fs::write(host.join(file), "the host's").unwrap();
+        }
+        for _ in 0..2 {
+            format_disk(&disk, &host).unwrap();
+        }
+        let linked = |path: &str| fs::symlink_metadata(disk.join(path)).is_ok();
+        assert!(linked("etc/hosts") && !linked("etc/rancher") && !linked("var/lib/kubelet"));
+        assert_eq!(fs::read_dir(disk.join("etc/cni/net.d")).unwrap().count(), 0);
+    }
 }

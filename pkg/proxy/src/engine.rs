@@ -9,13 +9,12 @@ use crate::names::Pick;
 use crate::node::NodeContext;
 use crate::plan::{self, Front, FrontKey, ServicePlan};
 use crate::{host_ports, ruleset};
-use std::borrow::Borrow;
 use std::collections::btree_map::Entry as MapEntry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use warren_netlink::nft::Change;
 use warren_netlink::nft::model::{Chain, Element, Ruleset};
-use warren_types::{Attachment, EndpointSlice, Fault, Protocol, Service, ServiceKey, SliceKey};
+use warren_types::{Attachment, EndpointSlice, Fault, Protocol, Service, ServiceKey, SliceByKey, SliceKey};
 
 /// Chains for so many endpoints are there from the beginning.
 const READY_PICKS: u32 = 32;
@@ -25,7 +24,7 @@ pub struct Engine {
     node: NodeContext,
     /// Those with a row, with slices, or still with elements.
     services: BTreeMap<Arc<ServiceKey>, Entry>,
-    slices: BTreeSet<ByKey>,
+    slices: BTreeSet<SliceByKey>,
     /// Who wants a front, the oldest first.
     claims: BTreeMap<FrontKey, Vec<Claim>>,
     /// Elements that several have, counted.
@@ -63,35 +62,6 @@ impl Entry {
 struct Claim {
     created: i64,
     service: Arc<ServiceKey>,
-}
-
-/// A slice, found by its key.
-struct ByKey(Arc<EndpointSlice>);
-
-impl Borrow<SliceKey> for ByKey {
-    fn borrow(&self) -> &SliceKey {
-        &self.0.key
-    }
-}
-
-impl PartialEq for ByKey {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.key == other.0.key
-    }
-}
-
-impl Eq for ByKey {}
-
-impl PartialOrd for ByKey {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for ByKey {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.0.key.cmp(&other.0.key)
-    }
 }
 
 /// What a commit brought.
@@ -148,10 +118,10 @@ impl Engine {
     /// An EndpointSlice is like this now, or gone.
     pub fn set_slice(&mut self, key: &SliceKey, row: Option<Arc<EndpointSlice>>) {
         let before = match row.clone() {
-            Some(row) => self.slices.replace(ByKey(row)),
+            Some(row) => self.slices.replace(SliceByKey(row)),
             None => self.slices.take(key),
         };
-        let before = before.map(|ByKey(slice)| slice);
+        let before = before.map(|SliceByKey(slice)| slice);
         if before == row {
             return;
         }
@@ -205,7 +175,7 @@ impl Engine {
     /// The slices that it knows, by their keys in the table.
     #[must_use]
     pub fn known_slices(&self) -> Vec<String> {
-        self.slices.iter().map(|ByKey(slice)| slice.key.to_string()).collect()
+        self.slices.iter().map(|SliceByKey(slice)| slice.key.to_string()).collect()
     }
 
     /// The attachments with host ports that it knows, by their keys in the table.

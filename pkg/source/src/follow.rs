@@ -8,7 +8,7 @@ use futures::{FutureExt as _, StreamExt as _};
 use kube::api::Api;
 use kube::core::DynamicObject;
 use kube::runtime::watcher::{self, Event, watcher};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use warren_store::{Change, Durability, Record, Table};
@@ -70,8 +70,18 @@ pub(crate) struct Follow<R: Record, O> {
 
 /// What has been heard and not yet committed.
 struct Pending<R> {
-    list: Option<(BTreeMap<String, R>, BTreeSet<String>)>,
+    /// While a list comes in: its rows are committed as they come, so that no second table stands beside the one that there is.
+    list: Option<Listed>,
     changes: Vec<Change<R>>,
+}
+
+/// What a list has named so far.
+#[derive(Default)]
+struct Listed {
+    /// Keys of rows.
+    keys: BTreeSet<String>,
+    /// Objects, as [`identity`] calls them.
+    objects: BTreeSet<String>,
 }
 
 /// What the door made of an object.
@@ -182,27 +192,31 @@ impl<R: Record, O: Observer> Follow<R, O> {
         match event {
             Event::Init => {
                 self.flush(pending).await?;
-                pending.list = Some((BTreeMap::new(), BTreeSet::new()));
+                pending.list = Some(Listed::default());
                 self.observer.begin();
             }
             Event::InitApply(object) => {
                 self.observer.seen(&object);
                 let (id, passed) = self.door(&object);
-                if let Some((rows, alive)) = &mut pending.list {
-                    alive.insert(id);
-                    let row = match passed {
-                        Passed::Row(row) => Some(row),
-                        Passed::Unreadable => self.last_known(&object),
-                        Passed::NotOurs => None,
-                    };
-                    rows.extend(row.map(|row| (row.key(), row)));
+                if let Some(Listed { keys, objects }) = &mut pending.list {
+                    objects.insert(id);
+                    match passed {
+                        Passed::Row(row) => {
+                            keys.insert(row.key());
+                            pending.changes.push(Change::Put(row));
+                        }
+                        // An edit that went wrong must not take the cluster down: the row that it had stays.
+                        Passed::Unreadable => keys.extend((self.key)(&object)),
+                        Passed::NotOurs => {}
+                    }
                 }
             }
             Event::InitDone => {
-                let (rows, alive) = pending.list.take().unwrap_or_default();
-                let count = rows.len();
-                self.table.refresh(rows.into_values(), Durability::Cached).await?;
-                self.status.retain_refusals(self.kind, &alive);
+                self.flush(pending).await?;
+                let Listed { keys, objects } = pending.list.take().unwrap_or_default();
+                let count = keys.len();
+                self.table.retain(keys, Durability::Cached).await?;
+                self.status.retain_refusals(self.kind, &objects);
                 self.status.synced(self.kind, true);
                 self.status.write_result(&format!("watch {}", self.kind), None);
                 self.observer.listed();
@@ -238,11 +252,6 @@ impl<R: Record, O: Observer> Follow<R, O> {
         };
         note_refused(&self.status, self.kind, &id, refused);
         (id, passed)
-    }
-
-    /// The row that a now unreadable object had: an edit that went wrong must not take the cluster down.
-    fn last_known(&self, object: &DynamicObject) -> Option<R> {
-        (self.key)(object).and_then(|k| self.table.get(&k)).map(|row| R::clone(&row))
     }
 
     async fn flush(&self, pending: &mut Pending<R>) -> Result<(), SourceError> {

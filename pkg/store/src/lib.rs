@@ -44,8 +44,6 @@ use writer::{Commit, Core, Message, Writer};
 
 /// Requests that may wait for the writer thread; more wait for a place.
 const QUEUE: usize = 1024;
-/// Rows of one step of [`Table::refresh`].
-const STEP: usize = 256;
 
 /// The format of the files: what this version writes, and the newest that it reads.
 pub const FORMAT: u32 = codec::SCHEMA;
@@ -361,27 +359,17 @@ impl<R: Record> Table<R> {
     pub async fn replace(&self, rows: Vec<R>, durability: Durability) -> Result<Revision, StoreError> {
         self.request(Request::Replace(rows), durability).await
     }
-    /// The same as [`Table::replace`], in steps: readers may see some of it before the rest, as they see rows that come one
-    /// by one, and a crash may leave it so; the table counts as loaded when all is there. It takes much less memory, which
-    /// the engine would keep for long, and is meant for rows that the API can give again.
+    /// Deletes the rows whose keys are not among these, and marks the table loaded: the end of a relist whose rows were
+    /// committed as they came. Beside [`Table::replace`], readers see some of the list before the rest and a crash may leave
+    /// it so, but nobody holds the whole list in memory: for rows that the API can give again.
     ///
     /// # Errors
-    /// As [`Table::commit`]; the steps before stay.
-    pub async fn refresh(
+    /// As [`Table::commit`].
+    pub async fn retain(
         &self,
-        rows: impl IntoIterator<Item = R>,
+        keys: BTreeSet<String>,
         durability: Durability,
     ) -> Result<Revision, StoreError> {
-        let mut keys = BTreeSet::new();
-        let mut rows = rows.into_iter().peekable();
-        while rows.peek().is_some() {
-            let step = rows.by_ref().take(STEP);
-            let step = step.map(|row| {
-                keys.insert(row.key());
-                Change::Put(row)
-            });
-            self.commit(step.collect(), durability).await?;
-        }
         self.request(Request::Retain(keys), durability).await
     }
     /// Whether the table ever completed a first load (in this process or, persisted, an earlier one): the in-sync gate.

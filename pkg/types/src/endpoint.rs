@@ -2,8 +2,10 @@
 
 use crate::{Family, NodeName, PodKey, Protocol, ServiceKey, SliceKey};
 use serde::{Deserialize, Serialize};
+use std::borrow::Borrow;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// A port of a slice's endpoints.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,12 +83,42 @@ pub struct EndpointSlice {
     /// `addressType`: IPv4 or IPv6.
     pub family: Family,
     /// The ports, which all endpoints have.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "crate::exact", skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<EndpointPort>,
     /// The endpoints.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "crate::exact", skip_serializing_if = "Vec::is_empty")]
     pub endpoints: Vec<Endpoint>,
     /// Whether another proxy, or none, takes care of it.
     #[serde(default, skip_serializing_if = "crate::is_default")]
     pub foreign_proxy: bool,
+}
+
+/// A slice that an ordered set finds by its key.
+#[derive(Debug, Clone)]
+pub struct SliceByKey(pub Arc<EndpointSlice>);
+
+impl Borrow<SliceKey> for SliceByKey {
+    fn borrow(&self) -> &SliceKey {
+        &self.0.key
+    }
+}
+
+impl PartialEq for SliceByKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.key == other.0.key
+    }
+}
+
+impl Eq for SliceByKey {}
+
+impl PartialOrd for SliceByKey {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for SliceByKey {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.0.key.cmp(&other.0.key)
+    }
 }

@@ -31,7 +31,7 @@ pub use attachment::{Attachment, AttachmentKey, AttachmentPhase, HostPort, Lease
 pub use cidr::{Family, PodCidrs};
 pub use cluster::ClusterConfig;
 pub use connectivity::{ConnectivityAnswer, ConnectivityRun};
-pub use endpoint::{Endpoint, EndpointPort, EndpointSlice};
+pub use endpoint::{Endpoint, EndpointPort, EndpointSlice, SliceByKey};
 pub use gateway::{
     AllowedNamespaces, Condition, Gateway, GatewayClass, GatewayObject, GatewayRoute, GatewayStatus,
     GatewayTold, GroupKind, GrpcRoute, HeaderChange, HttpRoute, Listener, ListenerTold, ObjectRef, ParentRef,
@@ -58,6 +58,18 @@ pub use service::{
     Affinity, Fault, LoadBalancerAddresses, Protocol, Service, ServiceFaults, ServiceKind, ServicePort,
     TrafficPolicy,
 };
+
+/// Reads a list and keeps no more room than it needs. Rows stay in memory, and a list that grew as it was read, from a format
+/// that does not tell lengths, has room for four where there is one.
+fn exact<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: serde::Deserialize<'de>,
+{
+    let mut list = <Vec<T> as serde::Deserialize>::deserialize(deserializer)?;
+    list.shrink_to_fit();
+    Ok(list)
+}
 
 /// Whether a field of a stored row says nothing, so that it is left out.
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {

@@ -3,7 +3,6 @@
 use crate::ServiceKey;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
@@ -135,44 +134,41 @@ pub struct Service {
     pub uid: String,
     /// `metadata.creationTimestamp` in seconds since 1970; only ever compared with another's, to find the older.
     pub created: i64,
-    /// `metadata.labels`.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub labels: BTreeMap<String, String>,
     /// `spec.type`.
     pub kind: ServiceKind,
     /// Whether it has a selector: then Warren's or Kubernetes' controller makes its slices.
     pub selector: bool,
     /// `spec.clusterIPs`; empty for headless and ExternalName.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "crate::exact", skip_serializing_if = "Vec::is_empty")]
     pub cluster_ips: Vec<IpAddr>,
     /// `spec.externalIPs`.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "crate::exact", skip_serializing_if = "Vec::is_empty")]
     pub external_ips: Vec<IpAddr>,
     /// `spec.externalName`, for ExternalName.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub external_name: Option<String>,
     /// `status.loadBalancer.ingress`: addresses, without those of `ipMode: Proxy`.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "crate::exact", skip_serializing_if = "Vec::is_empty")]
     pub load_balancer_ips: Vec<IpAddr>,
     /// `spec.loadBalancerClass`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub load_balancer_class: Option<String>,
     /// `spec.loadBalancerSourceRanges`; empty is everyone. Where ranges were given and none could be read, they are the
     /// unspecified addresses alone: nobody.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "crate::exact", skip_serializing_if = "Vec::is_empty")]
     pub source_ranges: Vec<IpNet>,
     /// Addresses that were asked for: [`ANNOTATION_ADDRESSES`] or MetalLB's annotation of the same meaning, or
     /// `spec.loadBalancerIP`.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "crate::exact", skip_serializing_if = "Vec::is_empty")]
     pub requested_addresses: Vec<IpAddr>,
     /// [`ANNOTATION_SHARING_KEY`], or MetalLB's annotation of the same meaning.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sharing_key: Option<String>,
     /// `spec.ipFamilies`, as families of addresses that it has or wants.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "crate::exact", skip_serializing_if = "Vec::is_empty")]
     pub families: Vec<crate::Family>,
     /// `spec.ports`.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "crate::exact", skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<ServicePort>,
     /// `spec.sessionAffinity`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -220,7 +216,6 @@ impl Service {
             key,
             uid: String::new(),
             created: 0,
-            labels: BTreeMap::new(),
             kind: ServiceKind::ClusterIp,
             selector: true,
             cluster_ips: Vec::new(),

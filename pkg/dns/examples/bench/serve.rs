@@ -14,7 +14,7 @@ use warren_dns::resolv::Paths;
 use warren_dns::{Deps, DnsConfig, DnsStatus, KEEPER, Tables};
 use warren_netlink::Netlink;
 use warren_netlink::nft::Nft;
-use warren_store::{Durability, Store};
+use warren_store::{Change, Durability, Record, Store, Table};
 use warren_types::*;
 
 /// Clients are counted as ever, but never too many.
@@ -61,11 +61,20 @@ pub(crate) fn serve(services: usize, dir: &Path) -> Result<()> {
     })
 }
 
+/// Fills a table as a list of the API does, in steps.
+async fn load<R: Record>(table: &Table<R>, rows: Vec<R>) -> Result<()> {
+    let mut rows = rows.into_iter().map(Change::Put).peekable();
+    while rows.peek().is_some() {
+        table.commit(rows.by_ref().take(256).collect(), Durability::Cached).await?;
+    }
+    Ok(table.mark_loaded().await?)
+}
+
 async fn fill(store: &Store, services: usize) -> Result<()> {
     let (services, slices): (Vec<Service>, Vec<EndpointSlice>) =
         (0..services).filter_map(names::rows).unzip();
-    store.table().refresh(services, Durability::Cached).await?;
-    store.table().refresh(slices, Durability::Cached).await?;
+    load(&store.table(), services).await?;
+    load(&store.table(), slices).await?;
     store.table::<Pod>().replace(Vec::new(), Durability::Cached).await?;
     store.table::<Node>().replace(Vec::new(), Durability::Cached).await?;
     let ranges = ClusterConfig {

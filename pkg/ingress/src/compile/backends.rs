@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use warren_types::{
     BackendPort, EndpointSlice, Fault, IngressBackend, IngressKey, Protocol as Transport, Service,
-    ServiceKey, ServiceKind, ServiceName, ServicePort, SliceKey,
+    ServiceKey, ServiceKind, ServiceName, ServicePort, SliceByKey, SliceKey,
 };
 
 /// `appProtocol` of ports that speak HTTP/2 in clear text (Kubernetes, "Application protocol").
@@ -17,20 +17,23 @@ const H2C: [&str; 2] = ["kubernetes.io/h2c", "grpc"];
 /// The same for TLS, which is not spoken to endpoints.
 const TLS: [&str; 2] = ["https", "kubernetes.io/wss"];
 
+/// A Service, and its slices in the order of their keys. Either may be there alone.
+#[derive(Debug, Default)]
+struct Held {
+    row: Option<Arc<Service>>,
+    slices: Vec<Arc<EndpointSlice>>,
+}
+
 /// Services, and their slices.
 #[derive(Debug, Default)]
 pub(super) struct Services {
-    services: HashMap<ServiceKey, Arc<Service>>,
-    slices: HashMap<SliceKey, Arc<EndpointSlice>>,
-    of: HashMap<ServiceKey, BTreeMap<SliceKey, Arc<EndpointSlice>>>,
+    held: HashMap<ServiceKey, Held>,
+    slices: BTreeSet<SliceByKey>,
 }
 
 impl Services {
     pub(super) fn set(&mut self, key: &ServiceKey, row: Option<Arc<Service>>) {
-        match row {
-            None => drop(self.services.remove(key)),
-            Some(row) => drop(self.services.insert(key.clone(), row)),
-        }
+        self.change(key, |held| held.row = row);
     }
 
     /// Returns the Services of the slice before and now.
@@ -39,35 +42,50 @@ impl Services {
         key: &SliceKey,
         row: Option<Arc<EndpointSlice>>,
     ) -> [Option<ServiceKey>; 2] {
-        let before = self.slices.remove(key).map(|slice| slice.service.clone());
-        if let Some(service) = &before
-            && let Some(slices) = self.of.get_mut(service)
-        {
-            slices.remove(key);
-            if slices.is_empty() {
-                self.of.remove(service);
-            }
+        let before = self.slices.take(key).map(|SliceByKey(slice)| slice.service.clone());
+        if let Some(service) = &before {
+            self.change(service, |held| held.slices.retain(|slice| slice.key != *key));
         }
         let now = row.as_ref().map(|row| row.service.clone());
         if let Some(row) = row {
-            self.of.entry(row.service.clone()).or_default().insert(key.clone(), row.clone());
-            self.slices.insert(key.clone(), row);
+            self.change(&row.service, |held| {
+                let at = held.slices.partition_point(|slice| slice.key < *key);
+                // Most Services have one for each family.
+                held.slices.reserve_exact(1);
+                held.slices.insert(at, row.clone());
+            });
+            self.slices.insert(SliceByKey(row));
         }
         [before, now]
     }
 
+    fn change(&mut self, key: &ServiceKey, change: impl FnOnce(&mut Held)) {
+        let held = match self.held.get_mut(key) {
+            Some(held) => held,
+            None => self.held.entry(key.clone()).or_default(),
+        };
+        change(held);
+        if held.row.is_none() && held.slices.is_empty() {
+            self.held.remove(key);
+        }
+    }
+
+    fn row(&self, key: &ServiceKey) -> Option<&Arc<Service>> {
+        self.held.get(key)?.row.as_ref()
+    }
+
     pub(super) fn keys(&self) -> impl Iterator<Item = &ServiceKey> {
-        self.services.keys()
+        self.held.iter().filter(|(_, held)| held.row.is_some()).map(|(key, _)| key)
     }
 
     pub(super) fn slices(&self) -> impl Iterator<Item = &SliceKey> {
-        self.slices.keys()
+        self.slices.iter().map(|SliceByKey(slice)| &slice.key)
     }
 
     /// The endpoints behind a port, in the order of their addresses, each once.
     fn endpoints(&self, service: &ServiceKey, port: &str) -> Vec<Endpoint> {
         let mut found: BTreeMap<SocketAddr, Readiness> = BTreeMap::new();
-        for slice in self.of.get(service).into_iter().flat_map(BTreeMap::values) {
+        for slice in self.held.get(service).into_iter().flat_map(|held| &held.slices) {
             let ports = slice.ports.iter();
             let ports = ports.filter(|p| p.name == port && p.protocol == Transport::Tcp).map(|p| p.port);
             for number in ports {
@@ -268,7 +286,7 @@ impl<'a> Backends<'a> {
     }
 
     fn place(&self, key: &ServiceKey, name: &ServiceName, wanted: &BackendPort) -> Result<Place<'a>, Fault> {
-        let service = self.services.services.get(key);
+        let service = self.services.row(key);
         let service = service.ok_or_else(|| {
             fault("BackendMissing", format!("there is no Service {name} in namespace {}", key.namespace))
         })?;

@@ -10,7 +10,7 @@ use warren_netlink::Netlink;
 use warren_netlink::conntrack::Conntrack;
 use warren_netlink::nft::Nft;
 use warren_proxy::{Deps, Figures, ProxyConfig, ProxyStatus, Tables};
-use warren_store::{Durability, Store};
+use warren_store::{Change, Durability, Record, Store, Table};
 use warren_types::*;
 
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -67,6 +67,15 @@ fn endpoints(number: usize, turn: usize) -> [Ipv4Addr; 2] {
     [at(2 * number), at(2 * number + 1 + 2 * turn)]
 }
 
+/// Fills a table as a list of the API does, in steps.
+async fn load<R: Record>(table: &Table<R>, rows: Vec<R>) -> Result<()> {
+    let mut rows = rows.into_iter().map(Change::Put).peekable();
+    while rows.peek().is_some() {
+        table.commit(rows.by_ref().take(256).collect(), Durability::Cached).await?;
+    }
+    Ok(table.mark_loaded().await?)
+}
+
 impl Cluster {
     /// A store with so many Services of two endpoints each.
     pub(crate) fn new(size: usize) -> Result<Self> {
@@ -77,10 +86,10 @@ impl Cluster {
         let cidrs = PodCidrs::parse(vec!["10.42.0.0/16".to_owned()])?;
         runtime.block_on(async {
             let services: Vec<Service> = (0..size).map(service).collect();
-            store.table().refresh(services, Durability::Cached).await?;
+            load(&store.table(), services).await?;
             let slices: Result<Vec<EndpointSlice>> =
                 (0..size).map(|number| slice(number, &endpoints(number, 0))).collect();
-            store.table().refresh(slices?, Durability::Cached).await?;
+            load(&store.table(), slices?).await?;
             let address: IpAddr = Ipv4Addr::new(192, 0, 2, 1).into();
             let row = Node {
                 name: node.clone(),

@@ -56,8 +56,10 @@ fn row(door: &mut Door, meta: &ObjectMeta, data: &Value) -> Option<EndpointSlice
             return None;
         }
     };
-    let mut ports: Vec<EndpointPort> = Vec::new();
-    for port in first(door, "ports", list(data, "/ports"), MAX_PORTS) {
+    // Rows stay in memory: lists have room for what they hold.
+    let said = first(door, "ports", list(data, "/ports"), MAX_PORTS);
+    let mut ports: Vec<EndpointPort> = Vec::with_capacity(said.len());
+    for port in said {
         let Some(row) = endpoint_port(door, port) else { continue };
         if ports.iter().any(|p| p.name == row.name) {
             door.refuse("ports", format_args!("name {:?} is given twice", row.name));
@@ -65,10 +67,9 @@ fn row(door: &mut Door, meta: &ObjectMeta, data: &Value) -> Option<EndpointSlice
             ports.push(row);
         }
     }
-    let endpoints = first(door, "endpoints", list(data, "/endpoints"), MAX_ENDPOINTS)
-        .iter()
-        .filter_map(|e| endpoint(door, &key.namespace, family, e))
-        .collect();
+    let said = first(door, "endpoints", list(data, "/endpoints"), MAX_ENDPOINTS);
+    let mut endpoints = Vec::with_capacity(said.len());
+    endpoints.extend(said.iter().filter_map(|e| endpoint(door, &key.namespace, family, e)));
     let service = ServiceKey { namespace: key.namespace.clone(), name: service };
     Some(EndpointSlice { key, service, family, ports, endpoints, foreign_proxy: foreign_proxy(meta) })
 }

@@ -54,7 +54,6 @@ pub fn service(meta: &ObjectMeta, data: &Value) -> Converted<Service> {
         key,
         uid: meta.uid.clone().unwrap_or_default(),
         created: meta.creation_timestamp.as_ref().map_or(0, |t| t.0.as_second()),
-        labels: meta.labels.clone().unwrap_or_default(),
         kind,
         selector: data.pointer("/spec/selector").and_then(Value::as_object).is_some_and(|s| !s.is_empty()),
         families: families(d, data, &cluster_ips),
@@ -226,8 +225,9 @@ fn sharing_key(door: &mut Door, meta: &ObjectMeta) -> Option<String> {
 }
 
 fn ports(door: &mut Door, data: &Value) -> Vec<ServicePort> {
-    let mut out: Vec<ServicePort> = Vec::new();
-    for port in first(door, "spec.ports", list(data, "/spec/ports"), MAX_PORTS) {
+    let said = first(door, "spec.ports", list(data, "/spec/ports"), MAX_PORTS);
+    let mut out: Vec<ServicePort> = Vec::with_capacity(said.len());
+    for port in said {
         let Some(row) = service_port(door, port) else { continue };
         if out.iter().any(|p| (p.protocol, p.port) == (row.protocol, row.port)) {
             door.refuse("spec.ports", format_args!("{} {} is named twice", row.protocol, row.port));

@@ -1,6 +1,6 @@
 //! The store against a reference model.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::PermissionsExt;
 
 use proptest::prelude::*;
@@ -228,7 +228,8 @@ fn a_row_too_large_or_of_an_older_shape_stops_no_other() {
         let store = open(dir.path());
         let table = store.table::<Newer>();
         assert_eq!(table.snapshot().rows.keys().collect::<Vec<_>>(), ["a"]);
-        table.refresh([newer("z")], Durability::Flushed).await.unwrap();
+        table.put(newer("z"), Durability::Flushed).await.unwrap();
+        table.retain(BTreeSet::from(["z".to_owned()]), Durability::Flushed).await.unwrap();
         drop((store, table));
         let store = open(dir.path());
         assert!(store.table::<Item>().snapshot().rows.is_empty());
@@ -236,19 +237,29 @@ fn a_row_too_large_or_of_an_older_shape_stops_no_other() {
     });
 }
 
+/// A list that comes in steps.
+async fn relist(table: &crate::Table<Item>, rows: impl IntoIterator<Item = Item>) {
+    let rows: Vec<Item> = rows.into_iter().collect();
+    for step in rows.chunks(256) {
+        let puts = step.iter().cloned().map(Change::Put).collect();
+        table.commit(puts, Durability::Cached).await.unwrap();
+    }
+    table.retain(rows.iter().map(Record::key).collect(), Durability::Cached).await.unwrap();
+}
+
 #[test]
-fn a_refresh_ends_as_a_replacement_does() {
+fn a_list_in_steps_ends_as_a_replacement_does() {
     let dir = tempfile::tempdir().unwrap();
     runtime().block_on(async {
         let store = open(dir.path());
         let table = store.table();
         let old: Vec<Item> = (0..300).map(|n| item(&format!("old{n}"), 1)).collect();
-        table.refresh(old, Durability::Cached).await.unwrap();
+        relist(&table, old).await;
         let kept = (0..600).map(|n| item(&format!("new{n}"), 2)).chain([item("old7", 1), item("old8", 3)]);
         let revision = store.revision();
         let mut watch = table.watch();
         assert!(watch.next().await.is_some());
-        table.refresh(kept.clone(), Durability::Cached).await.unwrap();
+        relist(&table, kept.clone()).await;
         // Three steps, and the end of what is not in the list; what did not change keeps its revision.
         assert_eq!(store.revision(), revision + 4);
         assert!(table.get_with_revision("old7").unwrap().1 <= revision);
@@ -258,7 +269,7 @@ fn a_refresh_ends_as_a_replacement_does() {
         };
         assert_eq!(rows(&table), wanted);
         assert!(watch.next().await.is_some_and(|update| update.snapshot().loaded));
-        table.refresh(wanted.values().cloned(), Durability::Cached).await.unwrap();
+        relist(&table, wanted.values().cloned()).await;
         assert_eq!(store.revision(), revision + 4, "nothing changed");
         store.close().await.unwrap();
         drop((store, table, watch));

@@ -3,7 +3,6 @@ use crate::convert::tests::{meta, spoiled};
 use crate::convert::usable;
 use proptest::prelude::*;
 use serde_json::json;
-use std::collections::BTreeMap;
 use warren_types::Protocol;
 
 fn ips(texts: &[&str]) -> Vec<IpAddr> {
@@ -39,7 +38,6 @@ fn a_whole_service_becomes_a_row() {
         key: service_key_of(&m).unwrap(),
         uid: "u1".into(),
         created: 60,
-        labels: BTreeMap::from([("a".into(), "b".into())]),
         kind: ServiceKind::LoadBalancer,
         selector: true,
         cluster_ips: ips(&["10.43.0.10", "fd00:43::10"]),
