@@ -173,10 +173,18 @@ pub async fn run(config: AgentConfig) -> Result<(), AgentError> {
 
 /// What was read at the start, or in a burst, is not kept for ever.
 async fn give_memory_back() -> Infallible {
+    let mut started = false;
     loop {
         tokio::time::sleep(GIVE_BACK).await;
+        let first = !std::mem::replace(&mut started, true);
         // It cannot fail but by a panic, which the next turn would show again.
-        let _ = tokio::task::spawn_blocking(warren_netlink::memory::give_back).await;
+        let _ = tokio::task::spawn_blocking(move || {
+            warren_netlink::memory::give_back();
+            if first {
+                warren_netlink::memory::let_code_go();
+            }
+        })
+        .await;
     }
 }
 

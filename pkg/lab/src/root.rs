@@ -91,7 +91,8 @@ fn format_disk(disk: &Path, host: &Path) -> io::Result<()> {
 /// Gives the calling process, and all that it starts, the file tree of a node. `disk` is the node's disk; `boot_id`
 /// makes this a boot of its own for what reads the kernel's.
 pub(crate) fn enter_node(disk: &Path, boot_id: &str) -> Result<(), LabError> {
-    format_disk(disk, Path::new("/")).map_err(LabError::io(format!("prepare the disk {}", disk.display())))?;
+    format_disk(disk, Path::new("/"))
+        .map_err(LabError::io(format!("prepare the disk {}", disk.display())))?;
     let root = disk.join("root");
     fs::create_dir_all(&root).map_err(LabError::io("make the node's root"))?;
     memory_disk(&root, "mode=755")?;
@@ -196,7 +197,9 @@ mod tests {
     fn nothing_of_a_hosts_own_cluster_is_within_reach_of_a_node() {
         let dir = tempfile::tempdir().unwrap();
         let (host, disk) = (dir.path().join("host"), dir.path().join("disk"));
-        for file in ["var/lib/kubelet/config.yaml", "etc/rancher/k3s/config.yaml", "etc/cni/net.d/x", "etc/hosts"] {
+        for file in
+            ["var/lib/kubelet/config.yaml", "etc/rancher/k3s/config.yaml", "etc/cni/net.d/x", "etc/hosts"]
+        {
             fs::create_dir_all(host.join(file).parent().unwrap()).unwrap();
             fs::write(host.join(file), "the host's").unwrap();
         }
