@@ -58,7 +58,7 @@ pub(crate) struct ConnectivityArgs {
 pub(crate) fn run(args: ConnectivityArgs) -> anyhow::Result<ExitCode> {
     api::block_on(async {
         let api = args.api.api().await?;
-        let progress = crate::output::spinner();
+        let progress = output::spinner();
         let cluster = Cluster::new(&api);
         let mut term = signal(SignalKind::terminate()).context("listen for signals")?;
         let outcome = tokio::select! {

@@ -104,7 +104,7 @@ pub(crate) fn run(args: DoctorArgs) -> anyhow::Result<ExitCode> {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let asked = runtime.block_on(asked(args.agent.0))?;
-    let progress = crate::output::spinner();
+    let progress = output::spinner();
     let facts = runtime.block_on(gather(&asked, |what| progress.set_message(format!("looking at {what}"))));
     progress.finish_and_clear();
     let report = diagnose(&facts, &args.check);

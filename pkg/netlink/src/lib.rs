@@ -1,5 +1,5 @@
 //! The kernel: links, addresses, routes, rules, neighbours, namespaces, nftables, tracked connections, listeners, packet
-//! sockets; and the allocator's habits. The only crate with `unsafe` and the only one that talks to the kernel's configuration.
+//! sockets; and what a process keeps of memory. The only crate with `unsafe` and the only one that talks to the kernel's configuration.
 //!
 //! Job: idempotent verbs (`ensure_*`, `remove_*`, `list_*`) over netlink, in a chosen network namespace.
 //! Inputs: typed requests. Outputs: typed kernel state; errors that name the object.
