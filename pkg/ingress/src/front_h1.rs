@@ -10,8 +10,8 @@ use crate::h1::head::{self, Framing, Request, Version};
 use crate::h1::io::{Body, Reader, Stream, Writer};
 use crate::message::Source;
 use crate::patience::within;
+use crate::spare;
 use crate::worker::Worker;
-use std::cell::RefCell;
 use std::pin::{Pin, pin};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -19,29 +19,6 @@ use tokio::time::{Instant, timeout};
 
 /// How long a connection of which nothing was read yet may go on saying nothing while the ingress drains.
 const NEWCOMER: Duration = Duration::from_millis(500);
-
-/// How many unused heads a thread keeps.
-const SPARE: usize = 64;
-
-/// They are lent: an idle connection has room for a pointer.
-type Spares = Vec<Box<Request>>;
-
-thread_local! {
-    /// Heads and their buffers. A connection that waits for a request has none.
-    static SPARES: RefCell<Spares> = const { RefCell::new(Vec::new()) };
-}
-
-fn take_request() -> Box<Request> {
-    SPARES.with_borrow_mut(Vec::pop).unwrap_or_default()
-}
-
-fn give_request(request: Box<Request>) {
-    SPARES.with_borrow_mut(|spares| {
-        if spares.len() < SPARE && request.is_small() {
-            spares.push(request);
-        }
-    });
-}
 
 /// Serves requests until either side has had enough.
 pub(crate) async fn run(worker: &Worker, stream: Stream, peer: &Peer) {
@@ -107,7 +84,7 @@ async fn requests(
                 return Ok(End::Clean);
             }
         }
-        let mut request = take_request();
+        let mut request = spare::take();
         let most = (bounds.head_bytes, bounds.head_fields);
         let framing = within(bounds.head, pin!(take_head(reader, &mut request, most))).await??;
         let Some(framing) = framing else { return Ok(End::Clean) };
@@ -131,7 +108,7 @@ async fn requests(
             return Ok(End::Broken);
         }
         drop(source);
-        give_request(request);
+        spare::give(request);
         if !decoder.is_done() {
             return Ok(End::Unread);
         }

@@ -10,6 +10,7 @@ use crate::h1::Bad;
 use crate::h1::head::{Framing, Request, Version, trim};
 use crate::h1::io::Stream;
 use crate::message::{Source, take_headers};
+use crate::spare;
 use crate::target;
 use crate::websocket;
 use crate::worker::Worker;
@@ -19,11 +20,12 @@ use h2::ext::Protocol;
 use h2::server::SendResponse;
 use http::{Method, StatusCode, request};
 use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 /// What waits in each stream for a client that does not read: with the buffers of its backend and of TLS,
 /// less than 16 MiB for a connection of 128.
@@ -53,8 +55,11 @@ async fn streams(worker: &Arc<Worker>, stream: Stream, peer: &Arc<Peer>) -> Resu
     let mut connection = timeout(bounds.handshake, shake).await.map_err(|_| Broken::Slow)??;
     let mut running: JoinSet<Result<(), Broken>> = JoinSet::new();
     let mut taken_back = 0;
-    let mut minute = tokio::time::Instant::now();
+    let mut minute = Instant::now();
     let (mut ending, mut calmed) = (false, false);
+    // Both for all streams: moving a timer on costs less than another one.
+    let mut drained = pin!(worker.shared.drained());
+    let mut silence = pin!(sleep(bounds.idle));
     loop {
         // What the client took back counts until the backend knows of it. Until then nothing new is taken.
         let has_room = running.len() < bounds.streams as usize;
@@ -78,6 +83,7 @@ async fn streams(worker: &Arc<Worker>, stream: Stream, peer: &Arc<Peer>) -> Resu
                         (calmed, ending) = (true, true);
                         worker.shared.malformed.fetch_add(1, Relaxed);
                         connection.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
+                        silence.as_mut().reset(Instant::now() + bounds.handshake);
                         continue;
                     }
                 };
@@ -88,23 +94,30 @@ async fn streams(worker: &Arc<Worker>, stream: Stream, peer: &Arc<Peer>) -> Resu
             }
             Some(done) = running.join_next() => {
                 if minute.elapsed().as_secs() >= 60 {
-                    (minute, taken_back) = (tokio::time::Instant::now(), 0);
+                    (minute, taken_back) = (Instant::now(), 0);
                 }
                 taken_back += usize::from(!matches!(done, Ok(Ok(()))));
                 if taken_back > bounds.resets {
                     worker.shared.malformed.fetch_add(1, Relaxed);
                     connection.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
                 }
+                if running.is_empty() {
+                    silence.as_mut().reset(Instant::now() + if ending { bounds.handshake } else { bounds.idle });
+                }
             }
-            () = tokio::time::sleep(bounds.idle), if running.is_empty() && !ending => {
+            () = silence.as_mut(), if running.is_empty() => {
+                if ending {
+                    return Ok(());
+                }
                 ending = true;
                 connection.graceful_shutdown();
+                silence.as_mut().reset(Instant::now() + bounds.handshake);
             }
-            () = worker.shared.drained(), if !ending => {
+            () = drained.as_mut(), if !ending => {
                 ending = true;
                 connection.graceful_shutdown();
+                silence.as_mut().reset(Instant::now() + bounds.handshake);
             }
-            () = tokio::time::sleep(bounds.handshake), if running.is_empty() && ending => return Ok(()),
         }
     }
 }
@@ -117,8 +130,9 @@ async fn one(
 ) -> Result<(), Broken> {
     let bounds = &worker.shared.bounds;
     let (parts, stream) = request.into_parts();
-    let (mut request, length) = match taken(&parts, bounds.head_fields) {
-        Ok(taken) => taken,
+    let mut request = spare::take();
+    let length = match take_head(&parts, bounds.head_fields, &mut request) {
+        Ok(length) => length,
         Err(bad) => {
             worker.shared.malformed.fetch_add(1, Relaxed);
             let mut answer = http::Response::new(());
@@ -144,15 +158,16 @@ async fn one(
     if served.is_err() {
         respond.send_reset(h2::Reason::INTERNAL_ERROR);
     }
+    spare::give(request);
     served
 }
 
-/// A request in the form that all requests have, and the length of its body when that is known.
-fn taken(parts: &request::Parts, most: usize) -> Result<(Request, Option<u64>), Bad> {
+/// Puts a request into the form that all requests have. Returns the length of its body when that is known.
+fn take_head(parts: &request::Parts, most: usize, request: &mut Request) -> Result<Option<u64>, Bad> {
     if parts.headers.len() > most {
         return Err(Bad::TooLarge);
     }
-    let mut request = Request { method: parts.method.clone(), version: Version::V2, ..Request::default() };
+    (request.method, request.version) = (parts.method.clone(), Version::V2);
     if let Some(protocol) = parts.extensions.get::<Protocol>() {
         take_websocket(parts, protocol)?;
         (request.method, request.websocket) = (Method::GET, true);
@@ -174,8 +189,9 @@ fn taken(parts: &request::Parts, most: usize) -> Result<(Request, Option<u64>), 
         _ => return Err(Bad::Host),
     };
     let host = std::str::from_utf8(host).map_err(|_| Bad::Host)?;
-    request.host = target::host_of(host).ok_or(Bad::Host)?.to_ascii_lowercase();
-    request.authority = host.to_owned();
+    request.host.push_str(target::host_of(host).ok_or(Bad::Host)?);
+    request.host.make_ascii_lowercase();
+    request.authority.push_str(host);
     // White space there is malformed (RFC 9113, 8.2.1), and would be gone behind HTTP/1.
     if parts.headers.values().any(|value| value.as_bytes() != trim(value.as_bytes())) {
         return Err(Bad::Field);
@@ -188,7 +204,7 @@ fn taken(parts: &request::Parts, most: usize) -> Result<(Request, Option<u64>), 
     let length = parts.headers.get(http::header::CONTENT_LENGTH);
     let length =
         length.map(|value| value.to_str().ok().and_then(|value| value.parse().ok()).ok_or(Bad::Length));
-    Ok((request, length.transpose()?))
+    length.transpose()
 }
 
 /// Whether an extended CONNECT is one for a WebSocket (RFC 8441). h2 has seen to it that scheme and path are there.

@@ -34,6 +34,7 @@ pub mod route;
 mod runner;
 mod server;
 mod sockets;
+mod spare;
 mod standby;
 mod state;
 mod target;

@@ -58,6 +58,18 @@ impl Request {
         self.target.get(self.path_end + 1..)
     }
 
+    /// Makes it as new, but for its buffers.
+    pub(crate) fn clear(&mut self) {
+        self.method = Method::default();
+        self.target.clear();
+        self.path_end = 0;
+        self.authority.clear();
+        self.host.clear();
+        self.fields.clear();
+        self.version = Version::default();
+        (self.expects, self.websocket) = (false, false);
+    }
+
     /// Whether its buffers are worth keeping for another request.
     pub(crate) fn is_small(&self) -> bool {
         self.target.capacity() + self.fields.capacity() <= 8 << 10
