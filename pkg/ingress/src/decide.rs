@@ -312,25 +312,31 @@ pub(crate) fn prepare(
     match host {
         // A request of HTTP/1.0 may name no host, and goes on as one of HTTP/1.1, which must: then it is where it came to.
         [] => fields.push(b"host", peer.local.to_string().as_bytes()),
-        host => fields.push(b"host", host),
+        host => fields.push_known(Known::Host, b"host", |out| out.extend_from_slice(host)),
     }
     let peer_ip = peer.address.ip().to_canonical();
     let scheme = if client.secure { Scheme::Https } else { Scheme::Http };
-    fields.push_with(b"x-forwarded-for", |out| {
+    fields.push_known(Known::XForwardedFor, b"x-forwarded-for", |out| {
         out.extend_from_slice(&chain);
         text::address(out, peer_ip);
     });
-    fields.push(b"x-forwarded-proto", scheme.as_str().as_bytes());
+    fields.push_known(Known::XForwardedProto, b"x-forwarded-proto", |out| {
+        out.extend_from_slice(scheme.as_str().as_bytes());
+    });
     if !request.authority.is_empty() {
-        fields.push(b"x-forwarded-host", request.authority.as_bytes());
+        fields.push_known(Known::XForwardedHost, b"x-forwarded-host", |out| {
+            out.extend_from_slice(request.authority.as_bytes());
+        });
     }
     let port = split_port(&request.authority).1.unwrap_or(match scheme {
         _ if client.trusted => scheme.port(),
         _ => peer.local.port(),
     });
-    fields.push_with(b"x-forwarded-port", |out| text::number(out, port.into()));
-    fields.push_with(b"x-real-ip", |out| text::address(out, client.address));
-    fields.push_with(b"forwarded", |out| forwarded(out, client.address, scheme, &request.authority));
+    fields.push_known(Known::XForwardedPort, b"x-forwarded-port", |out| text::number(out, port.into()));
+    fields.push_known(Known::XForwarded, b"x-real-ip", |out| text::address(out, client.address));
+    fields.push_known(Known::Forwarded, b"forwarded", |out| {
+        forwarded(out, client.address, scheme, &request.authority);
+    });
     if trailers {
         fields.push(b"te", b"trailers");
     }

@@ -8,6 +8,7 @@ use crate::h1::head::{Framing, Request, Response, Version};
 use crate::message::{Side, Sink, Source, carry};
 use crate::observe::{self, Record};
 use crate::route::{Backend, Forward, Protocol, Route};
+use crate::spare;
 use crate::state::{EndpointState, Live, Outstanding};
 use crate::tunnel;
 use crate::upstream::{self, Answering, Connection, Unanswered};
@@ -348,7 +349,7 @@ impl Exchange<'_> {
             Broken::Closed
         };
         let mut upload = std::pin::pin!(upload);
-        let mut response = Response::default();
+        let mut response = spare::take::<Response>();
         let head = answering.head(self.worker, &mut response, timeouts);
         let head = tokio::select! {
             biased;
@@ -387,6 +388,7 @@ impl Exchange<'_> {
         }
         let status = response.status;
         let mut client_sink = front.head(&request.method, &response, framing)?;
+        spare::give(response);
         let sent = &self.progress.sent;
         let download = async {
             let mut nowhere = Sink::Nowhere;

@@ -1,6 +1,7 @@
 //! The headers of a message, as bytes and where they lie: one form for HTTP/1 and HTTP/2, made without an allocation each.
 
 use crate::route::HeaderFields;
+use bytes::Bytes;
 
 /// Headers that the proxy itself has to do with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,11 +153,12 @@ impl Fields {
 
     /// Adds a header; the caller has seen to it that name and value are valid.
     pub(crate) fn push(&mut self, name: &[u8], value: &[u8]) {
-        self.push_with(name, |bytes| bytes.extend_from_slice(value));
+        self.push_known(Known::of(name), name, |bytes| bytes.extend_from_slice(value));
     }
 
-    /// Adds a header whose value is written where it stays. What is there already is not the writer's.
-    pub(crate) fn push_with(&mut self, name: &[u8], write: impl FnOnce(&mut Vec<u8>)) {
+    /// Adds a header of a known name, whose value is written where it stays. What is there already is not the writer's.
+    pub(crate) fn push_known(&mut self, known: Known, name: &[u8], write: impl FnOnce(&mut Vec<u8>)) {
+        debug_assert_eq!(known, Known::of(name));
         self.reserve();
         let begin = self.bytes.len();
         self.bytes.extend_from_slice(name);
@@ -165,7 +167,7 @@ impl Fields {
         write(&mut self.bytes);
         let end = self.bytes.len();
         self.bytes.extend_from_slice(b"\r\n");
-        self.add(Field { known: Known::of(name), begin, colon, end });
+        self.add(Field { known, begin, colon, end });
     }
 
     /// Adds a header by its line, which has one space after the colon, none after the value, and its end.
@@ -203,6 +205,19 @@ impl Fields {
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Known, &[u8], &[u8])> {
         self.list.iter().map(|field| (field.known, field.name(&self.bytes), field.value(&self.bytes)))
+    }
+
+    /// As [`Fields::iter`], with values that others can keep.
+    pub(crate) fn iter_shared(&self) -> impl Iterator<Item = (Known, &[u8], Bytes)> {
+        // Who keeps one value keeps all that it was copied with.
+        let together = (self.bytes.len() <= SHORT).then(|| Bytes::copy_from_slice(&self.bytes));
+        self.list.iter().map(move |field| {
+            let value = match &together {
+                Some(bytes) => bytes.slice(field.colon + 2..field.end),
+                None => Bytes::copy_from_slice(field.value(&self.bytes)),
+            };
+            (field.known, field.name(&self.bytes), value)
+        })
     }
 
     /// Writes all lines, and the empty one.

@@ -9,13 +9,13 @@ use crate::h1::body::Decoder;
 use crate::h1::head::{self, Framing, Request, Version};
 use crate::h1::io::{Body, Reader, Stream, Writer};
 use crate::message::Source;
-use crate::patience::within;
+use crate::patience::{REST, within};
 use crate::spare;
 use crate::worker::Worker;
 use std::pin::{Pin, pin};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, Sleep, timeout};
 
 /// How long a connection of which nothing was read yet may go on saying nothing while the ingress drains.
 const NEWCOMER: Duration = Duration::from_millis(500);
@@ -66,28 +66,37 @@ async fn requests(
 ) -> Result<End, Broken> {
     let bounds = &worker.shared.bounds;
     // Both for all requests: moving a timer on costs less than another one.
-    let mut silence = pin!(tokio::time::sleep(bounds.first_byte));
-    let mut drained = pin!(worker.shared.drained());
-    let mut is_new = true;
+    let silence = pin!(tokio::time::sleep(bounds.first_byte));
+    let drained = pin!(worker.shared.drained());
+    let mut calm = Calm { silence, drained, is_new: true };
     loop {
-        if reader.bytes().is_empty() {
-            if !is_new {
-                silence.as_mut().reset(Instant::now() + bounds.idle);
-            }
-            let filled = tokio::select! {
-                biased;
-                filled = reader.fill() => filled?,
-                () = rested(drained.as_mut(), is_new) => 0,
-                () = silence.as_mut() => 0,
-            };
-            if filled == 0 {
-                return Ok(End::Clean);
-            }
+        match calm.until_bytes(reader).await? {
+            Woken::Bytes => {}
+            Woken::End | Woken::Silence => return Ok(End::Clean),
         }
+        // On the heap, so that a connection that rests is small; and until then, so that the next request finds it there.
+        let busy = Box::pin(busy(worker, reader, writer, peer, &mut calm)).await?;
+        if let Some(end) = busy {
+            return Ok(end);
+        }
+        calm.silence.as_mut().reset(Instant::now() + bounds.idle.saturating_sub(REST));
+    }
+}
+
+/// Serves requests until the connection has come to its end, or rests: then there is nothing.
+async fn busy(
+    worker: &Worker,
+    reader: &mut Reader,
+    writer: &mut Writer,
+    peer: &Peer,
+    calm: &mut Calm<'_, impl Future<Output = ()>>,
+) -> Result<Option<End>, Broken> {
+    let bounds = &worker.shared.bounds;
+    loop {
         let mut request = spare::take();
         let most = (bounds.head_bytes, bounds.head_fields);
         let framing = within(bounds.head, pin!(take_head(reader, &mut request, most))).await??;
-        let Some(framing) = framing else { return Ok(End::Clean) };
+        let Some(framing) = framing else { return Ok(Some(End::Clean)) };
         let mut keep = !worker.shared.is_draining()
             && !request.fields.has_token(Known::Connection, "close")
             && (request.version != Version::V10 || request.fields.has_token(Known::Connection, "keep-alive"));
@@ -101,21 +110,59 @@ async fn requests(
             patience: bounds.body,
             begun: false,
         });
-        // On the heap, so that a connection that waits for a request is small.
-        let served = Box::pin(serve(worker, peer, &mut request, framing, &mut source, &mut front)).await;
+        let served = serve(worker, peer, &mut request, framing, &mut source, &mut front).await;
         if let Err(broken) = served {
             tracing::debug!(client = %peer.address, %broken, "a request broke off");
-            return Ok(End::Broken);
+            return Ok(Some(End::Broken));
         }
         drop(source);
         spare::give(request);
         if !decoder.is_done() {
-            return Ok(End::Unread);
+            return Ok(Some(End::Unread));
         }
         if !keep {
-            return Ok(End::Clean);
+            return Ok(Some(End::Clean));
         }
-        is_new = false;
+        calm.is_new = false;
+        if reader.bytes().is_empty() {
+            calm.silence.as_mut().reset(Instant::now() + REST.min(bounds.idle));
+        }
+        match calm.until_bytes(reader).await? {
+            Woken::Bytes => {}
+            Woken::End => return Ok(Some(End::Clean)),
+            Woken::Silence => return Ok(None),
+        }
+    }
+}
+
+/// What ends the wait between two requests.
+enum Woken {
+    Bytes,
+    /// The client has closed, or is to go elsewhere.
+    End,
+    /// Nothing came for as long as was waited.
+    Silence,
+}
+
+/// What a connection waits with.
+struct Calm<'a, D> {
+    silence: Pin<&'a mut Sleep>,
+    drained: Pin<&'a mut D>,
+    /// Whether nothing was served on it yet.
+    is_new: bool,
+}
+
+impl<D: Future<Output = ()>> Calm<'_, D> {
+    async fn until_bytes(&mut self, reader: &mut Reader) -> Result<Woken, Broken> {
+        if !reader.bytes().is_empty() {
+            return Ok(Woken::Bytes);
+        }
+        tokio::select! {
+            biased;
+            filled = reader.fill() => Ok(if filled? == 0 { Woken::End } else { Woken::Bytes }),
+            () = rested(self.drained.as_mut(), self.is_new) => Ok(Woken::End),
+            () = self.silence.as_mut() => Ok(Woken::Silence),
+        }
     }
 }
 

@@ -9,7 +9,9 @@ use crate::front::{Front, H2Front};
 use crate::h1::Bad;
 use crate::h1::head::{Framing, Request, Version, trim};
 use crate::h1::io::Stream;
+use crate::hands::Hands;
 use crate::message::{Source, take_headers};
+use crate::patience::REST;
 use crate::spare;
 use crate::target;
 use crate::websocket;
@@ -24,7 +26,6 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
-use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 /// What waits in each stream for a client that does not read: with the buffers of its backend and of TLS,
@@ -53,16 +54,16 @@ async fn streams(worker: &Arc<Worker>, stream: Stream, peer: &Arc<Peer>) -> Resu
         .max_local_error_reset_streams(Some(bounds.resets))
         .handshake::<_, Bytes>(stream);
     let mut connection = timeout(bounds.handshake, shake).await.map_err(|_| Broken::Slow)??;
-    let mut running: JoinSet<Result<(), Broken>> = JoinSet::new();
+    let mut hands = Hands::new();
     let mut taken_back = 0;
     let mut minute = Instant::now();
-    let (mut ending, mut calmed) = (false, false);
+    let (mut ending, mut calmed, mut ready) = (false, false, false);
     // Both for all streams: moving a timer on costs less than another one.
     let mut drained = pin!(worker.shared.drained());
     let mut silence = pin!(sleep(bounds.idle));
     loop {
         // What the client took back counts until the backend knows of it. Until then nothing new is taken.
-        let has_room = running.len() < bounds.streams as usize;
+        let has_room = hands.busy() < bounds.streams as usize;
         tokio::select! {
             accepted = poll_fn(|cx| {
                 let polled = match has_room {
@@ -87,27 +88,35 @@ async fn streams(worker: &Arc<Worker>, stream: Stream, peer: &Arc<Peer>) -> Resu
                         continue;
                     }
                 };
-                let (request, respond) = accepted?;
                 let (worker, peer) = (worker.clone(), peer.clone());
-                // On the heap at once: the task would be moved there in several steps, and it is large.
-                running.spawn(Box::pin(async move { one(&worker, &peer, request, respond).await }));
+                hands.give(accepted?, move |(request, respond)| {
+                    let (worker, peer) = (worker.clone(), peer.clone());
+                    async move { one(&worker, &peer, request, respond).await.is_ok() }
+                });
             }
-            Some(done) = running.join_next() => {
+            ended = hands.ended() => {
                 if minute.elapsed().as_secs() >= 60 {
                     (minute, taken_back) = (Instant::now(), 0);
                 }
-                taken_back += usize::from(!matches!(done, Ok(Ok(()))));
+                taken_back += ended.badly;
                 if taken_back > bounds.resets {
                     worker.shared.malformed.fetch_add(1, Relaxed);
                     connection.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
                 }
-                if running.is_empty() {
-                    silence.as_mut().reset(Instant::now() + if ending { bounds.handshake } else { bounds.idle });
+                if hands.busy() == 0 {
+                    let patience = if ending { bounds.handshake } else { REST.min(bounds.idle) };
+                    silence.as_mut().reset(Instant::now() + patience);
+                    ready = true;
                 }
             }
-            () = silence.as_mut(), if running.is_empty() => {
+            () = silence.as_mut(), if hands.busy() == 0 => {
                 if ending {
                     return Ok(());
+                }
+                if std::mem::take(&mut ready) {
+                    hands.rest();
+                    silence.as_mut().reset(Instant::now() + bounds.idle.saturating_sub(REST));
+                    continue;
                 }
                 ending = true;
                 connection.graceful_shutdown();

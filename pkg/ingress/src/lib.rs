@@ -25,6 +25,7 @@ mod front;
 mod front_h1;
 mod front_h2;
 mod h1;
+mod hands;
 mod hash;
 mod message;
 mod observe;

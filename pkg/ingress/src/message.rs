@@ -247,14 +247,14 @@ pub(crate) async fn carry(
 /// Headers as HTTP/2 has them; what is between neighbours of HTTP/1 alone is left out.
 pub(crate) fn header_map(fields: &Fields) -> HeaderMap {
     let mut map = HeaderMap::with_capacity(fields.len());
-    for (known, name, value) in fields.iter() {
+    for (known, name, value) in fields.iter_shared() {
         if matches!(
             known,
             Known::Connection | Known::Hop | Known::TransferEncoding | Known::Upgrade | Known::Host
         ) {
             continue;
         }
-        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
+        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_maybe_shared(value)) {
             map.append(name, value);
         }
     }

@@ -7,6 +7,9 @@ use std::task::Poll;
 use std::time::Duration;
 use tokio::time::sleep;
 
+/// How long a connection stays ready for the next request before it rests, with less memory.
+pub(crate) const REST: Duration = Duration::from_secs(1);
+
 /// What a future comes to, unless that takes too long. The clock is asked and a timer made only once there is something to wait
 /// for: most writes end at once, and most heads are there as a whole.
 pub(crate) async fn within<F: Future + Unpin>(most: Duration, mut future: F) -> Result<F::Output, Broken> {

@@ -2,7 +2,7 @@
 
 use crate::decide::Peer;
 use crate::error::Broken;
-use crate::fields::{Fields, Known};
+use crate::fields::Known;
 use crate::front_h2::SEND_BUFFER;
 use crate::h1::body::Decoder;
 use crate::h1::head::{self, Framing, Request, Response, Version};
@@ -297,7 +297,7 @@ impl<'a> Answering<'a> {
                 let (parts, stream) = answer.into_parts();
                 response.status = parts.status.as_u16();
                 response.version = Version::V2;
-                response.fields = Fields::default();
+                response.fields.clear();
                 take_headers(&parts.headers, &mut response.fields);
                 let framing = if stream.is_end_stream() { Framing::NONE } else { Framing::Chunked };
                 Ok((framing, Source::h2(stream, timeouts.read)))
