@@ -80,6 +80,8 @@ enum Server {
 struct Flows {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<Result<()>>>,
+    /// Open until every thread has ended: an end closed with words unread resets the other, which may still read.
+    streams: Vec<TcpStream>,
     all: Vec<Arc<Flow>>,
     forbidden: Arc<Mutex<Option<Instant>>>,
 }
@@ -93,8 +95,13 @@ struct Place {
 impl Flows {
     /// From each client to each address, over UDP and TCP.
     fn start(server: &Pod, kind: Server, clients: &[Place], targets: &[IpAddr]) -> Result<Self> {
-        let mut flows =
-            Self { stop: Arc::default(), threads: Vec::new(), all: Vec::new(), forbidden: Arc::default() };
+        let mut flows = Self {
+            stop: Arc::default(),
+            threads: Vec::new(),
+            streams: Vec::new(),
+            all: Vec::new(),
+            forbidden: Arc::default(),
+        };
         let netns = netns_of(server.pid.context("the server does not run")?);
         let mut listeners = BTreeMap::new();
         let mut sockets = Vec::new();
@@ -139,6 +146,7 @@ impl Flows {
             stream.set_read_timeout(Some(BEAT))?;
             stream.set_write_timeout(Some(BEAT))?;
             stream.set_nodelay(true)?;
+            self.streams.push(stream.try_clone()?);
             let (stop, flow) = (self.stop.clone(), flow.clone());
             self.threads.push(std::thread::spawn(move || {
                 let mut buffer = [0; 256];
