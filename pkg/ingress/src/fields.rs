@@ -259,7 +259,8 @@ impl Fields {
         let named: Vec<Vec<u8>> = self
             .values(Known::Connection)
             .flat_map(tokens)
-            .filter(|token| Known::of(token).is_removable())
+            // There is no header of the name that connections are closed with (RFC 9110, 16.3.1).
+            .filter(|token| !token.eq_ignore_ascii_case(b"close") && Known::of(token).is_removable())
             .map(<[u8]>::to_vec)
             .collect();
         self.remove(|known, name| match known {
