@@ -1,11 +1,14 @@
 //! The tests, from unit to end to end.
 
-use crate::build::{release, static_cargo};
-use crate::run::{cargo, root, run};
+use crate::build::{binary_and, release, static_cargo, target_dir};
+use crate::run::{Beside, cargo, root, run, yielding};
 use crate::vm;
 use crate::{dist, needs};
 use anyhow::{Context as _, Result};
 use std::process::Command;
+
+/// End-to-end tests that wait for most of their time and measure nothing: they run beside the others.
+const WAITING: [&str; 4] = ["connectivity_run", "kubernetes", "policy", "services"];
 
 /// Everything.
 pub(crate) fn all() -> Result<()> {
@@ -15,25 +18,58 @@ pub(crate) fn all() -> Result<()> {
         "fetch the clients that tests speak to the server with",
         &mut Command::new(root().join(".ci/tools")),
     )?;
-    run("unit and property tests", cargo().args(["test", "--workspace", "--exclude", "warren-e2e"]))?;
+    run("build the unit and property tests", units().arg("--no-run"))?;
+    // They wait for half of their time, which is enough for much of this.
+    let mut build = yielding(&binary_and("warren", &["--quiet"], &names()?)?);
+    let build = Beside::start("build the release binary and the end-to-end tests, beside them", &mut build)?;
+    run("unit and property tests", &mut units())?;
+    build.finish()?;
     e2e(&[])?;
     dist::verify()?;
     vm::run_tests()
 }
 
-/// The end-to-end tests, against the release binary. One at a time: each has a cluster of its own, and figures such as
-/// the length of a gap mean nothing on a machine that runs three clusters.
+fn units() -> Command {
+    let mut command = cargo();
+    command.args(["test", "--workspace", "--exclude", "warren-e2e"]);
+    command
+}
+
+/// The names of the end-to-end tests.
+fn names() -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for file in std::fs::read_dir(root().join("e2e/tests")).context("e2e/tests")? {
+        names.extend(file?.path().file_stem().and_then(|name| name.to_str()).map(str::to_owned));
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// The end-to-end tests, against the release binary. What measures runs one at a time: each test has a cluster of its own,
+/// and figures such as the length of a gap mean nothing on a machine that runs three busy clusters.
 pub(crate) fn e2e(args: &[String]) -> Result<()> {
     needs::root()?;
     needs::for_tests()?;
     let binary = release()?;
-    let mut tests = static_cargo("test")?;
-    tests.env("WARREN_BUNDLE", dist::airgap_bundle(&binary)?).env("WARREN_BIN", binary).arg("--lib");
-    for file in std::fs::read_dir(root().join("e2e/tests")).context("e2e/tests")? {
-        if let Some(name) = file?.path().file_stem() {
-            tests.arg("--test").arg(name);
-        }
-    }
-    tests.arg("--").arg("--test-threads=1").args(args);
-    run("end-to-end tests", &mut tests)
+    let bundle = dist::airgap_bundle(&binary)?;
+    let (waiting, measuring): (Vec<String>, Vec<String>) =
+        names()?.into_iter().partition(|name| WAITING.contains(&name.as_str()));
+    let tests = |names: &[String]| {
+        let mut tests = static_cargo("test")?;
+        tests.env("WARREN_BUNDLE", &bundle).env("WARREN_BIN", &binary);
+        tests.args(names.iter().flat_map(|name| ["--test", name]));
+        Ok::<_, anyhow::Error>(tests)
+    };
+    run("build the end-to-end tests", tests(&names()?)?.args(["--lib", "--no-run"]))?;
+    let one_at_a_time = ["--", "--test-threads=1"];
+    let said = target_dir().join("e2e-beside.log");
+    let mut beside = tests(&waiting)?;
+    let beside = Beside::start_quietly(
+        "end-to-end tests that mostly wait",
+        beside.args(one_at_a_time).args(args),
+        &said,
+    )?;
+    let measured = run("end-to-end tests", tests(&measuring)?.arg("--lib").args(one_at_a_time).args(args));
+    beside.finish()?;
+    measured
 }
