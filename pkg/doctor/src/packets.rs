@@ -236,6 +236,7 @@ impl Walk<'_> {
             Some(bytes)
         };
         match load {
+            Meta::EtherType => Some(if p.source.is_ipv4() { vec![0x08, 0x00] } else { vec![0x86, 0xdd] }),
             Meta::Mark => Some(p.mark.to_ne_bytes().to_vec()),
             Meta::InName => link(&p.from_link),
             Meta::OutName => link(&p.to_link),

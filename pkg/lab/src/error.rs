@@ -17,21 +17,13 @@ pub enum LabError {
         /// What the kernel said.
         source: io::Error,
     },
-    /// The kernel refused a link, address or route of the virtual LAN.
+    /// The kernel refused a link, address, route or rule of the virtual LAN.
     #[error("{what}: {source}")]
     Kernel {
         /// What was being built.
         what: String,
         /// The refused request.
         source: NetlinkError,
-    },
-    /// The kernel refused a rule of the virtual LAN.
-    #[error("{what}: {source}")]
-    Firewall {
-        /// What was being built.
-        what: String,
-        /// The refused request.
-        source: Box<nlink::Error>,
     },
     /// Something that should have happened did not.
     #[error("{what} did not happen within {} s; see {}", limit.as_secs(), log.display())]
@@ -81,10 +73,6 @@ impl LabError {
     pub(crate) fn kernel(what: impl Into<String>) -> impl FnOnce(NetlinkError) -> Self {
         let what = what.into();
         move |source| Self::Kernel { what, source }
-    }
-    pub(crate) fn firewall(what: impl Into<String>) -> impl FnOnce(nlink::Error) -> Self {
-        let what = what.into();
-        move |source| Self::Firewall { what, source: Box::new(source) }
     }
     pub(crate) fn message(what: impl Into<String>) -> impl FnOnce(serde_json::Error) -> Self {
         let what = what.into();

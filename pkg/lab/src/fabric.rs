@@ -9,7 +9,6 @@ use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::os::fd::{AsFd as _, AsRawFd as _};
-use warren_netlink::link::LinkChange;
 use warren_netlink::{NetNs, Netlink, NetlinkError, Route, RouteTarget, VethSpec, sysctl};
 
 const MTU: u32 = 1500;
@@ -138,18 +137,13 @@ impl Fabric {
 
     /// Puts a port of the switch on a bridge.
     async fn attach(&self, port: &str, bridge: &str) -> Result<(), NetlinkError> {
-        let broken = |e: nlink::Error| NetlinkError::Kernel {
-            op: "attach to the bridge",
-            object: port.to_owned(),
-            source: std::io::Error::other(e),
-        };
-        let links =
-            nlink::netlink::Connection::<nlink::netlink::Route>::new_in(self.switch.namespace().as_fd());
-        let links = links.map_err(broken)?;
-        let (port_index, bridge_index) =
-            (self.switch.link_index(port).await?, self.switch.link_index(bridge).await?);
-        links.set_link_master_by_index(port_index, bridge_index).await.map_err(broken)?;
-        self.switch.set_link(port, &LinkChange { up: Some(true), ..LinkChange::default() }).await
+        self.switch.set_master(port, bridge).await?;
+        self.switch.set_up(port, true).await
+    }
+
+    /// Makes the switch drop what goes between the addresses of these pairs, and nothing else.
+    pub(crate) async fn partition(&self, pairs: &[(Vec<IpAddr>, Vec<IpAddr>)]) -> Result<(), LabError> {
+        firewall::partition(self.switch.namespace(), pairs).await
     }
 
     /// Connects a node that has no links yet.

@@ -1,71 +1,85 @@
 //! nftables of the virtual LAN: masquerade in routers, partitions on the switch. All inside the lab's namespaces.
 
 use crate::LabError;
-use nlink::netlink::nftables::{
-    BaseChain, Chain, CtState, Family, FilterHook, NatHook, Priority, Rule, Transaction,
-};
-use nlink::netlink::{Connection, Nftables};
 use std::net::IpAddr;
-use std::os::fd::AsFd as _;
 use warren_netlink::NetNs;
+use warren_netlink::nft::build::{base, equals, go, in_state, link_is, rule};
+use warren_netlink::nft::expr::{Comparison, Expr, Header, Meta, Register, STATE_NEW, Verdict};
+use warren_netlink::nft::model::{Chain, FORWARD, INPUT, POSTROUTING, Rule, Ruleset};
+use warren_netlink::nft::replace_table;
+use warren_netlink::nft::ruleset::TableFamily;
 
 const TABLE: &str = "lab";
 const CHAIN: &str = "forward";
 const INPUT_CHAIN: &str = "input";
+const NAT_CHAIN: &str = "postrouting";
 const IPPROTO_ICMP: u8 = 1;
 const IPPROTO_ICMPV6: u8 = 58;
-const NAT_CHAIN: &str = "postrouting";
+const PRIORITY_FILTER: i32 = 0;
+const PRIORITY_SOURCE_NAT: i32 = 100;
 
 /// Makes `netns` a home router with `link` to the outside: what leaves is masqueraded, and nothing comes in that was not
 /// asked for. Without the latter, a call that comes before the one from inside takes its place in conntrack, and the
 /// mapped port moves.
 pub(crate) async fn home_router(netns: &NetNs, link: &str) -> Result<(), LabError> {
-    let build = async {
-        let nft = Connection::<Nftables>::new_in(netns.as_fd())?;
-        let chain = Chain::new(TABLE, NAT_CHAIN)?
-            .family(Family::Inet)
-            .base(BaseChain::nat(NatHook::Postrouting, Priority::SrcNat));
-        let rule = Rule::new(TABLE, NAT_CHAIN).family(Family::Inet).match_oif(link).masquerade();
-        let mut change = nft.transaction().add_table(TABLE, Family::Inet).add_chain(chain).add_rule(rule);
-        for (name, hook) in [(INPUT_CHAIN, FilterHook::Input), (CHAIN, FilterHook::Forward)] {
-            let chain =
-                Chain::new(TABLE, name)?.family(Family::Inet).base(BaseChain::filter(hook, Priority::Filter));
-            let rule = |r: Rule| r.family(Family::Inet).match_iif(link);
-            // Neighbour discovery and ping have to go on; everything else that is new is dropped.
-            let icmp = [IPPROTO_ICMP, IPPROTO_ICMPV6];
-            change = change.add_chain(chain);
-            for proto in icmp {
-                change = change.add_rule(rule(Rule::new(TABLE, name)).match_l4proto(proto).accept());
-            }
-            change = change.add_rule(rule(Rule::new(TABLE, name)).match_ct_state(CtState::NEW).drop());
-        }
-        change.commit(&nft).await
-    };
-    build.await.map_err(LabError::firewall("set up the masquerade of a router"))
+    let mut ruleset = Ruleset::default();
+    let masquerade = vec![Expr::Masquerade { flags: 0, ports: None }];
+    let masquerade = rule([link_is(Meta::OutName, link), masquerade]);
+    add(&mut ruleset, NAT_CHAIN, ("nat", POSTROUTING, PRIORITY_SOURCE_NAT), vec![masquerade]);
+    for (name, hook) in [(INPUT_CHAIN, INPUT), (CHAIN, FORWARD)] {
+        // Neighbour discovery and ping have to go on; everything else that is new is dropped.
+        let icmp = |protocol| {
+            rule([link_is(Meta::InName, link), equals(Meta::Protocol, vec![protocol]), go(Verdict::Accept)])
+        };
+        let new = rule([link_is(Meta::InName, link), in_state(STATE_NEW), go(Verdict::Drop)]);
+        let rules = vec![icmp(IPPROTO_ICMP), icmp(IPPROTO_ICMPV6), new];
+        add(&mut ruleset, name, ("filter", hook, PRIORITY_FILTER), rules);
+    }
+    let replaced = replace_table(netns, TableFamily::Inet, TABLE, &ruleset).await;
+    replaced.map_err(LabError::kernel("set up the masquerade of a router"))
 }
 
 /// Makes the switch drop what goes between the addresses of these pairs, and nothing else.
-pub(crate) async fn partition(pairs: &[(Vec<IpAddr>, Vec<IpAddr>)]) -> Result<(), LabError> {
-    let build = async {
-        let nft = Connection::<Nftables>::new()?;
-        nft.del_table_if_exists(TABLE, Family::Bridge).await?;
-        if pairs.is_empty() {
-            return Ok(());
-        }
-        let chain = Chain::new(TABLE, CHAIN)?
-            .family(Family::Bridge)
-            .base(BaseChain::filter(FilterHook::Forward, Priority::Filter));
-        let mut change: Transaction = nft.transaction().add_table(TABLE, Family::Bridge).add_chain(chain);
-        for (a, b) in pairs {
-            for (from, to) in both_ways(a, b) {
-                let bits = if from.is_ipv4() { 32 } else { 128 };
-                let rule = Rule::new(TABLE, CHAIN).family(Family::Bridge);
-                change = change.add_rule(rule.match_saddr(from, bits).match_daddr(to, bits).drop());
-            }
-        }
-        change.commit(&nft).await
+pub(crate) async fn partition(switch: &NetNs, pairs: &[(Vec<IpAddr>, Vec<IpAddr>)]) -> Result<(), LabError> {
+    let mut ruleset = Ruleset::default();
+    if !pairs.is_empty() {
+        let pairs = pairs.iter().flat_map(|(a, b)| both_ways(a, b));
+        let rules = pairs.map(|(from, to)| between(from, to)).collect();
+        add(&mut ruleset, CHAIN, ("filter", FORWARD, PRIORITY_FILTER), rules);
+    }
+    let replaced = replace_table(switch, TableFamily::Bridge, TABLE, &ruleset).await;
+    replaced.map_err(LabError::kernel("set up the partitions of the switch"))
+}
+
+fn add(ruleset: &mut Ruleset, name: &str, (kind, hook, priority): (&str, u32, i32), rules: Vec<Rule>) {
+    ruleset.chains.insert(name.into(), Chain { base: base(kind, hook, priority) });
+    ruleset.rules.insert(name.into(), rules);
+}
+
+/// Drops frames with packets of one family from an address to another.
+fn between(from: IpAddr, to: IpAddr) -> Rule {
+    let bytes = |ip: IpAddr| match ip {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
     };
-    build.await.map_err(LabError::firewall("set up the partitions of the switch"))
+    let (ether_type, source, destination) = match from {
+        IpAddr::V4(_) => ([0x08, 0x00], 12, 16),
+        IpAddr::V6(_) => ([0x86, 0xdd], 8, 24),
+    };
+    let is_at = |ip: IpAddr, offset: u32| {
+        let value = bytes(ip);
+        let length = u32::try_from(value.len()).unwrap_or(u32::MAX);
+        vec![
+            Expr::Payload { header: Header::Network, offset, length, into: Register::FIRST },
+            Expr::Compare { from: Register::FIRST, is: Comparison::Equal, value },
+        ]
+    };
+    rule([
+        equals(Meta::EtherType, ether_type.to_vec()),
+        is_at(from, source),
+        is_at(to, destination),
+        go(Verdict::Drop),
+    ])
 }
 
 /// Every (source, destination) between the two lists, within a family.

@@ -2,7 +2,8 @@
 //!
 //! Job: keep the base of the table as [`BaseRules`] say, and the pairs of link and address that pods may send from.
 //! Inputs: ranges and ports; pod sources. Outputs: the kernel's table, read back; what its counters counted.
-//! Owns: the table `inet warren`, everything in it. Other tables are never written, and read by [`Nft::list_all`] alone.
+//! Owns: the table `inet warren`, everything in it. Other tables are read by [`Nft::list_all`] alone, and written by
+//! [`replace_table`] alone, which is for namespaces of a lab.
 //! Ordering: a call is one transaction, or a reading and one transaction that the kernel refuses when the ruleset
 //! changed in between; then the call begins again. No packet meets a half-built table.
 //!
@@ -21,6 +22,7 @@ pub mod build;
 pub mod expr;
 mod isolate;
 pub mod model;
+mod other;
 mod plan;
 mod ranges;
 mod reader;
@@ -34,6 +36,7 @@ pub(crate) mod wire;
 
 pub use base::{BaseRules, address_ranges, masquerade_rules};
 pub use isolate::Isolation;
+pub use other::replace_table;
 pub use section::{Change, Section};
 
 use crate::{NetNs, NetlinkError};

@@ -10,11 +10,11 @@
 
 use crate::decide::Flow as Judged;
 use crate::engine::Engine;
-use crate::ruleset::{Names, STRAYS, V4, V6, family, in_state, octets, padded};
+use crate::ruleset::{Names, STRAYS, V4, V6, family, octets, padded};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use warren_netlink::NetlinkError;
 use warren_netlink::conntrack::{Flow, Tuple};
-use warren_netlink::nft::build::{equals, go, rule};
+use warren_netlink::nft::build::{equals, go, in_state, rule};
 use warren_netlink::nft::expr::{
     Comparison, Expr, Header, Meta, Register, STATE_INVALID, SetChange, Verdict,
 };

@@ -13,8 +13,8 @@ use crate::rules::Direction;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use warren_netlink::nft::Change;
-use warren_netlink::nft::build::{base, equals, go, rule};
-use warren_netlink::nft::expr::{Comparison, Connection, Expr, Header, Meta, Register, SetChange, Verdict};
+use warren_netlink::nft::build::{base, equals, go, in_state, rule};
+use warren_netlink::nft::expr::{Expr, Header, Meta, Register, SetChange, Verdict};
 use warren_netlink::nft::model::{Chain, Element, FORWARD, Field, Rule, Ruleset, Set, Value};
 
 /// `NF_IP_PRI_FILTER`.
@@ -297,17 +297,6 @@ fn forward() -> Vec<Rule> {
 /// Goes on for packets of a family.
 pub(crate) fn family(names: &Names) -> Vec<Expr> {
     equals(Meta::Family, vec![names.number])
-}
-
-/// Goes on when the state of the packet's connection is one of these.
-pub(crate) fn in_state(states: u32) -> Vec<Expr> {
-    let mask = states.to_ne_bytes().to_vec();
-    let (from, into) = (Register::FIRST, Register::FIRST);
-    vec![
-        Expr::Connection { load: Connection::State, into },
-        Expr::Mask { from, into, mask, toggle: vec![0; 4] },
-        Expr::Compare { from, is: Comparison::NotEqual, value: vec![0; 4] },
-    ]
 }
 
 /// Drops what comes from or goes to a pod that is isolated in any direction: the end that is not may have said it.

@@ -14,7 +14,7 @@ use crate::node::NodeContext;
 use ipnet::IpNet;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use warren_netlink::nft::build::{base, equals, go, link_begins, link_is, rule};
+use warren_netlink::nft::build::{base, equals, go, in_state, link_begins, link_is, rule};
 use warren_netlink::nft::expr::{
     Comparison, Connection, Expr, Header, Meta, NAT_FULLY_RANDOM, ROUTE_LOCAL, Refusal, Register,
     STATE_INVALID, SetChange, Translation, Verdict,
@@ -362,19 +362,7 @@ fn postrouting(node: &NodeContext) -> Vec<Rule> {
 /// A packet that connection tracking cannot place is not translated: it would meet the wrong end, which answers with a
 /// reset and ends a healthy connection.
 fn forward() -> Vec<Rule> {
-    let invalid = || {
-        vec![
-            Expr::Connection { load: Connection::State, into: W[0] },
-            Expr::Mask {
-                from: W[0],
-                into: W[0],
-                mask: STATE_INVALID.to_ne_bytes().to_vec(),
-                toggle: vec![0; 4],
-            },
-            Expr::Compare { from: W[0], is: Comparison::NotEqual, value: vec![0; 4] },
-        ]
-    };
     [Meta::InName, Meta::OutName]
-        .map(|load| rule([invalid(), link_begins(load, LINK_PREFIX), go(Verdict::Drop)]))
+        .map(|load| rule([in_state(STATE_INVALID), link_begins(load, LINK_PREFIX), go(Verdict::Drop)]))
         .to_vec()
 }

@@ -374,13 +374,13 @@ impl Lab {
 
     pub(super) async fn apply_partitions(&self) -> Result<(), LabError> {
         // The lock orders changes, and what is applied is what holds then.
-        let _fabric = self.fabric.lock().await;
+        let fabric = self.fabric.lock().await;
         let pairs: Vec<(Vec<IpAddr>, Vec<IpAddr>)> = {
             let state = locked(&self.state);
             let seen = |index: &u16| Some(addresses(&state.nodes.get(index)?.plan().switch));
             state.partitions.iter().filter_map(|(a, b)| Some((seen(a)?, seen(b)?))).collect()
         };
-        crate::firewall::partition(&pairs).await
+        fabric.partition(&pairs).await
     }
 }
 

@@ -1,6 +1,7 @@
 //! Changes that the kernel makes at once, or not at all.
 
 use super::model::{Chain, Counted, Counts, Element, Rule, Ruleset, Set};
+use super::ruleset::TableFamily;
 use super::wire::{Writer, message};
 
 const CREATE: u16 = 0x400;
@@ -21,15 +22,25 @@ pub(super) struct Operation {
     pub(super) object: String,
 }
 
-/// Operations on one table of the family `inet`, in order.
+/// Operations on one table, in order.
 pub(crate) struct Batch {
+    family: TableFamily,
     table: &'static str,
     operations: Vec<Operation>,
 }
 
 impl Batch {
+    /// On a table of the family `inet`.
     pub(super) fn new(table: &'static str) -> Self {
-        Self { table, operations: Vec::new() }
+        Self::of(TableFamily::Inet, table)
+    }
+
+    pub(super) fn of(family: TableFamily, table: &'static str) -> Self {
+        Self { family, table, operations: Vec::new() }
+    }
+
+    pub(super) fn family(&self) -> TableFamily {
+        self.family
     }
 
     pub(super) fn is_empty(&self) -> bool {

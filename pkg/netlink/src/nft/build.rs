@@ -1,6 +1,6 @@
 //! The parts that rules of every section are put together from.
 
-use super::expr::{Comparison, Expr, Meta, Register, Verdict};
+use super::expr::{Comparison, Connection, Expr, Meta, Register, Verdict};
 use super::model::{Base, POLICY_ACCEPT, Rule};
 
 /// What hangs a chain in a hook, where packets go on at its end.
@@ -49,4 +49,16 @@ pub fn link_begins(load: Meta, prefix: &str) -> Vec<Expr> {
 #[must_use]
 pub fn link_is(load: Meta, name: &str) -> Vec<Expr> {
     equals(load, super::link_key(name))
+}
+
+/// Goes on when the state of the packet's connection is one of these, `STATE_*`. Uses the first word.
+#[must_use]
+pub fn in_state(states: u32) -> Vec<Expr> {
+    let mask = states.to_ne_bytes().to_vec();
+    let (from, into) = (Register::FIRST, Register::FIRST);
+    vec![
+        Expr::Connection { load: Connection::State, into },
+        Expr::Mask { from, into, mask, toggle: vec![0; 4] },
+        Expr::Compare { from, is: Comparison::NotEqual, value: vec![0; 4] },
+    ]
 }

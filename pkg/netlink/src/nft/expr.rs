@@ -57,6 +57,8 @@ impl Register {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Meta {
+    /// EtherType of the packet, two bytes.
+    EtherType = 1,
     /// The packet's mark, a word in the machine's order.
     Mark = 3,
     /// Name of the link it came in on, 16 bytes.
@@ -70,7 +72,8 @@ pub enum Meta {
 }
 
 impl Meta {
-    const ALL: [Self; 5] = [Self::Mark, Self::InName, Self::OutName, Self::Family, Self::Protocol];
+    const ALL: [Self; 6] =
+        [Self::EtherType, Self::Mark, Self::InName, Self::OutName, Self::Family, Self::Protocol];
 }
 
 /// Where an offset counts from: `NFT_PAYLOAD_*`.
@@ -329,3 +332,5 @@ pub const NAT_FULLY_RANDOM: u32 = 1 << 4;
 pub const ROUTE_LOCAL: u32 = 2;
 /// In [`Connection::State`]: not part of any connection (`NF_CT_STATE_INVALID_BIT`).
 pub const STATE_INVALID: u32 = 1;
+/// In [`Connection::State`]: the first packet of a connection (`NF_CT_STATE_BIT(IP_CT_NEW)`).
+pub const STATE_NEW: u32 = 8;

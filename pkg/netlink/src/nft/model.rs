@@ -158,6 +158,8 @@ pub enum Value {
 pub(super) const LINK_NAME: usize = 16;
 /// `NF_INET_PRE_ROUTING`.
 pub const PREROUTING: u32 = 0;
+/// `NF_INET_LOCAL_IN`.
+pub const INPUT: u32 = 1;
 /// `NF_INET_FORWARD`.
 pub const FORWARD: u32 = 2;
 /// `NF_INET_LOCAL_OUT`.

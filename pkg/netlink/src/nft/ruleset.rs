@@ -15,7 +15,7 @@ const DORMANT: u32 = 1;
 /// Elements of a set that are kept; of a larger one it is not known what is in it.
 const MOST_ELEMENTS: usize = 16_384;
 
-/// The families of tables that packets of IPv4 and IPv6 meet.
+/// The families of tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum TableFamily {
@@ -23,11 +23,14 @@ pub enum TableFamily {
     Inet = 1,
     /// IPv4.
     Ip = 2,
+    /// Frames that a bridge forwards. What is here is not read by [`Nft::list_all`].
+    Bridge = 7,
     /// IPv6.
     Ip6 = 10,
 }
 
 impl TableFamily {
+    /// Those that packets of IPv4 and IPv6 meet.
     const ALL: [Self; 3] = [Self::Inet, Self::Ip, Self::Ip6];
 }
 
@@ -36,6 +39,7 @@ impl fmt::Display for TableFamily {
         f.write_str(match self {
             Self::Inet => "inet",
             Self::Ip => "ip",
+            Self::Bridge => "bridge",
             Self::Ip6 => "ip6",
         })
     }

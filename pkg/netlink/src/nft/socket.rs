@@ -170,7 +170,7 @@ impl Connection {
                 kind,
                 flags,
                 sequence,
-                (FAMILY_INET, 0),
+                (batch.family() as u8, 0),
                 &operation.attributes,
             );
         }

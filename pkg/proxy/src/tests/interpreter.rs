@@ -152,6 +152,13 @@ impl<'a> Run<'a> {
                     bytes
                 };
                 let bytes = match load {
+                    Meta::EtherType => {
+                        if v4 {
+                            vec![0x08, 0x00]
+                        } else {
+                            vec![0x86, 0xdd]
+                        }
+                    }
                     Meta::Mark => vec![0; 4],
                     Meta::InName => link("eth0"),
                     Meta::OutName => link(packet.out_link),

@@ -48,6 +48,7 @@ fn expression() -> impl Strategy<Value = Expr> {
         Just(Meta::Mark),
         Just(Meta::InName),
         Just(Meta::OutName),
+        Just(Meta::EtherType),
         Just(Meta::Family),
         Just(Meta::Protocol)
     ];

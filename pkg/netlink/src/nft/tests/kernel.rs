@@ -1,9 +1,13 @@
 //! The table in the kernel, as `nft` sees it.
 
 use super::support::{fresh, in_fresh, nft, nft_script, rules, source};
+use crate::NetNs;
 use crate::nft::batch::Batch;
-use crate::nft::model::{Element, Field, Ruleset, Set};
-use crate::nft::{Applied, BaseRules, Nft, TABLE, ranges, reader};
+use crate::nft::build::{base, equals, go, in_state, rule};
+use crate::nft::expr::{Meta, STATE_NEW, Verdict};
+use crate::nft::model::{Chain, Element, FORWARD, Field, Ruleset, Set};
+use crate::nft::ruleset::TableFamily;
+use crate::nft::{Applied, BaseRules, Nft, TABLE, ranges, reader, replace_table};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -50,6 +54,40 @@ fn a_table_that_is_right_is_left_alone() {
         assert_eq!(handle.ensure_base(&same).await?, Applied::Unchanged);
         assert!(handle.base_matches(&rules()).await?);
         assert_eq!((generation(&handle).await, nft("-j -a list ruleset")), before);
+        Ok(())
+    });
+}
+
+#[test]
+fn another_table_is_made_as_a_whole_and_removed() {
+    in_fresh(async |_| {
+        let ns = NetNs::current()?;
+        for (family, name) in [(TableFamily::Inet, "inet"), (TableFamily::Bridge, "bridge")] {
+            let table = |chains: &[&str]| {
+                let mut ruleset = Ruleset::default();
+                for chain in chains {
+                    ruleset.chains.insert((*chain).into(), Chain { base: base("filter", FORWARD, 0) });
+                    let v4 = equals(Meta::EtherType, vec![0x08, 0x00]);
+                    let rules = vec![rule([v4, in_state(STATE_NEW), go(Verdict::Drop)])];
+                    ruleset.rules.insert((*chain).into(), rules);
+                }
+                ruleset
+            };
+            replace_table(&ns, family, "other", &table(&["a", "b"])).await?;
+            replace_table(&ns, family, "other", &table(&["b", "c"])).await?;
+            let listed = nft(&format!("list table {name} other"));
+            let rules = listed.matches("ct state new drop").count();
+            assert!(!listed.contains("chain a") && rules == 2, "{listed}");
+            // All or nothing.
+            let mut wrong = table(&["d"]);
+            wrong.rules.insert("nowhere".into(), vec![rule([go(Verdict::Drop)])]);
+            let error = replace_table(&ns, family, "other", &wrong).await.unwrap_err();
+            assert!(error.to_string().contains("other"), "{error}");
+            assert_eq!(nft(&format!("list table {name} other")), listed);
+            replace_table(&ns, family, "other", &Ruleset::default()).await?;
+            replace_table(&ns, family, "other", &Ruleset::default()).await?;
+            assert_eq!(nft("list tables"), "");
+        }
         Ok(())
     });
 }
