@@ -7,6 +7,7 @@ use crate::wire::{Event, LabStatus, NodeStatus, Request};
 use crate::{LabError, Role, own_command, rpc};
 use serde::de::DeserializeOwned;
 use std::fs::File;
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -136,22 +137,32 @@ pub async fn down(name: &LabName) -> Result<(), LabError> {
         return Err(LabError::NoLab(name.to_string()));
     }
     let begin = tokio::time::Instant::now();
-    // An `up` that has just begun has not said yet whom to kill.
-    while dir.read_record().is_none() && dir.path().exists() && begin.elapsed() < RECORD_LIMIT {
-        if dir.lock()?.is_some() {
-            break;
+    loop {
+        // An `up` that has just begun has not said yet whom to kill.
+        while dir.read_record().is_none() && dir.path().exists() && begin.elapsed() < RECORD_LIMIT {
+            if dir.lock()?.is_some() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    if let Some(handle) = dir.read_record().as_ref().and_then(alive) {
-        handle.kill().map_err(LabError::io(format!("end the lab {name}")))?;
-        let ended = handle.wait(DOWN_LIMIT).await;
-        if !ended.map_err(LabError::io("wait for the end of the lab"))? {
-            let what = format!("the end of the lab {name}");
-            return Err(LabError::Timeout { what, limit: DOWN_LIMIT, log: dir.holder_log() });
+        if let Some(handle) = dir.read_record().as_ref().and_then(alive) {
+            handle.kill().map_err(LabError::io(format!("end the lab {name}")))?;
+            let ended = handle.wait(DOWN_LIMIT).await;
+            if !ended.map_err(LabError::io("wait for the end of the lab"))? {
+                let what = format!("the end of the lab {name}");
+                return Err(LabError::Timeout { what, limit: DOWN_LIMIT, log: dir.holder_log() });
+            }
+        }
+        match dir.remove() {
+            // The first process that a killed `up` leaves behind writes there, and can be killed once it has said who it is.
+            Err(LabError::Io { source, .. })
+                if source.kind() == ErrorKind::DirectoryNotEmpty && begin.elapsed() < RECORD_LIMIT =>
+            {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            removed => return removed,
         }
     }
-    dir.remove()
 }
 
 /// All labs of this machine.

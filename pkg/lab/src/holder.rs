@@ -83,15 +83,16 @@ async fn live(
     let lab = match lab {
         Ok(lab) => Arc::new(lab),
         Err(error) => {
-            report(parent, Event::Failed(error.to_string())).await;
+            if !report(parent, Event::Failed(error.to_string())).await {
+                vanish(&dir)?;
+            }
             return Err(error);
         }
     };
     tasks.spawn(proxy::serve(api, lab.server()));
     tasks.spawn(rpc::serve::<Request, _>(control, Arc::clone(&lab)));
     if !bring_up(&lab, parent).await {
-        // Whoever would clean up may be gone.
-        root::detach(&dir.state()).and_then(|()| dir.remove())?;
+        vanish(&dir)?;
         return Ok(ExitCode::FAILURE);
     }
     while let Some(ended) = tasks.join_next().await {
@@ -100,8 +101,14 @@ async fn live(
     Ok(ExitCode::FAILURE)
 }
 
-async fn report(mut parent: tokio::net::UnixStream, event: Event) {
-    let _ = rpc::write_line(&mut parent, &event).await;
+/// Tells the parent; false when it is gone.
+async fn report(mut parent: tokio::net::UnixStream, event: Event) -> bool {
+    rpc::write_line(&mut parent, &event).await.is_ok()
+}
+
+/// Removes what is on the host: whoever would clean up may be gone.
+fn vanish(dir: &LabDir) -> Result<(), LabError> {
+    root::detach(&dir.state()).and_then(|()| dir.remove())
 }
 
 /// Brings the lab up, telling the parent; false when that failed or the parent is gone.
