@@ -7,6 +7,8 @@ use std::thread::LocalKey;
 
 /// How many unused heads of a kind a thread keeps: as many as streams that a few busy connections have.
 const SPARE: usize = 256;
+/// Bytes of buffers up to which they are worth keeping.
+const LARGE: usize = 8 << 10;
 
 /// They are lent: who has none has room for a pointer.
 type Spares<T> = RefCell<Vec<Box<T>>>;
@@ -22,8 +24,8 @@ pub(crate) trait Head: Default + 'static {
     fn spares() -> &'static LocalKey<Spares<Self>>;
     /// Makes it as new, but for its buffers.
     fn clear(&mut self);
-    /// Whether its buffers are worth keeping for another.
-    fn is_small(&self) -> bool;
+    /// Bytes of its buffers, about.
+    fn capacity(&self) -> usize;
 }
 
 impl Head for Request {
@@ -32,11 +34,16 @@ impl Head for Request {
     }
 
     fn clear(&mut self) {
-        Self::clear(self);
+        self.set_target(b"");
+        self.authority.clear();
+        self.host.clear();
+        self.fields.clear();
+        (self.method, self.version) = Default::default();
+        (self.expects, self.websocket) = Default::default();
     }
 
-    fn is_small(&self) -> bool {
-        Self::is_small(self)
+    fn capacity(&self) -> usize {
+        self.target.capacity() + self.fields.capacity()
     }
 }
 
@@ -46,11 +53,12 @@ impl Head for Response {
     }
 
     fn clear(&mut self) {
-        Self::clear(self);
+        self.fields.clear();
+        (self.status, self.version) = Default::default();
     }
 
-    fn is_small(&self) -> bool {
-        Self::is_small(self)
+    fn capacity(&self) -> usize {
+        self.fields.capacity()
     }
 }
 
@@ -62,7 +70,7 @@ pub(crate) fn take<T: Head>() -> Box<T> {
 /// Takes a head back, unless it has grown large or there are enough.
 pub(crate) fn give<T: Head>(mut head: Box<T>) {
     T::spares().with_borrow_mut(|spares| {
-        if spares.len() < SPARE && head.is_small() {
+        if spares.len() < SPARE && head.capacity() <= LARGE {
             head.clear();
             spares.push(head);
         }

@@ -5,9 +5,6 @@ use crate::fields::{Fields, Known};
 use crate::target;
 use http::Method;
 
-/// Bytes of buffers up to which they are worth keeping.
-const SMALL_HEAD: usize = 8 << 10;
-
 /// How the end of a body is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Framing {
@@ -61,23 +58,6 @@ impl Request {
         self.target.get(self.path_end + 1..)
     }
 
-    /// Makes it as new, but for its buffers.
-    pub(crate) fn clear(&mut self) {
-        self.method = Method::default();
-        self.target.clear();
-        self.path_end = 0;
-        self.authority.clear();
-        self.host.clear();
-        self.fields.clear();
-        self.version = Version::default();
-        (self.expects, self.websocket) = (false, false);
-    }
-
-    /// Whether its buffers are worth keeping for another request.
-    pub(crate) fn is_small(&self) -> bool {
-        self.target.capacity() + self.fields.capacity() <= SMALL_HEAD
-    }
-
     /// Takes path and query.
     pub(crate) fn set_target(&mut self, bytes: &[u8]) {
         self.target.clear();
@@ -92,20 +72,6 @@ pub(crate) struct Response {
     pub(crate) status: u16,
     pub(crate) fields: Fields,
     pub(crate) version: Version,
-}
-
-impl Response {
-    /// Makes it as new, but for its buffers.
-    pub(crate) fn clear(&mut self) {
-        self.status = 0;
-        self.fields.clear();
-        self.version = Version::default();
-    }
-
-    /// Whether its buffers are worth keeping for another answer.
-    pub(crate) fn is_small(&self) -> bool {
-        self.fields.capacity() <= SMALL_HEAD
-    }
 }
 
 /// How long a head is, once all of it is there. `scanned` is how far it was looked at before, 0 at first.
