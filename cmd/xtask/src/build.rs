@@ -83,17 +83,9 @@ pub(crate) fn release() -> Result<PathBuf> {
     binary("build the release binary", "warren")
 }
 
-/// Builds a program as release builds are, and tests of the end-to-end programs.
-pub(crate) fn binary_and(name: &str, options: &[&str], tests: &[String]) -> Result<Command> {
-    let mut command = static_cargo("build")?;
-    command.args(options).args(["--bin", name]);
-    command.args(tests.iter().flat_map(|test| ["--test", test]));
-    Ok(command)
-}
-
 /// Builds a program as the release binary is built; returns its path.
 pub(crate) fn binary(step: &str, name: &str) -> Result<PathBuf> {
-    run(step, &mut binary_and(name, &[], &[])?)?;
+    run(step, static_cargo("build")?.args(["--bin", name]))?;
     let binary = target_dir().join(host_triple()?).join("release").join(name);
     if !binary.is_file() {
         bail!("the build left no {}", binary.display());

@@ -1,6 +1,6 @@
 //! The tests, from unit to end to end.
 
-use crate::build::{binary_and, release, static_cargo, target_dir};
+use crate::build::{release, static_cargo, target_dir};
 use crate::run::{Beside, cargo, root, run, yielding};
 use crate::vm;
 use crate::{dist, needs};
@@ -21,7 +21,8 @@ pub(crate) fn all() -> Result<()> {
     )?;
     run("build the unit and property tests", units().arg("--no-run"))?;
     // They wait for half of their time, which is enough for much of this.
-    let mut build = yielding(&binary_and("warren", &["--quiet"], &names()?)?);
+    let mut build = end_to_end("build", &names()?)?;
+    let mut build = yielding(build.args(["--quiet", "--bin", "warren"]));
     let build = Beside::start("build the release binary and the end-to-end tests, beside them", &mut build)?;
     run("unit and property tests", &mut units())?;
     build.finish()?;
@@ -34,6 +35,13 @@ fn units() -> Command {
     let mut command = cargo();
     command.args(["test", "--workspace", "--exclude", "warren-e2e"]);
     command
+}
+
+/// `cargo` on these end-to-end tests.
+fn end_to_end(verb: &str, names: &[String]) -> Result<Command> {
+    let mut command = static_cargo(verb)?;
+    command.args(names.iter().flat_map(|name| ["--test", name]));
+    Ok(command)
 }
 
 /// The names of the end-to-end tests.
@@ -53,15 +61,15 @@ pub(crate) fn e2e(args: &[String]) -> Result<()> {
     needs::for_tests()?;
     let binary = release()?;
     let bundle = dist::airgap_bundle(&binary)?;
+    let names = names()?;
+    run("build the end-to-end tests", end_to_end("test", &names)?.args(["--lib", "--no-run"]))?;
     let (waiting, measuring): (Vec<String>, Vec<String>) =
-        names()?.into_iter().partition(|name| WAITING.contains(&name.as_str()));
+        names.into_iter().partition(|name| WAITING.contains(&name.as_str()));
     let tests = |names: &[String]| {
-        let mut tests = static_cargo("test")?;
+        let mut tests = end_to_end("test", names)?;
         tests.env("WARREN_BUNDLE", &bundle).env("WARREN_BIN", &binary);
-        tests.args(names.iter().flat_map(|name| ["--test", name]));
         Ok::<_, anyhow::Error>(tests)
     };
-    run("build the end-to-end tests", tests(&names()?)?.args(["--lib", "--no-run"]))?;
     let one_at_a_time = ["--", "--test-threads=1"];
     let said = target_dir().join("e2e-beside.log");
     let mut beside = tests(&waiting)?;
