@@ -9,11 +9,11 @@ use kube::api::{
 use kube::{Client, Config, ResourceExt as _};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 const KILLS: usize = 5;
@@ -27,23 +27,26 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// The server's process; gone when the test ends.
 struct Server {
     directory: tempfile::TempDir,
-    port: u16,
+    address: SocketAddr,
     child: Mutex<Child>,
 }
 
 impl Server {
     fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        // Free a moment ago; the same one after each kill, so that clients find it again.
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let child = Mutex::new(spawn(directory.path().to_owned(), port));
-        Self { directory, port, child }
+        // The same one after each kill, so that clients find it again; of an address that no other test has,
+        // so that nobody takes it meanwhile.
+        static LAST: AtomicU8 = AtomicU8::new(1);
+        let own = Ipv4Addr::new(127, 0, 1, LAST.fetch_add(1, Ordering::Relaxed));
+        let address = TcpListener::bind((own, 0)).unwrap().local_addr().unwrap();
+        let child = Mutex::new(spawn(directory.path().to_owned(), address));
+        Self { directory, address, child }
     }
     fn kill_and_restart(&self) {
         let mut child = self.child.lock().unwrap();
         child.kill().unwrap();
         child.wait().unwrap();
-        *child = spawn(self.directory.path().to_owned(), self.port);
+        *child = spawn(self.directory.path().to_owned(), self.address);
     }
     async fn client(&self) -> Client {
         let path = self.directory.path().join("kubeconfig");
@@ -64,11 +67,11 @@ impl Drop for Server {
     }
 }
 
-fn spawn(directory: PathBuf, port: u16) -> Child {
+fn spawn(directory: PathBuf, address: SocketAddr) -> Child {
     // Ranges for benchmarks (RFC 2544): no machine has routes to them.
     Command::new(env!("CARGO_BIN_EXE_warren"))
         .arg("server")
-        .args(["--listen", &format!("127.0.0.1:{port}"), "--cluster-cidr", "198.18.0.0/16"])
+        .args(["--listen", &address.to_string(), "--cluster-cidr", "198.18.0.0/16"])
         .args(["--service-cidr", "198.19.0.0/16", "--node-prefix-v4", "28"])
         .arg("--data-dir")
         .arg(directory.join("data"))

@@ -117,7 +117,8 @@ mod tests {
     #[test]
     fn what_was_left_is_used_and_what_nobody_wants_is_closed() {
         let mut first = Sockets::default();
-        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        // Of an address that no other test binds, so that nobody takes the port meanwhile.
+        let free = TcpListener::bind("127.0.0.2:0").unwrap().local_addr().unwrap();
         let wanted = [Place { https: false, address: free }];
         assert_eq!(first.listen(&wanted), Vec::<String>::new());
         assert_eq!(first.listen(&wanted), Vec::<String>::new(), "it is open already");

@@ -272,9 +272,9 @@ fn what_cannot_be_served_has_a_status_of_its_own() {
     assert_eq!(empty.get("/").line, "HTTP/1.1 404 Not Found");
     let nobody = Front::start(config(), table_to(backend(&[])));
     assert_eq!(nobody.get("/").line, "HTTP/1.1 503 Service Unavailable");
-    let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let gone = Front::start(config(), table_to(backend(&[gone])));
-    assert_eq!(gone.get("/").line, "HTTP/1.1 502 Bad Gateway");
+    let gone = Unreachable::new();
+    let to_gone = Front::start(config(), table_to(backend(&[gone.address])));
+    assert_eq!(to_gone.get("/").line, "HTTP/1.1 502 Bad Gateway");
     for answer in [
         &b"nonsense\r\n\r\n"[..],
         b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n",
@@ -289,8 +289,8 @@ fn what_cannot_be_served_has_a_status_of_its_own() {
 #[test]
 fn another_endpoint_is_tried_when_one_cannot_be_reached() {
     let origin = Origin::hello();
-    let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let front = Front::start(config(), table_to(backend(&[gone, origin.address])));
+    let gone = Unreachable::new();
+    let front = Front::start(config(), table_to(backend(&[gone.address, origin.address])));
     for _ in 0..20 {
         assert_eq!(
             front.connect().ask("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nhi").body,

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -33,7 +33,10 @@ pub(crate) struct Fake {
 
 impl Fake {
     pub(crate) async fn start(handler: impl Fn(Query<'_>) -> Replies + Send + Sync + 'static) -> Self {
-        Self::start_at("127.0.0.1:0".parse().unwrap(), handler).await
+        // An address of its own: nobody takes its port when it has stopped.
+        static LAST: AtomicU16 = AtomicU16::new(0);
+        let [high, low] = LAST.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+        Self::start_at(([127, 1, high, low], 0).into(), handler).await
     }
 
     pub(crate) async fn start_at(

@@ -478,7 +478,7 @@ async fn we_are_never_our_own_upstream() {
     let fake = Fake::start(at_once).await;
     let config = Config {
         upstreams: vec![fake.upstream()],
-        own: vec!["127.0.0.1".parse().unwrap()],
+        own: vec![fake.address.ip()],
         ..Config::default()
     };
     let forwarder = Forwarder::new(config, Bounds::default());

@@ -33,6 +33,21 @@ impl Seen {
     }
 }
 
+/// An address at which nobody listens, and that nobody else is given while this lives: a socket that is
+/// bound and does not listen. A port that was only free a moment ago may be another test's by now.
+pub(crate) struct Unreachable {
+    pub(crate) address: SocketAddr,
+    _socket: tokio::net::TcpSocket,
+}
+
+impl Unreachable {
+    pub(crate) fn new() -> Self {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        Self { address: socket.local_addr().unwrap(), _socket: socket }
+    }
+}
+
 /// A backend of other make: it reads lines and believes every header.
 pub(crate) struct Origin {
     pub(crate) address: SocketAddr,

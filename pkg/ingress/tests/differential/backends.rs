@@ -120,7 +120,8 @@ fn line(from: &mut impl BufRead) -> String {
 
 /// nginx, which hands requests on to itself so that it reads their bodies, and logs them.
 fn nginx(dir: &Path) -> (Child, SocketAddr) {
-    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    // Of an address that no other backend binds, so that nobody takes the port until nginx does.
+    let address = TcpListener::bind("127.0.0.2:0").unwrap().local_addr().unwrap();
     let config = include_str!("nginx.conf");
     let config = config.replace("@dir@", dir.to_str().unwrap()).replace("@address@", &address.to_string());
     let path = dir.join("nginx.conf");

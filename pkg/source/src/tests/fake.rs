@@ -10,6 +10,7 @@ use futures::StreamExt as _;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -54,9 +55,11 @@ struct Served {
 
 impl FakeApi {
     pub(super) async fn start() -> Self {
-        let probe = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = probe.local_addr().unwrap();
-        drop(probe);
+        // An address of its own: nobody takes its port while it is down.
+        static LAST: AtomicU8 = AtomicU8::new(1);
+        let own = [127, 0, 1, LAST.fetch_add(1, Ordering::Relaxed)];
+        let address =
+            std::net::TcpListener::bind((std::net::Ipv4Addr::from(own), 0)).unwrap().local_addr().unwrap();
         let api =
             Self { inner: Arc::default(), changed: watch::Sender::new(0), address, life: Mutex::new(None) };
         api.inner.lock().unwrap().revision = 10;
