@@ -44,11 +44,22 @@ pub struct AddressInput<'a> {
 pub fn compile(input: &AddressInput<'_>) -> Vec<LoadBalancerAddresses> {
     let mut services: Vec<&Service> = input.services.iter().copied().filter(|s| is_ours(s)).collect();
     services.sort_by(|a, b| (a.created, &a.key).cmp(&(b.created, &b.key)));
+    let wanted: BTreeSet<_> = services.iter().map(|service| &service.key).collect();
+    let endpoints = EndpointNodes::of(input.slices.iter().copied(), |key| wanted.contains(key));
     let mut given = match input.mode {
         Mode::Off => return Vec::new(),
-        Mode::Nodes => nodes::give(input, &services),
+        Mode::Nodes => nodes::give(input, &services, &endpoints),
         Mode::Pool(pool) => pool::give(pool, input.nodes, &services),
     };
+    for service in &services {
+        if let Some(node) = left_out(service, input.nodes, &endpoints) {
+            let message = format!(
+                "node {node} could serve it, but has the label {LABEL_EXCLUDED}, which kubeadm gives to nodes of the \
+                 control plane; if it is to serve Services: kubectl label node {node} {LABEL_EXCLUDED}-"
+            );
+            given.entry(service.key.clone()).or_default().fault("NodesExcluded", message);
+        }
+    }
     services.sort_by(|a, b| a.key.cmp(&b.key));
     let row = |service: &&Service| {
         let given = given.remove(&service.key).unwrap_or_default();
@@ -83,6 +94,22 @@ pub fn servable<'a>(
         .filter(|(s, ip)| !local(s) || endpoints.on(&s.key, Family::of(*ip), &own.name))
         .map(|(_, ip)| ip)
         .collect()
+}
+
+/// Where nodes could serve a Service, and every one of them is to be left out: the first of these.
+fn left_out<'a>(
+    service: &'a Service,
+    nodes: &[&'a Node],
+    endpoints: &EndpointNodes<'a>,
+) -> Option<&'a NodeName> {
+    let local = service.external_policy == TrafficPolicy::Local;
+    service.families.iter().find_map(|family| {
+        let has_part = |node: &&&Node| !local || endpoints.on(&service.key, *family, &node.name);
+        let able = || nodes.iter().filter(|node| node.ready).filter(has_part);
+        let is_left_out = |node: &&Node| node.labels.contains_key(LABEL_EXCLUDED);
+        let none_is_left = endpoints.any(&service.key, *family) && able().all(is_left_out);
+        able().filter(|_| none_is_left).map(|node| &node.name).min()
+    })
 }
 
 /// Whether Warren gives this Service addresses, and its proxies take care of them.

@@ -5,9 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use warren_types::{Family, Node, Protocol, Service, TrafficPolicy};
 
 /// `services` are sorted, the oldest first.
-pub(super) fn give(input: &AddressInput<'_>, services: &[&Service]) -> AllGiven {
-    let wanted: BTreeSet<_> = services.iter().map(|service| &service.key).collect();
-    let endpoints = EndpointNodes::of(input.slices.iter().copied(), |key| wanted.contains(key));
+pub(super) fn give<'a>(
+    input: &AddressInput<'a>,
+    services: &[&'a Service],
+    endpoints: &EndpointNodes<'a>,
+) -> AllGiven {
     let nodes: Vec<&Node> = input.nodes.iter().copied().filter(|node| serves(node)).collect();
     let mut claims: BTreeMap<(Family, Protocol, u16), &Service> = BTreeMap::new();
     let mut all = AllGiven::new();
@@ -26,7 +28,7 @@ pub(super) fn give(input: &AddressInput<'_>, services: &[&Service]) -> AllGiven 
                 continue;
             }
             claims.extend(service.ports.iter().map(|port| ((family, port.protocol, port.port), *service)));
-            give_family(&mut given, service, family, &nodes, &endpoints, input);
+            give_family(&mut given, service, family, &nodes, endpoints, input);
         }
         for asked in &service.requested_addresses {
             if !given.addresses.contains(asked) {

@@ -163,6 +163,31 @@ fn nodes_that_can_serve_give_their_addresses() {
     assert_eq!(cluster.given("any").0, ["192.0.2.3"]);
 }
 
+/// One machine that kubeadm made a cluster of, for example.
+#[test]
+fn a_service_that_only_nodes_to_be_left_out_could_serve_says_so() {
+    let mut local = service("local", 2, &[81]);
+    local.external_policy = TrafficPolicy::Local;
+    let services = vec![service("any", 1, &[80]), local, service("none", 1, &[82])];
+    let slices = vec![slice("any", &[("n2", true)]), slice("local", &[("n2", true)])];
+    for mut cluster in [
+        of_nodes(services.clone(), slices.clone()),
+        Cluster { slices, ..of_pool(&["198.51.100.1/29"], services) },
+    ] {
+        cluster.nodes = vec![node(1), node(2), node(3)];
+        let faults = |cluster: &Cluster| ["any", "local", "none"].map(|name| cluster.given(name).1.join(","));
+        assert_eq!(faults(&cluster), ["", "", ""]);
+        cluster.nodes[1].labels.insert(LABEL_EXCLUDED.into(), String::new());
+        assert_eq!(faults(&cluster), ["", "NodesExcluded", ""], "the one with the endpoint");
+        assert!(cluster.message("local").contains(&format!("kubectl label node n2 {LABEL_EXCLUDED}-")));
+        cluster.nodes[0].ready = false;
+        cluster.nodes[2].labels.insert(LABEL_EXCLUDED.into(), String::new());
+        assert_eq!(faults(&cluster), ["NodesExcluded", "NodesExcluded", ""]);
+        cluster.nodes[1].ready = false;
+        assert_eq!(faults(&cluster), ["NodesExcluded", "", ""], "where the label hinders nothing");
+    }
+}
+
 #[test]
 fn each_family_needs_endpoints_of_its_own() {
     let mut dual = service("dual", 1, &[80]);
