@@ -329,7 +329,7 @@ async fn is_closed(to: SocketAddr, limit: Duration) -> bool {
 async fn largest(to: SocketAddr, mtu: u32) -> Result<u32, Fault> {
     let socket = UdpSocket::bind((unspecified(to.ip()), 0)).await?;
     socket.connect(to).await?;
-    warren_netlink::fragments::forbid(&socket, to.is_ipv4())?;
+    warren_netlink::sockopt::forbid_fragments(&socket, to.is_ipv4())?;
     let headers = if to.is_ipv4() { 28 } else { 48 };
     let smaller: Vec<u32> = SIZES.into_iter().filter(|s| *s < mtu).collect();
     let (mut found, mut told, mut buffer) = (0, false, vec![0; 2048]);

@@ -23,7 +23,8 @@ const NEWCOMER: Duration = Duration::from_millis(500);
 /// Serves requests until either side has had enough.
 pub(crate) async fn run(worker: &Worker, stream: Stream, peer: &Peer) {
     let is_tls = matches!(stream, Stream::Tls(_));
-    let (mut reader, mut writer) = stream.split();
+    let first = stream.at_hand();
+    let (mut reader, mut writer) = stream.split(first);
     match requests(worker, &mut reader, &mut writer, peer).await {
         Ok(End::Clean) if reader.bytes().is_empty() => {
             // Without TLS, closing says as much.

@@ -1,7 +1,7 @@
 //! HTTP/1, strictly: what two parsers might read differently is refused, and the connection ended.
 
 pub(crate) mod body;
-mod buffer;
+pub(crate) mod buffer;
 pub(crate) mod head;
 pub(crate) mod io;
 #[cfg(test)]

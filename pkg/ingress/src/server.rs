@@ -21,11 +21,16 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
+use warren_netlink::sockopt;
 
 /// How often idle connections to endpoints are looked through.
 const SWEEP: Duration = Duration::from_secs(5);
 /// How long a listening socket rests after the process ran out of descriptors.
 const REST: Duration = Duration::from_millis(50);
+
+/// How long the kernel keeps a connection of which nothing has come: mostly the first request comes with the connection, and
+/// is read without another turn of waiting. Who is silent for longer is bounded here.
+const FIRST_BYTES: Duration = Duration::from_secs(1);
 
 /// How many passwords each thread's helpers check at once.
 const PASSWORDS_AT_ONCE: usize = 2;
@@ -201,6 +206,7 @@ fn listen(listener: &Listener) -> Result<TcpListener, IngressError> {
     let name = || listener.socket.local_addr().map_or("?".to_owned(), |address| address.to_string());
     let socket = listener.socket.try_clone().and_then(|socket| {
         socket.set_nonblocking(true)?;
+        sockopt::defer_accept(&socket, FIRST_BYTES)?;
         // What is accepted inherits it.
         socket2::SockRef::from(&socket).set_tcp_nodelay(true)?;
         TcpListener::from_std(socket)

@@ -5,6 +5,7 @@ use crate::error::Broken;
 use crate::fields::Known;
 use crate::front_h2::SEND_BUFFER;
 use crate::h1::body::Decoder;
+use crate::h1::buffer::Buffer;
 use crate::h1::head::{self, Framing, Request, Response, Version};
 use crate::h1::io::{Body, Reader, Stream, Writer};
 use crate::hash::QuickMap;
@@ -152,7 +153,7 @@ pub(crate) async fn connect(
         let header = crate::proxy_header::write(version, peer.address, peer.local);
         timeout(timeouts.send, stream.write_all(&header)).await.map_err(|_| Broken::Slow)??;
     }
-    let (reader, writer) = Stream::Plain(stream).split();
+    let (reader, writer) = Stream::Plain(stream).split(Buffer::default());
     Ok(Connection { reader, writer, address, used: false })
 }
 

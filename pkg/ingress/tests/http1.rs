@@ -403,13 +403,17 @@ fn who_has_just_connected_is_answered_although_it_drains() {
 
 #[test]
 fn draining_lets_a_request_end_and_takes_no_other() {
+    use std::io::Write;
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let front = Front::start(config(), table_to(backend(&[listener.local_addr().unwrap()])));
-    let mut idle = front.connect();
-    let mut client = front.connect();
-    client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+    let (mut idle, mut client) = (front.connect(), front.connect());
+    idle.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
     let (mut stream, _) = listener.accept().unwrap();
     let mut head = [0; 4096];
+    assert!(stream.read(&mut head).unwrap() > 0);
+    stream.write_all(&ok("first")).unwrap();
+    assert_eq!(idle.answer().body, b"first");
+    client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
     assert!(stream.read(&mut head).unwrap() > 0);
     let ingress = front.ingress;
     let drain = std::thread::spawn(move || {
@@ -417,7 +421,6 @@ fn draining_lets_a_request_end_and_takes_no_other() {
         runtime.block_on(ingress.drain(Duration::from_secs(10)));
     });
     assert_eq!(idle.reader.read(&mut [0]).unwrap(), 0, "an idle connection is ended soon");
-    use std::io::Write;
     stream.write_all(&ok("done")).unwrap();
     let answer = client.answer();
     assert_eq!(answer.body, b"done");

@@ -476,11 +476,8 @@ async fn overrides_come_first_and_hold_offline() {
 #[tokio::test]
 async fn we_are_never_our_own_upstream() {
     let fake = Fake::start(at_once).await;
-    let config = Config {
-        upstreams: vec![fake.upstream()],
-        own: vec![fake.address.ip()],
-        ..Config::default()
-    };
+    let config =
+        Config { upstreams: vec![fake.upstream()], own: vec![fake.address.ip()], ..Config::default() };
     let forwarder = Forwarder::new(config, Bounds::default());
     let answer = resolve(&forwarder, "a.example").await;
     assert_eq!(

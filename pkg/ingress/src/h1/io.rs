@@ -8,8 +8,10 @@ use crate::error::Broken;
 use crate::fields::Fields;
 use crate::patience::within;
 use crate::text;
+use nix::sys::socket::{MsgFlags, recv};
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
+use std::os::fd::AsRawFd as _;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -18,6 +20,8 @@ use tokio::net::TcpStream;
 
 /// Bytes from which on a piece is not copied to what is kept, but written beside it.
 const MUCH: usize = SMALL / 2;
+/// Bytes that are read of a new connection at once; most heads are shorter.
+const FIRST: usize = 2 << 10;
 /// The longest line that begins a chunk of ours.
 const CHUNK_LINE: usize = 18;
 
@@ -28,10 +32,26 @@ pub(crate) enum Stream {
 }
 
 impl Stream {
-    /// Both directions of it.
-    pub(crate) fn split(self) -> (Reader, Writer) {
+    /// What has come already, also when the runtime has not heard of it yet: that takes it a turn. Nothing from TLS.
+    pub(crate) fn at_hand(&self) -> Buffer {
+        let mut data = Buffer::default();
+        if let Self::Plain(stream) = self {
+            data = Buffer::small();
+            data.resize(FIRST, 0);
+            // What there is to say of a failure the next read says too.
+            let count = recv(stream.as_raw_fd(), &mut data, MsgFlags::MSG_DONTWAIT).unwrap_or(0);
+            data.truncate(count);
+            if count == 0 {
+                data.give_back();
+            }
+        }
+        data
+    }
+
+    /// Both directions of it, and what was read already.
+    pub(crate) fn split(self, data: Buffer) -> (Reader, Writer) {
         let (read, write) = tokio::io::split(self);
-        let reader = Reader { io: read, data: Buffer::default(), start: 0, comes_fast: false };
+        let reader = Reader { io: read, data, start: 0, comes_fast: false };
         (reader, Writer { io: write, out: Buffer::default(), start: 0, is_flushed: true })
     }
 }
