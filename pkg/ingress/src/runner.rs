@@ -4,6 +4,7 @@ mod gateways;
 mod names;
 mod publish;
 mod status;
+mod taken;
 
 pub use status::{IngressStatus, Listening, StatusSnapshot};
 
@@ -15,7 +16,7 @@ use crate::external::Forbidden;
 use crate::observe::Observer;
 use crate::server::{Ingress as Server, Listener, Serving};
 use crate::sockets::{KEEPER, Place, Sockets};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -233,6 +234,8 @@ struct Runner {
     sockets: Sockets,
     /// Why it does not listen everywhere.
     failed: Vec<String>,
+    /// Why what it listens for goes elsewhere.
+    taken: Vec<String>,
     server: Option<Server>,
     /// Servers of other sockets that are at their last requests.
     ending: JoinSet<()>,
@@ -261,6 +264,7 @@ impl Runner {
             compiled: Arc::default(),
             sockets: Sockets::default(),
             failed: Vec::new(),
+            taken: Vec::new(),
             server: None,
             ending: JoinSet::new(),
             keeper: None,
@@ -309,6 +313,7 @@ impl Runner {
             }
         }
         self.listen().await?;
+        self.look_for_takers();
         self.told.publish(&self.config, &self.deps, &self.compiled).await?;
         self.show();
         Ok(())
@@ -416,6 +421,20 @@ impl Runner {
         Ok(())
     }
 
+    /// Finds who has the ports for itself.
+    fn look_for_takers(&mut self) {
+        let tables = &self.deps.tables;
+        let ports: BTreeSet<u16> = self.sockets.places().map(|place| place.address.port()).collect();
+        let own = tables.nodes.get(&node_key(&self.config.node_name)).filter(|_| !ports.is_empty());
+        let services = tables.services.snapshot().rows;
+        let taken =
+            own.map_or_else(Vec::new, |own| taken::taken(services.values().map(AsRef::as_ref), &own, &ports));
+        for why in taken.iter().filter(|why| !self.taken.contains(why)) {
+            tracing::warn!(why, "ingress is not served there");
+        }
+        self.taken = taken;
+    }
+
     async fn deposit(&mut self) {
         let Some(keeper) = &self.keeper else { return };
         if let Err(error) = keeper.keep(&self.sockets.named()).await {
@@ -427,8 +446,9 @@ impl Runner {
     fn show(&self) {
         let meter = self.server.as_ref().map(Server::meter);
         let unlogged = self.access_log.as_ref().map(|log| log.dropped().clone());
-        self.deps.status.show(&self.compiled, self.sockets.places(), &self.failed, meter, unlogged);
-        match self.failed.first() {
+        let failed = [self.failed.as_slice(), &self.taken].concat();
+        self.deps.status.show(&self.compiled, self.sockets.places(), &failed, meter, unlogged);
+        match failed.first() {
             Some(why) => self.health.degraded(why.clone()),
             None if self.server.is_some() && self.keeper.is_none() => {
                 self.health.degraded("nobody keeps the ingress sockets while the agent restarts");

@@ -493,6 +493,29 @@ fn a_port_that_somebody_holds_is_said_and_taken_once_it_is_free() {
 }
 
 #[test]
+fn a_service_that_had_the_port_first_is_named() {
+    on_a_machine(|mut machine| async move {
+        machine.keeper().await;
+        machine.start();
+        machine.hear().await;
+        machine.put(ingress("one", "foo.test", "web")).await;
+        machine.is(HealthState::Ready, "").await;
+        let mut service = Service::new(ServiceKey::parse("old/proxy").unwrap());
+        service.kind = ServiceKind::LoadBalancer;
+        service.ports = machine.rows::<Service>()[0].ports.clone();
+        service.ports[0].port = 80;
+        service.load_balancer_ips = vec!["192.0.2.1".parse().unwrap()];
+        machine.put(service.clone()).await;
+        machine.is(HealthState::Degraded, "belongs to the Service old/proxy").await;
+        assert_eq!(machine.deps.status.get().unwrap().listening.failed.len(), 1);
+        service.load_balancer_ips = vec!["192.0.2.2".parse().unwrap()];
+        machine.put(service).await;
+        machine.is(HealthState::Ready, "").await;
+        machine.stop().await;
+    });
+}
+
+#[test]
 fn connections_wait_from_one_agent_to_the_next() {
     on_a_machine(|mut machine| async move {
         machine.keeper().await;
