@@ -85,8 +85,9 @@ impl NetNs {
 
     /// Device and inode number: what `/proc/PID/ns/net` shows, unique among the namespaces alive.
     #[must_use]
+    #[allow(clippy::useless_conversion, reason = "on 32-bit machines the number of an inode is narrower")]
     pub fn identity(&self) -> Option<(u64, u64)> {
-        fstat(&self.0).ok().map(|stat| (stat.st_dev, stat.st_ino))
+        fstat(&self.0).ok().map(|stat| (stat.st_dev, stat.st_ino.into()))
     }
 
     /// Runs `f` inside the namespace on a thread of its own, and returns its result.

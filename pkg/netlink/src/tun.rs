@@ -76,7 +76,8 @@ fn attach(file: &File, name: &str) -> nix::Result<()> {
         ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_flags: flags as libc::c_short },
     };
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
-        *to = from.cast_signed();
+        // Whether it has a sign depends on the architecture.
+        *to = libc::c_char::from_ne_bytes([from]);
     }
     // SAFETY: the descriptor is open for the length of the call, since `file` is borrowed; the request's argument is a
     // `struct ifreq`, which `request` is, initialised and alive; its name ends in NUL, being shorter than the field.

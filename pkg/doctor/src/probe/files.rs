@@ -122,13 +122,14 @@ fn cluster_dns(file: &Path, key: &str) -> Option<(PathBuf, Vec<IpAddr>)> {
 }
 
 /// The file system of a directory, or of what is above it.
+#[allow(clippy::useless_conversion, reason = "on 32-bit machines these counts are narrower")]
 fn disk(dir: &Path) -> Known<Disk> {
     let there = dir.ancestors().find(|d| d.exists()).unwrap_or(Path::new("/"));
     let stat = statvfs(there).map_err(|e| format!("{}: {e}", there.display()))?;
-    let unit = stat.fragment_size();
+    let bytes = |blocks: u64| blocks * u64::from(stat.fragment_size());
     Ok(Disk {
-        total: stat.blocks() * unit,
-        free: stat.blocks_available() * unit,
+        total: bytes(stat.blocks().into()),
+        free: bytes(stat.blocks_available().into()),
         read_only: stat.flags().contains(FsFlags::ST_RDONLY),
     })
 }
