@@ -16,7 +16,7 @@ use crate::external::Forbidden;
 use crate::observe::Observer;
 use crate::server::{Ingress as Server, Listener, Serving};
 use crate::sockets::{KEEPER, Place, Sockets};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -424,7 +424,7 @@ impl Runner {
     /// Finds who has the ports for itself.
     fn look_for_takers(&mut self) {
         let tables = &self.deps.tables;
-        let ports: BTreeSet<u16> = self.sockets.places().map(|place| place.address.port()).collect();
+        let ports = self.deps.ports.borrow().clone();
         let own = tables.nodes.get(&node_key(&self.config.node_name)).filter(|_| !ports.is_empty());
         let services = tables.services.snapshot().rows;
         let taken =

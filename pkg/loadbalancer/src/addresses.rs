@@ -81,7 +81,7 @@ pub fn servable<'a>(
     services: &[&'a Service],
     slices: impl IntoIterator<Item = &'a EndpointSlice>,
 ) -> BTreeSet<IpAddr> {
-    if own.labels.contains_key(LABEL_EXCLUDED) {
+    if is_left_out(own) {
         return BTreeSet::new();
     }
     let local = |service: &Service| service.external_policy == TrafficPolicy::Local;
@@ -96,6 +96,11 @@ pub fn servable<'a>(
         .collect()
 }
 
+/// Whether load balancers are to leave this node out.
+fn is_left_out(node: &Node) -> bool {
+    node.labels.contains_key(LABEL_EXCLUDED)
+}
+
 /// Where nodes could serve a Service, and every one of them is to be left out: the first of these.
 fn left_out<'a>(
     service: &'a Service,
@@ -106,8 +111,7 @@ fn left_out<'a>(
     service.families.iter().find_map(|family| {
         let has_part = |node: &&&Node| !local || endpoints.on(&service.key, *family, &node.name);
         let able = || nodes.iter().filter(|node| node.ready).filter(has_part);
-        let is_left_out = |node: &&Node| node.labels.contains_key(LABEL_EXCLUDED);
-        let none_is_left = endpoints.any(&service.key, *family) && able().all(is_left_out);
+        let none_is_left = endpoints.any(&service.key, *family) && able().all(|node| is_left_out(node));
         able().filter(|_| none_is_left).map(|node| &node.name).min()
     })
 }

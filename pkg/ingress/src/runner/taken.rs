@@ -1,6 +1,5 @@
 //! Ports that this node's addresses give to a Service before the ingress sees a packet.
 
-use std::collections::BTreeSet;
 use warren_types::{Node, Protocol, Service};
 
 /// Why requests to these ports of the node's own addresses do not come to the ingress: Services of type LoadBalancer that had
@@ -8,7 +7,7 @@ use warren_types::{Node, Protocol, Service};
 pub(super) fn taken<'a>(
     services: impl IntoIterator<Item = &'a Service>,
     own: &Node,
-    ports: &BTreeSet<u16>,
+    ports: &[u16],
 ) -> Vec<String> {
     let mut all = Vec::new();
     for service in services {

@@ -1,6 +1,6 @@
 //! Addresses of the nodes that can serve a Service.
 
-use super::{AddressInput, AllGiven, EndpointNodes, Given, LABEL_EXCLUDED};
+use super::{AddressInput, AllGiven, EndpointNodes, Given, is_left_out};
 use std::collections::{BTreeMap, BTreeSet};
 use warren_types::{Family, Node, Protocol, Service, TrafficPolicy};
 
@@ -91,7 +91,7 @@ fn contested<'a>(
 }
 
 fn serves(node: &Node) -> bool {
-    node.ready && !node.labels.contains_key(LABEL_EXCLUDED)
+    node.ready && !is_left_out(node)
 }
 
 /// The Service's families, each once.
