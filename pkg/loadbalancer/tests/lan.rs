@@ -13,30 +13,29 @@ use warren_types::{HealthState, LoadBalancerAddresses, Protocol, Service, Servic
 
 const LIMIT: Duration = Duration::from_secs(3);
 
-/// The rows of a node, once there are any.
-async fn rows(lan: &Lan, number: u8) -> Vec<LoadBalancerAddresses> {
+/// What a node gives to the Service, once it gives any address: a Service may be there a moment before its slices.
+async fn given(lan: &Lan, number: u8) -> LoadBalancerAddresses {
     let node = lan.nodes.iter().find(|node| node.number == number).unwrap();
     let table: Table<LoadBalancerAddresses> = node.store.table();
     let mut watch = table.watch();
     tokio::time::timeout(LIMIT, async {
         loop {
-            let snapshot = table.snapshot();
-            if snapshot.loaded && !snapshot.rows.is_empty() {
-                return snapshot.rows.values().map(|row| row.as_ref().clone()).collect();
+            let rows = table.snapshot().rows;
+            if let Some(row) = rows.values().find(|row| !row.addresses.is_empty()) {
+                return row.as_ref().clone();
             }
             watch.next().await.unwrap();
         }
     })
     .await
-    .expect("no rows")
+    .expect("no Service with an address")
 }
 
 /// A LAN where a Service has got an address of each family, and those are announced.
 async fn announced(policy: TrafficPolicy, endpoints: &[u8]) -> Lan {
     let lan = Lan::new(3, &pool()).await;
     lan.tell(&[service(policy, &[])], &slices(endpoints)).await;
-    let given = rows(&lan, 1).await;
-    assert_eq!(given[0].addresses, [ip(V4), ip(V6)]);
+    assert_eq!(given(&lan, 1).await.addresses, [ip(V4), ip(V6)]);
     lan.tell(&[service(policy, &[V4, V6])], &slices(endpoints)).await;
     lan
 }
@@ -188,10 +187,10 @@ async fn nodes_give_their_addresses_but_not_with_a_port_that_a_program_holds() {
     all.remove(&node_name(3));
     lan.nodes[0].held.send_replace(all);
     lan.tell(&[service(TrafficPolicy::Cluster, &[])], &slices(&[2])).await;
-    let given = rows(&lan, 1).await;
-    assert_eq!(given[0].addresses, [ip("192.0.2.3"), ip("2001:db8::3")]);
-    assert_eq!(given[0].faults.len(), 2);
-    let message = &given[0].faults[0].message;
+    let given = given(&lan, 1).await;
+    assert_eq!(given.addresses, [ip("192.0.2.3"), ip("2001:db8::3")]);
+    assert_eq!(given.faults.len(), 2);
+    let message = &given.faults[0].message;
     assert!(
         message.starts_with("port 9/UDP on node n1 is held by ") && message.contains("(pid "),
         "{message}"
