@@ -85,21 +85,25 @@ fn red(columns: &[&str], from: &[&str], to: &[&str]) -> BTreeSet<Red> {
 }
 
 /// Nothing of a run is left: no pod's link, no object, no lease.
+/// Waits for it: a namespace ends some time after it was told to.
 fn nothing_left(lab: &Lab) -> Result<()> {
-    for node in NODES {
-        let links = lab.exec(node, &["sh", "-c", "ip -o link | grep -c wrnp || true"])?;
-        ensure!(links.trim() == "0", "{node}: {} links of pods", links.trim());
-    }
     let bin = warren_bin().display().to_string();
-    for words in [
-        ["get", "configmaps", "-n", "kube-system"],
-        ["get", "pods", "-n", "warren-connectivity"],
-        ["get", "namespaces", "-n", "default"],
-    ] {
-        let shown = lab.exec("node-1", &[&[bin.as_str()], &words[..]].concat())?;
-        ensure!(!shown.contains("connectivity"), "{words:?}: {shown}");
-    }
-    Ok(())
+    let found = || {
+        for node in NODES {
+            let links = lab.exec(node, &["sh", "-c", "ip -o link | grep -c wrnp || true"])?;
+            ensure!(links.trim() == "0", "{node}: {} links of pods", links.trim());
+        }
+        for words in [
+            ["get", "configmaps", "-n", "kube-system"],
+            ["get", "pods", "-n", "warren-connectivity"],
+            ["get", "namespaces", "-n", "default"],
+        ] {
+            let shown = lab.exec("node-1", &[&[bin.as_str()], &words[..]].concat())?;
+            ensure!(!shown.contains("connectivity"), "{words:?}: {shown}");
+        }
+        Ok(())
+    };
+    eventually(Duration::from_secs(10), found).map(drop)
 }
 
 fn plant(lab: &Lab, node: &str, script: &str) -> Result<()> {

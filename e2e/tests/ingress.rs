@@ -158,7 +158,10 @@ fn requests_go_where_the_rules_say() -> Result<()> {
         ],
         &none(),
     ))?;
-    web.answered_by("foo.test", "/", "a")?;
+    // Each of the three has been heard of before the rules are judged.
+    for (path, wanted) in [("/", "a"), ("/api", "b"), ("/api/exact", "c")] {
+        web.answered_by("foo.test", path, wanted)?;
+    }
     for (host, path, wanted) in [
         ("foo.test", "/apis", "a"),
         ("foo.test", "/api", "b"),
@@ -182,9 +185,12 @@ fn requests_go_where_the_rules_say() -> Result<()> {
     // Every node serves, in both families, by HTTP/1.1 and HTTP/2, and sees the client's own address.
     for address in &web.addresses {
         let url = format!("http://{address}/x");
-        let (status, body) =
-            web.curl("outside", &["-H", "Host: foo.test", "-H", "X-Forwarded-For: 6.6.6.6", &url])?;
-        ensure!(status == 200, "{url}: {status}");
+        let (body, _) = eventually(PATIENCE, || {
+            let (status, body) =
+                web.curl("outside", &["-H", "Host: foo.test", "-H", "X-Forwarded-For: 6.6.6.6", &url])?;
+            ensure!(status == 200, "{url}: {status}");
+            Ok(body)
+        })?;
         let said: Said = serde_json::from_str(&body)?;
         let client = said.header("x-forwarded-for").context("no X-Forwarded-For")?;
         let outside = web.lab.exec("outside", &[WHOAMI, "addresses"])?;

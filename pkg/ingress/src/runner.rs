@@ -314,8 +314,9 @@ impl Runner {
         }
         self.listen().await?;
         self.look_for_takers();
-        self.told.publish(&self.config, &self.deps, &self.compiled).await?;
+        // Before the store is waited for: whoever is answered by a route finds it listed.
         self.show();
+        self.told.publish(&self.config, &self.deps, &self.compiled).await?;
         Ok(())
     }
 

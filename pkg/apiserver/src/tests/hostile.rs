@@ -342,7 +342,7 @@ async fn paths_that_try_to_leave_their_place() {
 #[tokio::test]
 async fn slow_headers_and_bodies() {
     let mut limits =
-        Limits { body: Duration::from_millis(400), header: Duration::from_millis(600), ..Limits::default() };
+        Limits { body: Duration::from_secs(3), header: Duration::from_millis(600), ..Limits::default() };
     limits.anonymous_header = Duration::from_millis(600);
     limits.large = 2;
     let s = TestServer::start_with(tempfile::tempdir().unwrap(), |c| c.limits = limits).await;
@@ -367,7 +367,7 @@ async fn slow_headers_and_bodies() {
     // Others write meanwhile, and do not wait for places that large bodies hold.
     let asked = Instant::now();
     s.create(MAPS, json!({"metadata": {"name": "quick"}})).await;
-    assert!(asked.elapsed() < Duration::from_millis(350), "{:?}", asked.elapsed());
+    assert!(asked.elapsed() < Duration::from_millis(2500), "{:?}", asked.elapsed());
     for body in &mut bodies {
         let answer = rest(body).await;
         let timely = answer.starts_with("HTTP/1.1 408") || answer.starts_with("HTTP/1.1 429");

@@ -44,7 +44,9 @@ pub(crate) fn tunnel_process() {
 }
 
 pub(crate) fn program() -> Vec<OsString> {
-    let args = ["--ignored", "--exact", "be_the_tunnel_process", "--nocapture", "--"];
+    // With one thread, as on a host with one processor, the harness would begin the line on which it says that it is ready.
+    let threads = "--test-threads=2";
+    let args = ["--ignored", "--exact", "be_the_tunnel_process", "--nocapture", threads, "--"];
     std::iter::once(std::env::current_exe().unwrap().into()).chain(args.map(OsString::from)).collect()
 }
 
