@@ -116,6 +116,19 @@ fn the_right_cells_are_red_and_nothing_is_left() -> Result<()> {
     for node in NODES {
         lab.agent_ready_within(node, Duration::from_secs(60))?;
     }
+    // An agent may be ready a moment before the API has its node's addresses.
+    let bin = warren_bin().display().to_string();
+    eventually(Duration::from_secs(10), || {
+        let nodes: Value = serde_json::from_str(&lab.exec("node-1", &[&bin, "get", "nodes", "-o", "json"])?)?;
+        let of = |n: &Value| {
+            n["status"]["addresses"]
+                .as_array()
+                .map_or(0, |a| a.iter().filter(|a| a["type"] == "InternalIP").count())
+        };
+        let counts: Vec<usize> = nodes["items"].as_array().into_iter().flatten().map(of).collect();
+        ensure!(counts == [2; NODES.len()], "{counts:?} addresses of nodes");
+        Ok(())
+    })?;
     let healthy = run(&lab, &[])?;
     healthy.is_green()?;
     for column in ["pod", "service", "nodePort", "dns", "policy", "ingress", "encryption", "mtu"] {
@@ -189,7 +202,6 @@ fn the_right_cells_are_red_and_nothing_is_left() -> Result<()> {
 
     // A policy of somebody else denies what comes to one pod that answers, until the run's own allows some of it. A node may
     // always reach its own pods, and with it its ingress.
-    let bin = warren_bin().display().to_string();
     let policy = "apiVersion: v1\nkind: Namespace\nmetadata: {name: warren-connectivity}\n---\n\
         apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
         metadata: {name: closed, namespace: warren-connectivity}\n\

@@ -137,6 +137,12 @@ impl Round {
                 let question = Question::Tcp { to, name: name.clone(), seen: false };
                 put(CheckKind::Service, Some(ip), Ok(question));
             }
+            if target.node.is_empty() {
+                // A node that came a moment ago. What is not asked is told, not left out.
+                for kind in [CheckKind::NodePort, CheckKind::Ingress] {
+                    put(kind, None, Err("its Node object has no InternalIP".into()));
+                }
+            }
             for ip in ours(&target.node) {
                 let question = target.node_port.map(|port| Question::Tcp {
                     to: SocketAddr::new(ip, port),

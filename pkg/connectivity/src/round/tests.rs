@@ -59,6 +59,18 @@ fn everybody_is_asked_in_every_way_and_in_the_families_that_the_pod_has() {
 }
 
 #[test]
+fn what_a_node_without_addresses_cannot_be_asked_is_told() {
+    let mut round = round(RunPhase::Ask);
+    for target in round.run.targets.values_mut() {
+        target.node.clear();
+    }
+    let items = round.plan();
+    for kind in [CheckKind::NodePort, CheckKind::Ingress] {
+        assert_eq!(items.iter().filter(|i| i.kind == kind && i.question.is_err()).count(), 2, "{kind:?}");
+    }
+}
+
+#[test]
 fn under_the_policy_one_port_is_allowed_and_one_denied() {
     let items = round(RunPhase::Policy).plan();
     assert_eq!((count(&items, CheckKind::Allowed), count(&items, CheckKind::Denied), items.len()), (2, 2, 4));
