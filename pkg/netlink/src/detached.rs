@@ -21,6 +21,8 @@ pub const FOREGROUND: &str = "--foreground";
 pub const HOST_CONTROL_GROUPS: &str = "WARREN_HOST_CGROUPS";
 /// What it says on its standard output when it serves.
 const READY: &str = "ready";
+/// It must say so within this, on the slowest of cards too.
+pub const START: Duration = Duration::from_secs(30);
 /// A log larger than this is begun anew.
 const LOG_MAX: u64 = 1 << 20;
 /// How long it may take to go before it is made to.
@@ -38,6 +40,21 @@ pub fn pass_on(name: &str, stderr: &[u8]) {
             "a process that outlives the agent was started with a warning"
         );
     }
+}
+
+/// Whether the process at the other end of this pipe says that it serves; no: it closed the pipe, which it does when it ends.
+///
+/// # Errors
+/// When it does neither in time.
+fn says_ready(out: impl io::Read + Send + 'static, limit: Duration) -> io::Result<bool> {
+    let (send, said) = std::sync::mpsc::sync_channel(1);
+    // It ends with the pipe, or with this process, whose last deed this is.
+    std::thread::spawn(move || {
+        let mut lines = BufReader::new(out).lines().map_while(Result::ok);
+        let _ = send.send(lines.any(|line| line == READY));
+    });
+    said.recv_timeout(limit)
+        .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, format!("it did not serve within {limit:?}")))
 }
 
 /// A process of this kind, running or not.
@@ -149,9 +166,16 @@ impl Detached {
             .stdout(Stdio::piped())
             .stderr(self.open_log()?)
             .spawn()?;
-        let lines = child.stdout.take().map(|out| BufReader::new(out).lines());
-        if lines.into_iter().flatten().map_while(Result::ok).any(|line| line == READY) {
-            return Ok(());
+        if let Some(out) = child.stdout.take() {
+            match says_ready(out, START) {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                Err(late) => {
+                    child.kill()?;
+                    child.wait()?;
+                    return Err(io::Error::new(late.kind(), format!("{late}: {}", self.last_words())));
+                }
+            }
         }
         let status = child.wait()?;
         Err(io::Error::other(format!("it ended with {status}: {}", self.last_words())))
@@ -191,5 +215,23 @@ impl Detached {
     fn last_words(&self) -> String {
         let text = std::fs::read_to_string(self.log_file()).unwrap_or_default();
         text.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or("it said nothing").trim().to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_serves_says_so_and_what_is_silent_is_not_waited_for() {
+        for (text, ready) in [("a word\nready\n", true), ("not ready\n", false)] {
+            let (reader, mut writer) = io::pipe().unwrap();
+            writer.write_all(text.as_bytes()).unwrap();
+            drop(writer);
+            assert_eq!(says_ready(reader, START).unwrap(), ready, "{text:?}");
+        }
+        let (reader, _silent) = io::pipe().unwrap();
+        let late = says_ready(reader, Duration::from_millis(1)).unwrap_err();
+        assert_eq!(late.kind(), io::ErrorKind::TimedOut);
     }
 }

@@ -23,8 +23,8 @@ use crate::uapi;
 
 /// A device that does not answer for so long is stuck.
 const ANSWER: Duration = Duration::from_secs(5);
-/// A tunnel process must serve within this.
-const START: Duration = Duration::from_secs(10);
+/// Whoever starts the tunnel process says within this what became of it.
+const START: Duration = Duration::from_secs(5).saturating_add(warren_netlink::detached::START);
 /// A process that ends sooner than this after its start is started again only after a pause.
 const STABLE: Duration = Duration::from_secs(10);
 /// Longest such pause.
