@@ -16,7 +16,6 @@ pub mod probe;
 pub mod runtime;
 pub mod scenario;
 pub mod state;
-#[cfg(feature = "vm")]
 pub mod station;
 pub mod tls;
 pub mod transfer;
@@ -25,16 +24,20 @@ pub use battery::Battery;
 pub use capture::Capture;
 pub use lab::Lab;
 
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-/// How many times longer than on the machine itself everything may take: inside the emulated machine, whose processor
-/// runs some twenty times slower, the limits of the tests would else tell of QEMU.
-const SLOWNESS: u32 = if cfg!(feature = "vm") { 10 } else { 1 };
+/// How many times longer than on the machine itself everything may take, by `WARREN_SLOWNESS`: inside the emulated machine,
+/// whose processor runs some twenty times slower, the limits of the tests would else tell of QEMU.
+static SLOWNESS: LazyLock<u32> = LazyLock::new(|| {
+    let said = std::env::var("WARREN_SLOWNESS").unwrap_or_else(|_| "1".to_owned());
+    said.parse().unwrap_or_else(|e| panic!("WARREN_SLOWNESS={said}: {e}"))
+});
 
 /// `limit`, written for a real machine, as this one needs it.
 #[must_use]
 pub fn patient(limit: Duration) -> Duration {
-    limit * SLOWNESS
+    limit * *SLOWNESS
 }
 
 /// Asks `check` until it answers `Ok`, at most for `limit` ([`patient`]); returns how long it took. Between two questions

@@ -66,7 +66,7 @@ pub(crate) fn run(what: What, output: Output, args: &[String]) -> Result<()> {
         What::Proxy => return example("proxy", "warren-proxy", output, args),
     };
     let binary = build::release()?;
-    let mut bench = Command::new(build::binary("build the benchmarks", "bench")?);
+    let mut bench = Command::new(build::benchmarks()?);
     crate::run::run(&format!("bench {name}"), bench.args([name, output]).env("WARREN_BIN", binary))
 }
 

@@ -80,17 +80,21 @@ pub(crate) fn target_dir() -> PathBuf {
 
 /// Builds the release binary; returns its path.
 pub(crate) fn release() -> Result<PathBuf> {
-    binary("build the release binary", "warren")
+    built("build the release binary", "--bin", "warren", "warren")
 }
 
-/// Builds a program as the release binary is built; returns its path.
-pub(crate) fn binary(step: &str, name: &str) -> Result<PathBuf> {
-    run(step, static_cargo("build")?.args(["--bin", name]))?;
-    let binary = target_dir().join(host_triple()?).join("release").join(name);
-    if !binary.is_file() {
-        bail!("the build left no {}", binary.display());
+/// Builds the benchmarks that start the release binary, as it is built; returns their path.
+pub(crate) fn benchmarks() -> Result<PathBuf> {
+    built("build the benchmarks", "--example", "bench", "examples/bench")
+}
+
+fn built(step: &str, kind: &str, name: &str, place: &str) -> Result<PathBuf> {
+    run(step, static_cargo("build")?.args([kind, name]))?;
+    let program = target_dir().join(host_triple()?).join("release").join(place);
+    if !program.is_file() {
+        bail!("the build left no {}", program.display());
     }
-    Ok(binary)
+    Ok(program)
 }
 
 /// `cargo xtask lab`: build, then `warren lab up`.

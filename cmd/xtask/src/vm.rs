@@ -51,12 +51,11 @@ pub(crate) fn run_tests() -> Result<()> {
     boot(&kernel, &image, &PAIR)
 }
 
-/// Builds the end-to-end test programs with the machine-only tests and returns their names and paths.
+/// Builds the end-to-end test programs for the machine and returns their names and paths.
 fn tests() -> Result<Vec<(String, PathBuf)>> {
     eprintln!("==> build the tests for the machine");
     let mut command = static_cargo("test")?;
-    command.args(["--features", "warren-e2e/vm", "--no-run"]);
-    command.args(TESTS.iter().flat_map(|test| ["--test", test]));
+    command.arg("--no-run").args(TESTS.iter().flat_map(|test| ["--test", test]));
     command.args(["--message-format", "json-render-diagnostics"]).stdout(Stdio::piped());
     let mut child = command.spawn().context("cargo test --no-run")?;
     let stdout = child.stdout.take().context("cargo has no stdout")?;

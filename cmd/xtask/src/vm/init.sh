@@ -22,8 +22,8 @@ for m in $modules; do
 done
 ip link set lo up
 code=0
-export WARREN_BIN=/usr/bin/warren
-"/tests/$test" --test-threads=1 --nocapture || code=$?
+export WARREN_BIN=/usr/bin/warren WARREN_SLOWNESS=10
+"/tests/$test" --include-ignored --test-threads=1 --nocapture || code=$?
 [ "$code" = 0 ] || [ "$role" = tests ] || tail -n 100 /tmp/*.log
 echo "WARREN-VM-EXIT $code"
 poweroff -f
