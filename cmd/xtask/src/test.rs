@@ -7,9 +7,9 @@ use crate::{dist, needs};
 use anyhow::{Context as _, Result};
 use std::process::Command;
 
-/// End-to-end tests that wait for nearly all of their time and measure nothing: they run beside the others. What wants an
-/// answer within a second is not among them.
-const WAITING: [&str; 2] = ["connectivity_run", "kubernetes"];
+/// End-to-end tests that wait for most of their time, and judge what happens rather than how fast: they run beside the
+/// others. What wants an answer within a second is not among them.
+const WAITING: [&str; 5] = ["connectivity_run", "containerd", "doctor", "kubernetes", "vagrant"];
 
 /// Everything.
 pub(crate) fn all() -> Result<()> {
