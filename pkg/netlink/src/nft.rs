@@ -49,6 +49,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
 /// The one table.
@@ -60,8 +61,9 @@ const SPOOFED: &str = "spoofed";
 const DISCOVERY: &str = "discovery";
 const CLEAR_IN: &str = "clear_in";
 const CLEAR_OUT: &str = "clear_out";
-/// How often a transaction that others' changes overtake is prepared again.
-const ATTEMPTS: usize = 64;
+/// For so long what others' changes to the ruleset overtake is begun again. A storm of changes, as another program's start
+/// is, ends sooner; a number of attempts would say nothing, since how many commits meet a reading is up to the processors.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A handle on `inet warren` of one network namespace. Clones share the socket; calls wait for one another.
 #[derive(Clone)]
@@ -269,6 +271,15 @@ impl Drop for Shared {
     fn drop(&mut self) {
         own_sockets().remove(&self.own);
     }
+}
+
+/// Attempts at a reading or a transaction: one, and more until [`PATIENCE`] ends. The processor is offered to others before
+/// each.
+fn attempts() -> impl Iterator<Item = ()> {
+    let begin = Instant::now();
+    let more =
+        std::iter::repeat_with(std::thread::yield_now).take_while(move |()| begin.elapsed() < PATIENCE);
+    std::iter::once(()).chain(more)
 }
 
 fn own_sockets() -> MutexGuard<'static, BTreeSet<Socket>> {

@@ -1,12 +1,11 @@
 //! Reading a table back from the kernel: that table only, whatever else is in the ruleset.
 
+use super::attempts;
 use super::model::{Chain, Counted, Counts, Element, Rule, Ruleset, Set};
 use super::socket::{Connection, Failure};
 use super::wire::{self, Writer, message};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// How often a reading that the ruleset's changes spoil is begun again. A reading takes less than a millisecond.
-const ATTEMPTS: usize = 64;
 const OBJECT_COUNTER: u32 = 1;
 /// So many elements are asked for one by one; for more, the set is listed.
 const ONE_BY_ONE: usize = 64;
@@ -30,7 +29,7 @@ pub(super) fn observe(
     mine: impl Fn(&str) -> bool,
     with_elements: impl Fn(&str) -> bool,
 ) -> Result<(u32, Option<Ruleset>), Failure> {
-    for _ in 0..ATTEMPTS {
+    for () in attempts() {
         let before = generation(connection)?;
         match read(connection, table, &mine, &with_elements) {
             Ok(ruleset) if generation(connection)? == before => return Ok((before, ruleset)),
@@ -58,19 +57,16 @@ pub(super) fn counted_elements(
     table: &str,
     set: &str,
 ) -> Result<BTreeMap<Element, Counted>, Failure> {
-    for _ in 0..ATTEMPTS {
+    unspoilt(|| {
         let mut request = Writer::default();
         request.text(1, table);
         request.text(2, set);
         let mut found = BTreeMap::new();
-        match connection.dump(message::GET_ELEMENTS, request, |attributes| {
+        connection.dump(message::GET_ELEMENTS, request, |attributes| {
             found.extend(Element::decode(attributes));
-        }) {
-            Err(Failure::Stale) => {}
-            outcome => return outcome.map(|()| found),
-        }
-    }
-    Err(Failure::Stale)
+        })?;
+        Ok(found)
+    })
 }
 
 /// What elements of a set with these keys have counted; a key that is not there is left out. Few are asked for one by one.
@@ -104,18 +100,31 @@ pub(super) fn counters(
     connection: &mut Connection,
     table: &str,
 ) -> Result<BTreeMap<String, Counted>, Failure> {
-    let mut request = Writer::default();
-    request.text(1, table);
-    request.u32(3, OBJECT_COUNTER);
-    let mut found = BTreeMap::new();
-    connection.dump(message::GET_OBJECT, request, |attributes| {
-        if !belongs(attributes, table) || wire::find_u32(attributes, 3) != Some(OBJECT_COUNTER) {
-            return;
+    unspoilt(|| {
+        let mut request = Writer::default();
+        request.text(1, table);
+        request.u32(3, OBJECT_COUNTER);
+        let mut found = BTreeMap::new();
+        connection.dump(message::GET_OBJECT, request, |attributes| {
+            if !belongs(attributes, table) || wire::find_u32(attributes, 3) != Some(OBJECT_COUNTER) {
+                return;
+            }
+            let Some(name) = wire::find_text(attributes, 2) else { return };
+            found.insert(name, wire::find(attributes, 4).map(Counted::decode).unwrap_or_default());
+        })?;
+        Ok(found)
+    })
+}
+
+/// Begins a reading again as long as changes come into it.
+fn unspoilt<T>(mut reading: impl FnMut() -> Result<T, Failure>) -> Result<T, Failure> {
+    for () in attempts() {
+        match reading() {
+            Err(Failure::Stale) => {}
+            outcome => return outcome,
         }
-        let Some(name) = wire::find_text(attributes, 2) else { return };
-        found.insert(name, wire::find(attributes, 4).map(Counted::decode).unwrap_or_default());
-    })?;
-    Ok(found)
+    }
+    Err(Failure::Stale)
 }
 
 fn read(

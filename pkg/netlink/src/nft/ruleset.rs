@@ -4,7 +4,7 @@ use super::expr::{self, Expr};
 use super::model::{Base, Element, POLICY_ACCEPT, Set};
 use super::socket::{Connection, Failure};
 use super::wire::{self, Writer, message};
-use super::{ATTEMPTS, Nft};
+use super::{Nft, attempts};
 use crate::NetlinkError;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -157,7 +157,7 @@ fn list(connection: &mut Connection) -> Result<Vec<AnyTable>, Failure> {
     let mut found = Vec::new();
     for family in TableFamily::ALL {
         let mut outcome = Err(Failure::Stale);
-        for _ in 0..ATTEMPTS {
+        for () in attempts() {
             outcome = of_family(connection, family);
             match &outcome {
                 Err(Failure::Stale) => {}

@@ -7,7 +7,7 @@ use super::batch::Batch;
 use super::model::{Counts, Element, Rule, Ruleset, Set};
 use super::plan::{self, CountsBySet, Kept, Plan};
 use super::socket::{Connection, Failure};
-use super::{ATTEMPTS, Applied, Nft, TABLE, TABLE_NAME, reader};
+use super::{Applied, Nft, TABLE, TABLE_NAME, attempts, reader};
 use crate::NetlinkError;
 use nix::libc;
 use std::collections::{BTreeMap, BTreeSet};
@@ -146,31 +146,31 @@ impl Nft {
     }
 }
 
-/// The section, with the elements that `desired` has a say in. What differs is read twice: for a moment in each commit the
-/// kernel tells the new generation's number and still shows the old one's objects.
+/// The section, with the elements that `desired` has a say in. What differs is read again while no commit is under way: in
+/// one, the kernel tells the new generation's number already, but shows the old one's objects for a moment; and of a table
+/// that is taken down and made again it lists the sets and chains but no rules, until the old one is gone.
 fn observe(
     connection: &mut Connection,
     section: Section,
     desired: &Ruleset,
 ) -> Result<(u32, Option<Ruleset>), Failure> {
-    let mut read = || {
-        reader::observe(
-            connection,
-            TABLE,
-            |name| section.owns(name),
-            |set| desired.elements.contains_key(set),
-        )
-    };
-    let mut last = read()?;
-    for _ in 0..ATTEMPTS {
-        if is_as(desired, last.1.as_ref()) {
-            return Ok(last);
+    let mine = |name: &str| section.owns(name);
+    let with_elements = |set: &str| desired.elements.contains_key(set);
+    match reader::observe(connection, TABLE, mine, with_elements) {
+        Ok(first) if is_as(desired, first.1.as_ref()) => return Ok(first),
+        Ok(_) | Err(Failure::Stale) => {}
+        Err(failure) => return Err(failure),
+    }
+    for () in attempts() {
+        let at_rest = reader::generation(connection)?;
+        let again = connection
+            .wait_for_commit(at_rest)
+            .and_then(|()| reader::observe(connection, TABLE, mine, with_elements));
+        match again {
+            Ok(again) if again.0 == at_rest => return Ok(again),
+            Ok(_) | Err(Failure::Stale) => {}
+            Err(failure) => return Err(failure),
         }
-        let again = read()?;
-        if again == last {
-            return Ok(last);
-        }
-        last = again;
     }
     Err(Failure::Stale)
 }
@@ -183,7 +183,7 @@ fn is_as(desired: &Ruleset, observed: Option<&Ruleset>) -> bool {
 }
 
 fn ensure(connection: &mut Connection, section: Section, desired: &Ruleset) -> Result<Applied, NetlinkError> {
-    for _ in 0..ATTEMPTS {
+    for () in attempts() {
         let (generation, Plan { main, sweep, applied }) = match prepare(connection, section, desired) {
             Ok(prepared) => prepared,
             Err(Failure::Stale) => continue,

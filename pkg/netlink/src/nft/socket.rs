@@ -3,6 +3,7 @@
 //! The kernel carries a batch out inside `sendmsg` and has queued every answer when that returns; a request is two or
 //! three system calls on the calling thread.
 
+use super::TABLE;
 use super::batch::Batch;
 use super::wire::{self, FAMILY_INET, HEADER, Received, SUBSYSTEM, Writer};
 use crate::NetlinkError;
@@ -144,9 +145,20 @@ impl Connection {
     /// Commits a batch: all of it or nothing. With a `generation`, only if the ruleset is still at it
     /// ([`Failure::Stale`]).
     pub(super) fn commit(&mut self, batch: &Batch, generation: Option<u32>) -> Result<(), Failure> {
-        if batch.is_empty() {
-            return Ok(());
+        match batch.is_empty() {
+            true => Ok(()),
+            false => self.transact(batch, generation),
         }
+    }
+
+    /// Waits for the end of a commit that is under way. [`Failure::Stale`] when the ruleset is not at `generation` then: if it
+    /// is, and still after a reading, no commit was under way during that reading.
+    pub(super) fn wait_for_commit(&mut self, generation: u32) -> Result<(), Failure> {
+        // The kernel carries out one batch at a time, also one without operations, which leaves the generation.
+        self.transact(&Batch::new(TABLE), Some(generation))
+    }
+
+    fn transact(&mut self, batch: &Batch, generation: Option<u32>) -> Result<(), Failure> {
         let begin = self.sequence.wrapping_add(1);
         self.request.clear();
         let mut mark = Writer::default();
@@ -187,7 +199,8 @@ impl Connection {
         self.send()?;
 
         let mut refusals = Vec::new();
-        let mut acknowledged = false;
+        // Kernels before 6.10 do not acknowledge a batch but in its operations.
+        let mut acknowledged = batch.is_empty();
         while self.read(libc::MSG_DONTWAIT)? {
             for message in wire::messages(&self.answer) {
                 let index = message.sequence.wrapping_sub(begin);

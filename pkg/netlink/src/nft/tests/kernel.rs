@@ -7,11 +7,11 @@ use crate::nft::build::{base, equals, go, rule};
 use crate::nft::expr::{Meta, Verdict};
 use crate::nft::model::{Chain, Element, FORWARD, Field, Ruleset, Set};
 use crate::nft::ruleset::TableFamily;
-use crate::nft::{Applied, BaseRules, Nft, TABLE, ranges, reader, replace_table};
+use crate::nft::{Applied, BaseRules, Drops, Nft, TABLE, ranges, reader, replace_table, source_elements};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
 async fn generation(handle: &Nft) -> u32 {
@@ -402,6 +402,42 @@ fn nobody_sees_half_a_table() {
         let readings = tasks.join_next().await.unwrap().unwrap();
         assert!(readings > 0);
         Ok(())
+    });
+}
+
+/// Commits of a few microseconds follow one another for half a second, so no reading fits between two of them: it is made
+/// when they end, and so is a transaction.
+#[test]
+fn whoever_meets_a_storm_of_changes_waits_for_its_end() {
+    in_fresh(async |handle| {
+        handle.ensure_base(&rules()).await?;
+        let (begun, storm) = tokio::sync::oneshot::channel();
+        let writer = Nft::current()?;
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            let storm = writer.run("test", |connection| {
+                let pair = source("wrnp1", "10.42.1.5");
+                let (set, element) = source_elements("test", &[pair])?.remove(0);
+                let (mut add, mut remove) = (Batch::new(TABLE), Batch::new(TABLE));
+                add.add_elements(set, [&element]);
+                remove.delete_elements(set, [&element]);
+                begun.send(()).unwrap();
+                let begin = Instant::now();
+                while begin.elapsed() < Duration::from_millis(500) {
+                    for batch in [&add, &remove] {
+                        connection.commit(batch, None).map_err(|f| f.named("test", "table", Some(batch)))?;
+                    }
+                }
+                Ok(())
+            });
+            storm.await
+        });
+        storm.await.unwrap();
+        assert!(handle.base_matches(&rules()).await?);
+        assert_eq!(handle.drops().await?, Drops::default());
+        let other = BaseRules { tunnel_port: 7, ..rules() };
+        assert_eq!(handle.ensure_base(&other).await?, Applied::Updated);
+        tasks.join_next().await.unwrap().unwrap()
     });
 }
 
