@@ -103,6 +103,10 @@ impl LabDir {
     pub fn path(&self) -> &Path {
         &self.0
     }
+    /// The directory of all labs.
+    fn base(&self) -> &Path {
+        self.0.parent().unwrap_or(Path::new(BASE))
+    }
     /// The control socket.
     pub(crate) fn control(&self) -> PathBuf {
         self.0.join("control.sock")
@@ -130,16 +134,23 @@ impl LabDir {
 
     /// Makes the directory and its children; false when there is one already.
     pub(crate) fn create(&self) -> Result<bool, LabError> {
-        let private =
-            |path: &Path, recursive: bool| DirBuilder::new().recursive(recursive).mode(0o700).create(path);
-        private(Path::new(BASE), true).map_err(LabError::io(format!("make {BASE} (a lab needs root)")))?;
-        match private(&self.0, false) {
-            Ok(()) => {}
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
-            Err(e) => return Err(LabError::io(format!("make {}", self.0.display()))(e)),
+        let make = |path: &Path| match DirBuilder::new().mode(0o700).create(path) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            made => made.map(|()| true),
+        };
+        let base = self.base();
+        loop {
+            make(base).map_err(LabError::io(format!("make {} (a lab needs root)", base.display())))?;
+            match make(&self.0) {
+                Ok(true) => break,
+                Ok(false) => return Ok(false),
+                // The last of the other labs has ended in between, and has taken the directory of all with it.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(LabError::io(format!("make {}", self.0.display()))(e)),
+            }
         }
         for path in [self.state(), self.logs()] {
-            private(&path, true).map_err(LabError::io(format!("make {}", path.display())))?;
+            make(&path).map_err(LabError::io(format!("make {}", path.display())))?;
         }
         Ok(true)
     }
@@ -182,7 +193,7 @@ impl LabDir {
             Err(e) => return Err(LabError::io(format!("remove {}", self.0.display()))(e)),
         }
         // Other labs keep it.
-        let _ = std::fs::remove_dir(BASE);
+        let _ = std::fs::remove_dir(self.base());
         Ok(())
     }
 }
@@ -240,6 +251,24 @@ mod tests {
         std::fs::write(dir.record_path(), b"{\"version\"").unwrap();
         assert_eq!(dir.read_record(), None);
         std::fs::remove_dir_all(&dir.0).unwrap();
+    }
+
+    /// Each takes the directory of all labs with it when it is the last, just when another makes its own there.
+    #[test]
+    fn labs_come_and_go_beside_each_other() {
+        let base = std::env::temp_dir().join(format!("warren-labs-test-{}", std::process::id()));
+        std::thread::scope(|scope| {
+            for name in ["a", "b"] {
+                let dir = LabDir(base.join(name));
+                scope.spawn(move || {
+                    for _ in 0..2000 {
+                        assert!(dir.create().unwrap());
+                        dir.remove().unwrap();
+                    }
+                });
+            }
+        });
+        assert!(!base.exists());
     }
 
     proptest! {
