@@ -27,6 +27,7 @@ fn a_link(index: u32, name: &str, kind: &str, mtu: u32) -> Link {
         mac: vec![],
         up: true,
         master: None,
+        operational: true,
         peer_index: None,
     }
 }

@@ -5,7 +5,7 @@ use crate::{NetNs, Netlink, NetlinkError, distinct};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_ECHO, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    InfoData, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
+    InfoData, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, State,
 };
 use nix::libc;
 use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkWireguard};
@@ -17,6 +17,8 @@ pub const MAX_NAME: usize = 15;
 
 /// How often to look whether a link that is being removed has left its namespace.
 const REMOVAL_LOOK: Duration = Duration::from_millis(1);
+/// How often to look whether a link is operational.
+const OPERATION_LOOK: Duration = Duration::from_millis(5);
 
 /// A link as the kernel shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +37,8 @@ pub struct Link {
     pub mac: Vec<u8>,
     /// Administratively up (`IFF_UP`).
     pub up: bool,
+    /// Packets pass (`IFLA_OPERSTATE` is `up`, RFC 2863). Links without a carrier of their own, as `lo` and tun, never say so.
+    pub operational: bool,
     /// `IFLA_MASTER`.
     pub master: Option<u32>,
     /// `IFLA_LINK`: the peer's index, for a veth.
@@ -270,6 +274,23 @@ impl Netlink {
         self.apply(op, Which::Name(name), &LinkChange { up: Some(up), ..LinkChange::default() }).await
     }
 
+    /// Waits until packets pass a link with a carrier. False when they do not within `limit`, or when there is no such link.
+    ///
+    /// The end of a veth pair that was set up first drops what is sent until the kernel has taken note of its carrier. That
+    /// is work which it puts off: for a second, or for longer while others hold the lock of all links. Since Linux 6.8, to
+    /// ask for the link is to have that work done.
+    pub async fn wait_operational(&self, index: u32, limit: Duration) -> Result<bool, NetlinkError> {
+        let wait = async {
+            loop {
+                match self.get_link_by_index(index).await? {
+                    Some(link) if !link.operational => tokio::time::sleep(OPERATION_LOOK).await,
+                    found => return Ok(found.is_some()),
+                }
+            }
+        };
+        tokio::time::timeout(limit, wait).await.unwrap_or(Ok(false))
+    }
+
     /// Sets the MTU.
     pub async fn set_mtu(&self, name: &str, mtu: u32) -> Result<(), NetlinkError> {
         self.apply(
@@ -369,6 +390,7 @@ fn decode(message: LinkMessage) -> Link {
         mtu: 0,
         mac: Vec::new(),
         up: message.header.flags.contains(LinkFlags::Up),
+        operational: false,
         master: None,
         peer_index: None,
     };
@@ -378,6 +400,7 @@ fn decode(message: LinkMessage) -> Link {
             LinkAttribute::IfAlias(alias) => link.alias = alias,
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
             LinkAttribute::Address(mac) => link.mac = mac,
+            LinkAttribute::OperState(state) => link.operational = state == State::Up,
             LinkAttribute::Controller(index) => link.master = Some(index),
             LinkAttribute::Link(index) => link.peer_index = Some(index),
             LinkAttribute::LinkInfo(infos) => {

@@ -6,6 +6,7 @@ use crate::spec::{AddRequest, AddResult, Code, Interface, IpEntry, Refusal, Rout
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use nix::libc;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 use warren_netlink::sysctl::{self, SysctlOutcome};
 use warren_netlink::{
     Link, LinkChange, NetNs, Netlink, NetlinkError, Route, RouteTarget, VethPair, VethSpec,
@@ -15,6 +16,8 @@ use warren_types::{AttachmentKey, AttachmentPhase, IfName, LeaseRequest, default
 /// Longest alias that the kernel takes, less the final zero that is sent with it.
 pub(super) const MAX_ALIAS: usize = 254;
 pub(super) const TABLE_MAIN: u32 = 254;
+/// How long an ADD waits for the kernel to let a pod's packets pass; usually one look is enough.
+const OPERATIONAL_SOON: Duration = Duration::from_secs(2);
 
 /// What an ADD has made so far.
 #[derive(Debug, Default)]
@@ -108,7 +111,15 @@ impl Engine {
         self.step(Step::Prepared)?;
         self.raise(link, pair.index, macs.pod, &lease.addresses).await?;
         self.step(Step::Raised)?;
-        self.0.pool.set_phase(key, AttachmentPhase::Live).await?;
+        let (live, operational) = tokio::join!(
+            self.0.pool.set_phase(key, AttachmentPhase::Live),
+            // Its end was set up first; what it sends before is lost.
+            pod.wait_operational(pair.peer_index, OPERATIONAL_SOON),
+        );
+        live?;
+        if !operational? {
+            tracing::warn!(%key, "the kernel still drops what the pod sends; its first connections may be slow");
+        }
         self.step(Step::Live)?;
         Ok(result(request, link, macs, mtu, &lease.addresses))
     }

@@ -1,8 +1,8 @@
 //! Packet sockets on a veth pair: what they hear, what they do not, and that what they say arrives.
 
 use super::support::{fresh, ip, runtime};
-use crate::NetNs;
 use crate::packet::{Frames, MAX_FRAME, PacketSocket};
+use crate::{NetNs, Netlink, VethSpec};
 use std::net::UdpSocket;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
@@ -30,6 +30,10 @@ fn pair() -> [NetNs; 2] {
     .unwrap();
     up(&a, 1);
     up(&b, 2);
+    runtime().block_on(async {
+        let first = Netlink::in_namespace(&a).await.unwrap();
+        assert!(first.wait_operational(2, SOON).await.unwrap());
+    });
     [a, b]
 }
 
@@ -49,6 +53,14 @@ async fn next(socket: &PacketSocket, wanted: impl Fn(&[u8]) -> bool) -> Vec<u8> 
 
 fn send(from: &NetNs, bind: &'static str, to: &'static str) {
     let _ = from.run(move || UdpSocket::bind(bind).unwrap().send_to(b"x", to).map(drop)).unwrap();
+}
+
+/// ARP of a station that is not there, for 192.0.2.50.
+fn announcement() -> Vec<u8> {
+    let mut frame = vec![0xff; 6];
+    frame.extend([2, 0, 0, 0, 0, 9, 8, 6, 0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 9]);
+    frame.extend([192, 0, 2, 50, 0, 0, 0, 0, 0, 0, 192, 0, 2, 50]);
+    frame
 }
 
 #[test]
@@ -88,9 +100,7 @@ fn a_frame_that_is_sent_arrives_and_is_not_heard_by_its_sender() {
     runtime().block_on(async {
         let here = PacketSocket::in_namespace(&a, 2, Frames::Arp).await.unwrap();
         let there = PacketSocket::in_namespace(&b, 2, Frames::Arp).await.unwrap();
-        let mut frame = vec![0xff; 6];
-        frame.extend([2, 0, 0, 0, 0, 9, 8, 6, 0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 9]);
-        frame.extend([192, 0, 2, 50, 0, 0, 0, 0, 0, 0, 192, 0, 2, 50]);
+        let mut frame = announcement();
         here.send(&frame).await.unwrap();
         assert_eq!(next(&there, |f| f[38..42] == [192, 0, 2, 50]).await, frame);
         // The answer of the other side comes after it, and is the first that is heard here.
@@ -99,6 +109,27 @@ fn a_frame_that_is_sent_arrives_and_is_not_heard_by_its_sender() {
         let heard = next(&here, |f| f[22..28] == [2, 0, 0, 0, 0, 9]).await;
         assert_eq!(heard[41], 51);
     });
+}
+
+#[test]
+fn an_operational_link_drops_nothing() {
+    for _ in 0..20 {
+        let [a, b] = [fresh(), fresh()];
+        runtime().block_on(async {
+            let [first, second] = [&a, &b].map(Netlink::in_namespace);
+            let (first, second) = (first.await.unwrap(), second.await.unwrap());
+            let (name, peer_name) = ("eth0", "eth0");
+            let spec = VethSpec { name, peer_name, peer_ns: Some(&b), mtu: 1500, macs: None, alias: "" };
+            let pair = first.create_veth(&spec).await.unwrap();
+            first.set_up(name, true).await.unwrap();
+            let here = PacketSocket::in_namespace(&a, pair.index, Frames::Arp).await.unwrap();
+            second.set_up(peer_name, true).await.unwrap();
+            let there = PacketSocket::in_namespace(&b, pair.peer_index, Frames::Arp).await.unwrap();
+            assert!(first.wait_operational(pair.index, SOON).await.unwrap());
+            here.send(&announcement()).await.unwrap();
+            next(&there, |f| f == announcement()).await;
+        });
+    }
 }
 
 #[test]
