@@ -95,7 +95,12 @@ async fn converse(stream: UnixStream, requests: mpsc::Sender<Asked>) {
         if text.is_empty() {
             continue;
         }
-        let answer = match text.parse::<Request>() {
+        // gotatun cuts keys by bytes, so what is not ASCII would panic there.
+        let request = match text.is_ascii() {
+            true => text.parse::<Request>().map_err(|error| error.to_string()),
+            false => Err("it is not ASCII".to_owned()),
+        };
+        let answer = match request {
             Ok(request) => {
                 let (reply, answer) = oneshot::channel();
                 if requests.send((request, reply)).await.is_err() {
@@ -282,6 +287,12 @@ mod tests {
         assert_eq!(answers(b"get=1\n\n\n\nget=1\r\n\r\nnonsense\n\n"), "errno=0\n\nerrno=0\n\nerrno=22\n\n");
         let set = SET.replace("[2001:db8::1%1]", "[2001:db8::1]");
         assert_eq!(answers(set.as_bytes()), "errno=0\n\n");
+    }
+
+    #[test]
+    fn a_key_of_other_letters_is_refused() {
+        let key = format!("set=1\nprivate_key={}\u{80}{}\n\n", "0".repeat(29), "0".repeat(33));
+        assert_eq!(answers(key.as_bytes()), "errno=22\n\n");
     }
 
     #[test]
