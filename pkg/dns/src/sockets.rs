@@ -144,8 +144,9 @@ mod tests {
     #[test]
     fn an_address_in_use_is_named() {
         let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-        let failed = Sockets::default().listen(&[taken.local_addr().unwrap()]);
-        assert_eq!(failed.len(), 1, "{failed:?}");
-        assert!(failed[0].starts_with("udp 127.0.0.1:"), "{failed:?}");
+        let address = taken.local_addr().unwrap();
+        // Somebody else may have the port for TCP.
+        let failed = Sockets::default().listen(&[address]);
+        assert!(failed.iter().any(|why| why.starts_with(&format!("udp {address} "))), "{failed:?}");
     }
 }

@@ -29,6 +29,7 @@ fn pods_talk_through_the_tunnel_and_nothing_is_in_clear() {
     lan.tell(&[a, b]);
     println!("ready: {:?} {:?}", lan.ready(a), lan.ready(b));
     println!("first packet: {:?}", lan.reaches(a, "10.42.2.1", SOON));
+    lan.settled(&[a, b]);
     assert!(lan.ping(b, "fd00:42:0:1::1"));
     let (pod_a, pod_b) = (lan.pod(a, 10), lan.pod(b, 20));
     for to in ["10.42.2.20", "fd00:42:0:2::14", "10.42.2.1", "192.0.2.2", "192.0.2.1", "10.42.1.1"] {
@@ -64,6 +65,7 @@ fn an_underlay_of_ipv6_carries_both_families() {
     let (a, b) = (lan.add(), lan.add());
     lan.tell(&[a, b]);
     lan.reaches(a, "10.42.2.1", SOON);
+    lan.settled(&[a, b]);
     assert!(lan.ping(a, "fd00:42:0:2::1") && lan.ping(b, "10.42.1.1"));
     assert_eq!(lan.nodes[a].status.mtu(), Some(1420));
     let endpoint = lan.nodes[a].status.get().peers[0].endpoint.unwrap();
@@ -76,6 +78,7 @@ fn a_killed_tunnel_process_comes_back_by_itself() {
     let (a, b) = (lan.add(), lan.add());
     lan.tell(&[a, b]);
     lan.reaches(a, "10.42.2.1", SOON);
+    lan.settled(&[a, b]);
     let pid = process::of(&lan.nodes[a].run_dir, "wrn-wg").running();
     let Some(pid) = pid else { return println!("the kernel's tunnel has no process") };
     process::of(&lan.nodes[a].run_dir, "wrn-wg").stop(true).unwrap();
@@ -96,6 +99,7 @@ fn peers_come_and_go_without_a_gap_for_others_and_nothing_stays() {
     let (a, b) = (lan.add(), lan.add());
     lan.tell(&[a, b]);
     lan.reaches(a, "10.42.2.1", SOON);
+    lan.settled(&[a, b]);
     let (pod_a, _pod_b) = (lan.pod(a, 10), lan.pod(b, 20));
     sh(&pod_a, "ping -n -c2 -W1 10.42.2.20");
     let before = sh(
@@ -126,7 +130,7 @@ fn peers_come_and_go_without_a_gap_for_others_and_nothing_stays() {
         )
     };
     eventually("all is as before", SOON, || after() == before);
-    assert_eq!(lan.nodes[a].status.get().peers.len(), 1);
+    lan.settled(&[a, b]);
     let text = flow.join().unwrap();
     println!("{text}");
     assert!(text.contains(" 0% packet loss"), "{text}");
@@ -138,6 +142,7 @@ fn a_node_that_moves_is_followed_and_remembered() {
     let (a, b) = (lan.add(), lan.add());
     lan.tell(&[a, b]);
     lan.reaches(a, "10.42.2.1", SOON);
+    lan.settled(&[a, b]);
     // It moves, nobody is told; its own packets tell.
     sh(
         &lan.nodes[b].ns,
@@ -183,6 +188,7 @@ fn a_node_behind_a_nat_calls_and_can_then_be_called() {
     lan.present(b);
     lan.tell(&[a, b]);
     println!("reached after {:?}", lan.reaches(b, "10.42.1.1", SOON));
+    lan.settled(&[a, b]);
     assert!(lan.ping(a, "10.42.2.1"));
     let peer = |lan: &Lan, i: usize| lan.nodes[i].status.get().peers[0].clone();
     eventually("a keepalive at both ends", Duration::from_secs(12), || {
@@ -203,6 +209,7 @@ fn what_others_remove_comes_back() {
     let (a, b) = (lan.add(), lan.add());
     lan.tell(&[a, b]);
     lan.reaches(a, "10.42.2.1", SOON);
+    lan.settled(&[a, b]);
     let ns = lan.nodes[a].ns.try_clone().unwrap();
     let state = || {
         try_sh(

@@ -24,7 +24,7 @@ fn heads_and_bodies_that_hardly_come() {
     let head = b"GET / HTTP/1.1\r\nHost: h\r\nX: ".iter().copied().chain(std::iter::repeat(b'x'));
     let took = trickle(&slow.stream, head);
     println!("a slow head was ended after {took:?}");
-    assert!(took < Duration::from_secs(3));
+    assert!(took < Duration::from_secs(8));
     // Silence: at first, within a head, within a body, between requests.
     for said in [
         "",
@@ -44,7 +44,7 @@ fn heads_and_bodies_that_hardly_come() {
             rest(&mut client);
         }
         println!("200 that say {said:?} and no more: ended within {:?}", begun.elapsed());
-        assert!(begun.elapsed() < Duration::from_secs(5));
+        assert!(begun.elapsed() < Duration::from_secs(8));
     }
     victim.manners.hear();
     until("the backend has nothing of it any more", || victim.manners.held.load(SeqCst) == 0);
@@ -60,7 +60,7 @@ fn trailers_that_hardly_come() {
     slow.send("POST /hold HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nX: ");
     let took = trickle(&slow.stream, std::iter::repeat(b'x'));
     println!("slow trailers were ended after {took:?}");
-    assert!(took < Duration::from_secs(3));
+    assert!(took < Duration::from_secs(8));
     neighbour.was_served();
     victim.held_at_most(16);
 }

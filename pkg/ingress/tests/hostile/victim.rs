@@ -120,7 +120,7 @@ impl Victim {
         Self::with("default")
     }
 
-    /// With a patience of half a second.
+    /// With a patience of two seconds.
     pub(crate) fn impatient() -> Self {
         Self::with("impatient")
     }
@@ -196,15 +196,16 @@ fn serves() {
     let mut builder = RouteTable::builder();
     builder.route(Match::new(HostMatch::Any, PathMatch::Prefix("/".into())), &route);
     builder.certificates(certificates);
-    let half = Duration::from_millis(500);
+    // Longer than a busy machine may keep the neighbour from its next request.
+    let short = Duration::from_secs(2);
     let bounds = match patience {
         "impatient" => Bounds {
-            head: half,
-            first_byte: half,
-            idle: half,
-            handshake: half,
-            body: half,
-            linger: half,
+            head: short,
+            first_byte: short,
+            idle: short,
+            handshake: short,
+            body: short,
+            linger: short,
             ..Bounds::default()
         },
         _ => Bounds::default(),

@@ -314,6 +314,17 @@ impl Lan {
         })
     }
 
+    /// Waits until these nodes, and no others, are what each of them says it has for peers.
+    pub(crate) fn settled(&self, nodes: &[usize]) {
+        for node in nodes.iter().map(|index| &self.nodes[*index]) {
+            eventually(
+                &format!("{} has its peers, says {:?}", node.name, node.health),
+                Duration::from_secs(15),
+                || node.status.mtu().is_some() && node.status.get().peers.len() + 1 == nodes.len(),
+            );
+        }
+    }
+
     /// Whether one packet from the node arrives at `to` and comes back within a second.
     pub(crate) fn ping(&self, from: usize, to: &str) -> bool {
         try_sh(&self.nodes[from].ns, &format!("ping -n -c1 -W1 {to}")).1
