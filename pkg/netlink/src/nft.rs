@@ -217,7 +217,7 @@ impl Nft {
         self.run(OP, |connection| {
             let mut sources = Vec::new();
             for set in [POD_SOURCES_V4, POD_SOURCES_V6] {
-                match reader::elements(connection, TABLE, set) {
+                match unspoilt(|| reader::elements(connection, TABLE, set)) {
                     Ok(elements) => sources.extend(elements.iter().filter_map(|e| source_of(&e.key))),
                     Err(failure) => return Err(named(failure, OP, &Batch::new(TABLE))),
                 }
@@ -233,7 +233,7 @@ impl Nft {
     /// When the kernel's answer cannot be had. Without a table all are zero.
     pub async fn drops(&self) -> Result<Drops, NetlinkError> {
         self.run("count drops of", |connection| {
-            let counters = reader::counters(connection, TABLE)
+            let counters = unspoilt(|| reader::counters(connection, TABLE))
                 .map_err(|failure| failure.named("count drops of", TABLE_NAME, None))?;
             let packets = |name| counters.get(name).copied().unwrap_or_default().packets;
             Ok(Drops {
@@ -280,6 +280,17 @@ fn attempts() -> impl Iterator<Item = ()> {
     let more =
         std::iter::repeat_with(std::thread::yield_now).take_while(move |()| begin.elapsed() < PATIENCE);
     std::iter::once(()).chain(more)
+}
+
+/// Begins a reading again as long as changes come into it. Calls of [`Nft`] do so, once each; what they are made of does not.
+fn unspoilt<T>(mut reading: impl FnMut() -> Result<T, Failure>) -> Result<T, Failure> {
+    for () in attempts() {
+        match reading() {
+            Err(Failure::Stale) => {}
+            outcome => return outcome,
+        }
+    }
+    Err(Failure::Stale)
 }
 
 fn own_sockets() -> MutexGuard<'static, BTreeSet<Socket>> {

@@ -1,6 +1,5 @@
 //! Reading a table back from the kernel: that table only, whatever else is in the ruleset.
 
-use super::attempts;
 use super::model::{Chain, Counted, Counts, Element, Rule, Ruleset, Set};
 use super::socket::{Connection, Failure};
 use super::wire::{self, Writer, message};
@@ -22,24 +21,21 @@ pub(super) fn table_exists(connection: &mut Connection, table: &str) -> Result<b
 }
 
 /// What `mine` picks of the table, as of one generation; `None` when there is no such table. Reads the elements of the
-/// sets that `with_elements` picks.
+/// sets that `with_elements` picks. [`Failure::Stale`] when changes come into it.
 pub(super) fn observe(
     connection: &mut Connection,
     table: &str,
     mine: impl Fn(&str) -> bool,
     with_elements: impl Fn(&str) -> bool,
 ) -> Result<(u32, Option<Ruleset>), Failure> {
-    for () in attempts() {
-        let before = generation(connection)?;
-        match read(connection, table, &mine, &with_elements) {
-            Ok(ruleset) if generation(connection)? == before => return Ok((before, ruleset)),
-            Ok(_) | Err(Failure::Stale) => {}
-            // Whatever it was, it is gone: a change.
-            Err(failure) if failure.is_not_found() && generation(connection)? != before => {}
-            Err(failure) => return Err(failure),
-        }
+    let before = generation(connection)?;
+    match read(connection, table, &mine, &with_elements) {
+        Ok(ruleset) if generation(connection)? == before => Ok((before, ruleset)),
+        Ok(_) => Err(Failure::Stale),
+        // Whatever it was, it is gone: a change.
+        Err(failure) if failure.is_not_found() && generation(connection)? != before => Err(Failure::Stale),
+        Err(failure) => Err(failure),
     }
-    Err(Failure::Stale)
 }
 
 /// The elements of a set. Fails with "not found" when there is no such set.
@@ -57,16 +53,14 @@ pub(super) fn counted_elements(
     table: &str,
     set: &str,
 ) -> Result<BTreeMap<Element, Counted>, Failure> {
-    unspoilt(|| {
-        let mut request = Writer::default();
-        request.text(1, table);
-        request.text(2, set);
-        let mut found = BTreeMap::new();
-        connection.dump(message::GET_ELEMENTS, request, |attributes| {
-            found.extend(Element::decode(attributes));
-        })?;
-        Ok(found)
-    })
+    let mut request = Writer::default();
+    request.text(1, table);
+    request.text(2, set);
+    let mut found = BTreeMap::new();
+    connection.dump(message::GET_ELEMENTS, request, |attributes| {
+        found.extend(Element::decode(attributes));
+    })?;
+    Ok(found)
 }
 
 /// What elements of a set with these keys have counted; a key that is not there is left out. Few are asked for one by one.
@@ -100,31 +94,18 @@ pub(super) fn counters(
     connection: &mut Connection,
     table: &str,
 ) -> Result<BTreeMap<String, Counted>, Failure> {
-    unspoilt(|| {
-        let mut request = Writer::default();
-        request.text(1, table);
-        request.u32(3, OBJECT_COUNTER);
-        let mut found = BTreeMap::new();
-        connection.dump(message::GET_OBJECT, request, |attributes| {
-            if !belongs(attributes, table) || wire::find_u32(attributes, 3) != Some(OBJECT_COUNTER) {
-                return;
-            }
-            let Some(name) = wire::find_text(attributes, 2) else { return };
-            found.insert(name, wire::find(attributes, 4).map(Counted::decode).unwrap_or_default());
-        })?;
-        Ok(found)
-    })
-}
-
-/// Begins a reading again as long as changes come into it.
-fn unspoilt<T>(mut reading: impl FnMut() -> Result<T, Failure>) -> Result<T, Failure> {
-    for () in attempts() {
-        match reading() {
-            Err(Failure::Stale) => {}
-            outcome => return outcome,
+    let mut request = Writer::default();
+    request.text(1, table);
+    request.u32(3, OBJECT_COUNTER);
+    let mut found = BTreeMap::new();
+    connection.dump(message::GET_OBJECT, request, |attributes| {
+        if !belongs(attributes, table) || wire::find_u32(attributes, 3) != Some(OBJECT_COUNTER) {
+            return;
         }
-    }
-    Err(Failure::Stale)
+        let Some(name) = wire::find_text(attributes, 2) else { return };
+        found.insert(name, wire::find(attributes, 4).map(Counted::decode).unwrap_or_default());
+    })?;
+    Ok(found)
 }
 
 fn read(

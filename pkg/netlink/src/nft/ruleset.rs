@@ -4,7 +4,7 @@ use super::expr::{self, Expr};
 use super::model::{Base, Element, POLICY_ACCEPT, Set};
 use super::socket::{Connection, Failure};
 use super::wire::{self, Writer, message};
-use super::{Nft, attempts};
+use super::{Nft, unspoilt};
 use crate::NetlinkError;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -156,17 +156,11 @@ impl Nft {
 fn list(connection: &mut Connection) -> Result<Vec<AnyTable>, Failure> {
     let mut found = Vec::new();
     for family in TableFamily::ALL {
-        let mut outcome = Err(Failure::Stale);
-        for () in attempts() {
-            outcome = of_family(connection, family);
-            match &outcome {
-                Err(Failure::Stale) => {}
-                // A set that went between two questions.
-                Err(failure) if failure.is_not_found() => {}
-                _ => break,
-            }
-        }
-        found.extend(outcome?);
+        found.extend(unspoilt(|| match of_family(connection, family) {
+            // A set that went between two questions.
+            Err(failure) if failure.is_not_found() => Err(Failure::Stale),
+            outcome => outcome,
+        })?);
     }
     Ok(found)
 }

@@ -7,7 +7,7 @@ use super::batch::Batch;
 use super::model::{Counts, Element, Rule, Ruleset, Set};
 use super::plan::{self, CountsBySet, Kept, Plan};
 use super::socket::{Connection, Failure};
-use super::{Applied, Nft, TABLE, TABLE_NAME, attempts, reader};
+use super::{Applied, Nft, TABLE, TABLE_NAME, attempts, reader, unspoilt};
 use crate::NetlinkError;
 use nix::libc;
 use std::collections::{BTreeMap, BTreeSet};
@@ -93,7 +93,7 @@ impl Nft {
         desired: Arc<Ruleset>,
     ) -> Result<bool, NetlinkError> {
         self.run("read", move |connection| {
-            let (_, observed) = observe(connection, section, &desired)
+            let (_, observed) = unspoilt(|| observe(connection, section, &desired))
                 .map_err(|failure| failure.named("read", TABLE_NAME, None))?;
             Ok(is_as(&desired, observed.as_ref()))
         })
@@ -110,7 +110,7 @@ impl Nft {
         self.run(OP, move |connection| {
             let mut counts = CountsBySet::new();
             for (set, keys) in &change.counting {
-                let counted = reader::counts(connection, TABLE, set, keys);
+                let counted = unspoilt(|| reader::counts(connection, TABLE, set, keys));
                 counts.insert(set.clone(), counted.map_err(|f| super::named(f, OP, &Batch::new(TABLE)))?);
             }
             let none = Counts::new();
@@ -138,7 +138,7 @@ impl Nft {
     pub async fn element_counts(&self, set: &'static str) -> Result<BTreeMap<Vec<u8>, u64>, NetlinkError> {
         const OP: &str = "count hits of";
         self.run(OP, move |connection| {
-            reader::counted_elements(connection, TABLE, set)
+            unspoilt(|| reader::counted_elements(connection, TABLE, set))
                 .map(|found| found.into_iter().map(|(element, n)| (element.key, n.packets)).collect())
                 .map_err(|failure| super::named(failure, OP, &Batch::new(TABLE)))
         })
@@ -148,7 +148,8 @@ impl Nft {
 
 /// The section, with the elements that `desired` has a say in. What differs is read again while no commit is under way: in
 /// one, the kernel tells the new generation's number already, but shows the old one's objects for a moment; and of a table
-/// that is taken down and made again it lists the sets and chains but no rules, until the old one is gone.
+/// that is taken down and made again it lists the sets and chains but no rules, until the old one is gone. [`Failure::Stale`]
+/// when changes come into that reading too.
 fn observe(
     connection: &mut Connection,
     section: Section,
@@ -161,18 +162,13 @@ fn observe(
         Ok(_) | Err(Failure::Stale) => {}
         Err(failure) => return Err(failure),
     }
-    for () in attempts() {
-        let at_rest = reader::generation(connection)?;
-        let again = connection
-            .wait_for_commit(at_rest)
-            .and_then(|()| reader::observe(connection, TABLE, mine, with_elements));
-        match again {
-            Ok(again) if again.0 == at_rest => return Ok(again),
-            Ok(_) | Err(Failure::Stale) => {}
-            Err(failure) => return Err(failure),
-        }
+    let at_rest = reader::generation(connection)?;
+    connection.wait_for_commit(at_rest)?;
+    let again = reader::observe(connection, TABLE, mine, with_elements)?;
+    match again.0 == at_rest {
+        true => Ok(again),
+        false => Err(Failure::Stale),
     }
-    Err(Failure::Stale)
 }
 
 /// Whether there is nothing to do.
