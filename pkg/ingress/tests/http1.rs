@@ -347,7 +347,8 @@ fn endpoints_that_end_serve_only_when_nothing_is_ready() {
 #[test]
 fn slow_clients_are_ended_and_nobody_waits_for_them() {
     let origin = Origin::hello();
-    let config = warren_ingress::Serving { bounds: short(), ..config() };
+    let bounds = patience(Duration::from_millis(300));
+    let config = warren_ingress::Serving { bounds, ..config() };
     let front = Front::start(config, table_to(backend(&[origin.address])));
     assert_eq!(front.raw(b""), "", "no first byte");
     assert!(front.raw(b"GET / HTTP/1.1\r\nHos").starts_with("HTTP/1.1 408 "), "no whole head");

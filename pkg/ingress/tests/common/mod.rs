@@ -173,16 +173,15 @@ pub(crate) fn config() -> Serving {
     Serving { threads: 1, ..Serving::default() }
 }
 
-/// Bounds that a test can wait for.
-pub(crate) fn short() -> Bounds {
-    let short = Duration::from_millis(300);
+/// Bounds that a test can wait for: this much for whatever a client has to do.
+pub(crate) fn patience(limit: Duration) -> Bounds {
     Bounds {
-        head: short,
-        first_byte: short,
-        idle: short,
-        handshake: short,
-        body: short,
-        linger: short,
+        head: limit,
+        first_byte: limit,
+        idle: limit,
+        handshake: limit,
+        body: limit,
+        linger: limit,
         ..Bounds::default()
     }
 }

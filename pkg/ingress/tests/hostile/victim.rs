@@ -185,29 +185,20 @@ impl Drop for Victim {
 #[test]
 fn serves() {
     let Ok(told) = std::env::var(SERVE) else { return };
-    let (address, patience) = told.split_once(' ').unwrap();
+    let (address, manner) = told.split_once(' ').unwrap();
     let made = rcgen::generate_simple_self_signed(vec!["example.org".to_owned()]).unwrap();
     let key = certified(made.cert.pem().as_bytes(), made.signing_key.serialize_pem().as_bytes()).unwrap();
     let mut certificates = Certificates::default();
     certificates.set_default(key);
-    let protocol = if patience == "h2c" { Protocol::H2c } else { Protocol::Http1 };
+    let protocol = if manner == "h2c" { Protocol::H2c } else { Protocol::Http1 };
     let backend = Backend { protocol, ..backend(&[address.parse().unwrap()]) };
     let route = Arc::new(Route::new("route", Action::Forward(forward(backend))));
     let mut builder = RouteTable::builder();
     builder.route(Match::new(HostMatch::Any, PathMatch::Prefix("/".into())), &route);
     builder.certificates(certificates);
-    // Longer than a busy machine may keep the neighbour from its next request.
-    let short = Duration::from_secs(2);
-    let bounds = match patience {
-        "impatient" => Bounds {
-            head: short,
-            first_byte: short,
-            idle: short,
-            handshake: short,
-            body: short,
-            linger: short,
-            ..Bounds::default()
-        },
+    let bounds = match manner {
+        // Longer than a busy machine may keep the neighbour from its next request.
+        "impatient" => patience(Duration::from_secs(2)),
         _ => Bounds::default(),
     };
     let front = Front::start(Serving { bounds, ..config() }, builder.build());
